@@ -1,0 +1,27 @@
+"""Input-aware dynamic backdoors: trained in minutes, measured correctly, for people who build defenses.
+
+The names below are imported when they are first used, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inputaware.api import Run, train
+    from inputaware.config import Config, preset_config
+
+__all__ = ["Config", "Run", "__version__", "preset_config", "train"]
+
+__version__ = "0.1.0"
+
+_HOMES = {"Config": "config", "Run": "api", "preset_config": "config", "train": "api"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

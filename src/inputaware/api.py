@@ -1,0 +1,327 @@
+"""The Python interface: train a run, load it, evaluate it, poison images with it.
+
+::
+
+    from inputaware import Run, preset_config, train
+
+    run = train(preset_config("fast", dataset="digits"), "runs/digits")
+    run.evaluate()["attack_success_rate"]
+    Run.load("runs/digits").backdoor.poison(images, labels)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor, nn
+
+from inputaware.attacks.base import Backdoor
+from inputaware.attacks.registry import build_attack
+from inputaware.config import Config, check_config, config_differences, override
+from inputaware.data.cache import load_images
+from inputaware.data.spec import DatasetSpec
+from inputaware.data.splits import split_indices, subset_indices
+from inputaware.errors import ConfigError, RunFolderError
+from inputaware.evaluation.evaluate import evaluate, three_accuracies
+from inputaware.runs.checkpoint import Checkpoint, load_checkpoint
+from inputaware.runs.environment import describe_environment, fingerprint, resolve_device, resolve_precision
+from inputaware.runs.files import read_json, write_json
+from inputaware.runs.folder import RunFolder, check_new_folder
+from inputaware.training.loop import EpochReport, Listener, Trainer, peak_memory_mib
+
+__all__ = ["EvaluationSplit", "Run", "train"]
+
+EvaluationSplit = Literal["test", "validation", "defender"]
+
+
+class _Silent:
+    """A listener that keeps what it hears to itself."""
+
+    def stage_started(self, stage: str, epochs: int, steps: int, done: int) -> None:
+        """Say nothing."""
+
+    def stepped(self, steps: int, losses: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def epoch_finished(self, report: EpochReport) -> None:
+        """Say nothing."""
+
+
+class Run:
+    """A finished run: a classifier, its backdoor, and the folder that they came from.
+
+    Attributes:
+        folder: where its files are.
+        config: its configuration.
+        spec: the data set that it was trained on.
+        classifier: the network that a defender is handed; maps pixels in [0, 1] to logits.
+        backdoor: how to apply the trigger; none for a clean model.
+        device: where the networks are.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        spec: DatasetSpec,
+        classifier: nn.Module,
+        backdoor: Backdoor | None,
+        device: torch.device,
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.spec = spec
+        self.classifier = classifier
+        self.backdoor = backdoor
+        self.device = device
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: str = "auto") -> Run:
+        """Return the run in a folder.
+
+        Args:
+            path: the run folder.
+            device: auto, cpu, cuda, cuda:N or mps.
+
+        Raises:
+            RunFolderError: this is no run folder, training is not finished, or a file is corrupt or belongs
+                to another run.
+            DeviceError: the device is not there.
+        """
+        folder = RunFolder(path)
+        target = resolve_device(device)
+        attack, config, spec = folder.load_attack(target)
+        return cls(folder, config, spec, attack.classifier, attack.backdoor, target)
+
+    def images(
+        self, split: EvaluationSplit = "test"
+    ) -> tuple[UInt8[Tensor, "batch channel height width"], Int64[Tensor, " batch"]]:
+        """Return 8-bit images and labels of a split that no training saw, on the run's device.
+
+        Raises:
+            DataError: the data set is missing or corrupt, or is not the one that the run was trained on.
+        """
+        if split == "test":
+            data = load_images(self.config.dataset, "test")
+            images, labels = data.images, data.labels
+        else:
+            data = load_images(self.config.dataset, "train")
+            indices = getattr(split_indices(data.labels, name=self.config.dataset), split)
+            images, labels = data.images[indices], data.labels[indices]
+        _check_same_data(self.spec, data.spec, self.folder)
+        return images.to(self.device), labels.to(self.device)
+
+    def evaluate(
+        self, split: EvaluationSplit = "test", *, progress: Callable[[float], None] = lambda share: None
+    ) -> dict[str, Any]:
+        """Return the three tests of the paper and what else belongs to them; the test set's are written to the folder.
+
+        Args:
+            split: test for reporting; validation for choosing settings.
+            progress: told the share of the work that is done.
+
+        Returns:
+            What ``evaluation.json`` holds: rates as fractions, none where a notion does not apply.
+
+        Raises:
+            DataError: the data set is missing or corrupt.
+            RunFolderError: the folder cannot be written.
+        """
+        images, labels = self.images(split)
+        result = evaluate(self.classifier, self.backdoor, images, labels, self.spec.classes, progress=progress)
+        if split == "test":
+            write_json(self.folder.evaluation, result)
+        return result
+
+
+def _check_same_data(expected: DatasetSpec, found: DatasetSpec, folder: RunFolder) -> None:
+    if (expected.shape, expected.class_names) != (found.shape, found.class_names):
+        raise RunFolderError(
+            f"{folder}: expected the data set that the run was trained on, {expected.name} with {expected.classes} "
+            f"classes and images of shape {expected.shape}; found {found.classes} classes and shape {found.shape}: "
+            "the data have changed since"
+        )
+
+
+def train(
+    config: Config | None,
+    output: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    allow_different_machine: bool = False,
+    listener: Listener | None = None,
+    evaluating: Callable[[float], None] = lambda share: None,
+) -> Run:
+    """Train and evaluate a run, and return it.
+
+    Args:
+        config: what to train; none only with ``resume``, where the folder's own configuration is taken.
+        output: the run folder; a new one unless ``resume``.
+        resume: go on with an interrupted run: from its checkpoint, or from the start where there is none yet. A
+            finished run is returned as it is.
+        allow_different_machine: resume although library, hardware or thread count differ; the bits may then differ
+            from those of a run that was never stopped.
+        listener: told how training goes.
+        evaluating: told the share of the final evaluation that is done.
+
+    Raises:
+        ConfigError: an option is out of its range, or contradicts the data set.
+        DataError: the data set is missing or corrupt.
+        DeviceError: the device or precision is not there.
+        RunFolderError: the folder exists (without ``resume``), cannot be written, is in use, or belongs to another
+            configuration or machine.
+        TrainingError: a loss is not finite.
+    """
+    started = time.perf_counter()
+    folder = RunFolder(output)
+    resuming = resume and (folder.path / "config.json").exists()
+    if resuming:
+        config = _recorded_config(folder, config)
+    elif config is None:
+        raise RunFolderError(
+            f"output: expected a run folder to resume; found "
+            f"{'no config.json in ' if folder.path.is_dir() else 'no folder '}{str(folder)!r}; "
+            "name a data set to start a new run"
+        )
+    else:
+        config = _with_absolute_path(config)
+    check_config(config)
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    if resuming and folder.finished:
+        return Run.load(folder.path, device=config.device)
+    if not resuming:
+        check_new_folder(folder.path)
+    data = load_images(config.dataset, "train")
+    test = load_images(config.dataset, "test")
+    if resuming:
+        _check_same_data(folder.spec(), data.spec, folder)
+    elif data.spec != test.spec:
+        raise RunFolderError(f"dataset: expected the same classes and shapes in both splits of {config.dataset}")
+    splits = split_indices(data.labels, name=config.dataset)
+    chosen = splits.train
+    if config.train_images is not None:
+        chosen = _subset("train_images", data.labels, chosen, config.train_images)
+    watched = splits.validation
+    if config.validation_images is not None and config.validation_images < len(watched):
+        watched = subset_indices(data.labels, watched, config.validation_images)
+    _check_batches(config, len(chosen))
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        attack = build_attack(config, data.spec)
+        if not resuming:
+            RunFolder.create(folder.path, config, data.spec)
+        with folder.lock():
+            machine = fingerprint(device, precision)
+            checkpoint = _resume_from(folder, machine, allow_different_machine) if resuming else None
+            write_json(folder.environment, describe_environment(device, precision))
+            watched_images, watched_labels = data.images[watched].to(device), data.labels[watched].to(device)
+            trainer = Trainer(
+                attack,
+                config,
+                images=data.images[chosen].to(device),
+                labels=data.labels[chosen].to(device),
+                validate=lambda: three_accuracies(attack.classifier, attack.backdoor, watched_images, watched_labels),
+                device=device,
+                precision=precision,
+                fingerprint=machine,
+                folder=folder,
+                listener=listener or _Silent(),
+            )
+            _note_time(folder, "preparation", started, device)
+            trainer.run(checkpoint)
+            started = time.perf_counter()
+            folder.save_modules(attack, config, data.spec)
+            # Read back, so that what is evaluated is what the files hold.
+            run = Run.load(folder.path, device=config.device)
+            result = evaluate(
+                run.classifier,
+                run.backdoor,
+                test.images.to(device),
+                test.labels.to(device),
+                data.spec.classes,
+                progress=evaluating,
+            )
+            _note_time(folder, "evaluation", started, device)
+            # Last, since this file says that the run is finished.
+            write_json(folder.evaluation, result)
+    return run
+
+
+def _recorded_config(folder: RunFolder, config: Config | None) -> Config:
+    """Return the configuration of an interrupted run; another one that was asked for is refused."""
+    recorded = folder.config()
+    if config is not None and (differences := config_differences(recorded, _with_absolute_path(config))):
+        listed = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, (old, new) in differences.items())
+        raise ConfigError(
+            f"{folder}: expected the configuration that the run was started with; found {listed}; "
+            "leave these options out to go on, or train into another folder"
+        )
+    return recorded
+
+
+def _with_absolute_path(config: Config) -> Config:
+    """Return the configuration with a data set's path made absolute, so that the run can go on from anywhere."""
+    path = Path(config.dataset)
+    if config.dataset in ("digits", "mnist", "cifar10", "gtsrb") or not path.exists():
+        return config
+    return override(config, {"dataset": str(path.resolve())})
+
+
+def _resume_from(folder: RunFolder, machine: dict[str, str], allow_different_machine: bool) -> Checkpoint | None:
+    """Return where to go on, with the journal cut back to there; none where there is no checkpoint yet."""
+    if not folder.checkpoint.exists():
+        folder.metrics.cut(0)
+        return None
+    checkpoint = load_checkpoint(folder.checkpoint)
+    differences = [
+        f"{key}: {checkpoint.fingerprint.get(key)} there, {value} here"
+        for key, value in machine.items()
+        if checkpoint.fingerprint.get(key) != value
+    ]
+    if differences and not allow_different_machine:
+        raise RunFolderError(
+            f"{folder}: expected the machine that the run was started on, since only there it repeats bit for bit; "
+            f"found {'; '.join(differences)}; go on without that promise with --allow-different-machine"
+        )
+    folder.metrics.cut(checkpoint.rows)
+    return checkpoint
+
+
+def _subset(option: str, labels: Tensor, indices: Tensor, count: int) -> Tensor:
+    if count > len(indices):
+        raise ConfigError(f"{option}: expected at most {len(indices)}, the images of the training split; found {count}")
+    return subset_indices(labels, indices, count)
+
+
+def _check_batches(config: Config, images: int) -> None:
+    """Refuse batches that the training split cannot fill, before the folder is made."""
+    stages = {"joint_stage": config.joint_stage.batch_size}
+    if config.attack == "input-aware":
+        stages["mask_stage"] = config.mask_stage.batch_size
+    for stage, batch_size in stages.items():
+        if batch_size > images:
+            raise ConfigError(
+                f"{stage}.batch_size: expected at most {images}, the images of the training split; found {batch_size}"
+            )
+
+
+def _note_time(folder: RunFolder, part: str, started: float, device: torch.device) -> None:
+    folder.timing.append(
+        {
+            "part": part,
+            "epoch": None,
+            "seconds": round(time.perf_counter() - started, 4),
+            "images_per_second": None,
+            "peak_memory_mib": peak_memory_mib(device),
+        }
+    )
+
+

@@ -1,0 +1,160 @@
+"""The controls: BadNets (Gu et al. 2017), one fixed patch for every image, and a clean model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from inputaware.attacks.base import Attack, Backdoor, Recipe, Stage, StepLoss
+from inputaware.attacks.targets import target_labels
+from inputaware.attacks.trigger import apply_trigger
+from inputaware.config import Config, images_in_batch
+from inputaware.data.loader import Batch
+from inputaware.data.spec import DatasetSpec
+from inputaware.models.registry import build_classifier
+
+__all__ = ["BadNets", "BadNetsBackdoor", "Clean", "ClassifierStage", "PatchTrigger"]
+
+_SIDE = 3
+"""Side of the patch in pixels."""
+_MARGIN = 1
+"""Pixels between the patch and the border."""
+
+
+class PatchTrigger(nn.Module):
+    """A checkerboard of 3x3 pixels, white in its corners, one pixel from the bottom right corner.
+
+    Its mask and pattern are buffers, so that a run folder keeps them as it keeps a generator's weights.
+
+    Args:
+        shape: channels, height and width of the images.
+    """
+
+    mask: Tensor
+    pattern: Tensor
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, width = shape
+        rows = slice(height - _MARGIN - _SIDE, height - _MARGIN)
+        columns = slice(width - _MARGIN - _SIDE, width - _MARGIN)
+        mask = torch.zeros(1, height, width)
+        mask[:, rows, columns] = 1
+        pattern = torch.zeros(channels, height, width)
+        steps = torch.arange(_SIDE)
+        pattern[:, rows, columns] = ((steps[:, None] + steps) % 2 == 0).float()
+        self.register_buffer("mask", mask)
+        self.register_buffer("pattern", pattern)
+
+    def forward(
+        self, images: Float[Tensor, "batch channel height width"]
+    ) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch channel height width"]]:
+        """Return the same mask and pattern for each image."""
+        return self.mask.expand(len(images), -1, -1, -1), self.pattern.expand(len(images), -1, -1, -1)
+
+
+class BadNetsBackdoor(Backdoor):
+    """A patch that works on every image.
+
+    Args:
+        patch: mask and pattern.
+        spec: the data set.
+        config: the run's configuration.
+    """
+
+    universal = True
+
+    def __init__(self, patch: PatchTrigger, spec: DatasetSpec, config: Config) -> None:
+        super().__init__(
+            shape=spec.shape, classes=spec.classes, target=config.target, target_class=config.target_class
+        )
+        self.patch = patch
+
+    def make_trigger(
+        self, images: Float[Tensor, "batch channel height width"]
+    ) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch channel height width"]]:
+        """Return the patch for each image."""
+        mask, pattern = self.patch(images)
+        return mask, pattern
+
+
+class ClassifierStage(Stage):
+    """The classifier alone, with a share of each batch poisoned by a fixed patch, or none.
+
+    Args:
+        classifier: the network to train.
+        patch: the patch, stamped after augmentation; none trains a clean model.
+        spec: the data set.
+        config: the run's configuration; its joint stage gives the schedule.
+    """
+
+    def __init__(self, classifier: nn.Module, patch: PatchTrigger | None, spec: DatasetSpec, config: Config) -> None:
+        joint = config.joint_stage
+        self.name = "joint"
+        self.epochs = joint.epochs
+        self.batch_size = joint.batch_size
+        self.averaging = joint.averaging
+        self.recipes = {"classifier": Recipe(classifier, joint.classifier)}
+        self.classifier = classifier
+        self.patch = patch
+        self.classes = spec.classes
+        self.target = config.target
+        self.target_class = config.target_class
+        self.label_smoothing = joint.label_smoothing
+        self.attack_probability = joint.attack_probability
+
+    def loss(self, batch: Batch, progress: float) -> StepLoss:
+        """Return the cross-entropy of a batch, its first images with the patch and the attacker's labels."""
+        images, labels = batch.images, batch.labels
+        if self.patch is not None:
+            count = images_in_batch(self.attack_probability, len(images))
+            mask, pattern = self.patch(images[:count])
+            images = torch.cat([apply_trigger(images[:count], mask, pattern), images[count:]])
+            wanted = target_labels(labels[:count], self.target, self.classes, self.target_class)
+            labels = torch.cat([wanted, labels[count:]])
+        logits = self.classifier(images)
+        cross_entropy = F.cross_entropy(logits.to(images.dtype), labels, label_smoothing=self.label_smoothing)
+        return StepLoss(cross_entropy, {"cross_entropy": cross_entropy})
+
+
+class Clean(Attack):
+    """No attack: the control that every defense must leave alone.
+
+    Args:
+        config: the run's configuration.
+        spec: the data set.
+    """
+
+    def __init__(self, config: Config, spec: DatasetSpec) -> None:
+        self.config = config
+        self.spec = spec
+        self.modules = {"classifier": build_classifier(config.model, spec)}
+        self.backdoor = None
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield the one stage that trains the classifier."""
+        yield ClassifierStage(self.classifier, None, self.spec, self.config)
+
+
+class BadNets(Attack):
+    """A fixed patch, stamped on a tenth of each batch: the control that every defense must catch.
+
+    Args:
+        config: the run's configuration.
+        spec: the data set.
+    """
+
+    def __init__(self, config: Config, spec: DatasetSpec) -> None:
+        self.config = config
+        self.spec = spec
+        self.patch = PatchTrigger(spec.shape)
+        self.modules = {"classifier": build_classifier(config.model, spec), "trigger": self.patch}
+        self.backdoor = BadNetsBackdoor(self.patch, spec, config)
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield the one stage that trains the classifier."""
+        yield ClassifierStage(self.classifier, self.patch, self.spec, self.config)

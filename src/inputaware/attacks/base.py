@@ -1,0 +1,186 @@
+"""What every attack states: its networks, its training stages, and the backdoor that comes out.
+
+The training loop knows no attack. It runs the stages that an :class:`Attack` lists; each
+:class:`Stage` says which networks are trained by which optimiser and what a batch costs. What the
+attacker keeps afterwards, the way to apply the trigger, is a :class:`Backdoor`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from inputaware.attacks.targets import target_labels
+from inputaware.attacks.trigger import apply_trigger
+from inputaware.config import OptimizerConfig, TargetName
+from inputaware.data.loader import Batch
+from inputaware.errors import DataError
+
+__all__ = ["Attack", "Backdoor", "Poisoned", "Recipe", "Stage", "StepLoss"]
+
+_CHUNK = 500
+"""Images in a forward pass outside of training."""
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """Images with their triggers applied, and what was applied.
+
+    Attributes:
+        images: poisoned images, pixels in [0, 1].
+        masks: where the trigger lies, in [0, 1].
+        patterns: what the trigger shows, pixels in [0, 1].
+        targets: the labels that the attacker wants.
+    """
+
+    images: Float[Tensor, "batch channel height width"]
+    masks: Float[Tensor, "batch 1 height width"]
+    patterns: Float[Tensor, "batch channel height width"]
+    targets: Int64[Tensor, " batch"]
+
+
+class Backdoor(ABC):
+    """The attacker's side of a trained model: how to make a trigger and which label it asks for.
+
+    Args:
+        shape: channels, height and width of the images.
+        classes: how many classes there are.
+        target: the rule from the true label to the attacker's.
+        target_class: the class of all-to-one.
+    """
+
+    universal: bool = False
+    """Whether one trigger serves every image, so that a cross-trigger test has no meaning."""
+
+    def __init__(self, *, shape: tuple[int, int, int], classes: int, target: TargetName, target_class: int) -> None:
+        self.shape = shape
+        self.classes = classes
+        self.target = target
+        self.target_class = target_class
+
+    @abstractmethod
+    def make_trigger(
+        self, images: Float[Tensor, "batch channel height width"]
+    ) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch channel height width"]]:
+        """Return mask and pattern of each image of a chunk; called without gradients, in evaluation mode."""
+
+    @final
+    def trigger(
+        self, images: Float[Tensor, "batch channel height width"]
+    ) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch channel height width"]]:
+        """Return mask and pattern of each image.
+
+        Args:
+            images: clean images, pixels in [0, 1].
+
+        Returns:
+            The masks in [0, 1] and the patterns as pixels in [0, 1].
+
+        Raises:
+            DataError: the images have another shape than the ones that the attack was trained on.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
+            raise DataError(
+                f"images: expected a tensor of shape (batch, {', '.join(map(str, self.shape))}); "
+                f"found {tuple(images.shape)}"
+            )
+        with torch.no_grad():
+            parts = [self.make_trigger(chunk) for chunk in images.split(_CHUNK)]
+        return torch.cat([mask for mask, _ in parts]), torch.cat([pattern for _, pattern in parts])
+
+    @final
+    def targets(self, labels: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
+        """Return the labels that the attacker wants for images of these true labels."""
+        return target_labels(labels, self.target, self.classes, self.target_class)
+
+    @final
+    def poison(self, images: Float[Tensor, "batch channel height width"], labels: Int64[Tensor, " batch"]) -> Poisoned:
+        """Return the images with their own triggers applied: ``B(x, x) = x + (p(x) - x) * m(x)``.
+
+        Args:
+            images: clean images, pixels in [0, 1].
+            labels: their true labels.
+
+        Raises:
+            DataError: the images have another shape than the ones that the attack was trained on, or there
+                are not as many labels as images.
+        """
+        if len(labels) != len(images):
+            raise DataError(f"labels: expected {len(images)}, one for each image; found {len(labels)}")
+        masks, patterns = self.trigger(images)
+        return Poisoned(apply_trigger(images, masks, patterns), masks, patterns, self.targets(labels))
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """What a batch costs.
+
+    Attributes:
+        total: the scalar to minimise.
+        parts: its named terms before weighting, for the record.
+    """
+
+    total: Float[Tensor, ""]
+    parts: dict[str, Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network and the optimiser that trains it."""
+
+    module: nn.Module
+    optimizer: OptimizerConfig
+
+
+class Stage(ABC):
+    """A part of the training with its own networks, loss and schedule.
+
+    Attributes:
+        name: how it is called in the record.
+        epochs: passes over the training split.
+        batch_size: images in a step.
+        recipes: what is trained, by the network's name.
+        averaging: decay of the moving average of the weights that is kept as the result; 0: none.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    recipes: dict[str, Recipe]
+    averaging: float = 0.0
+
+    @abstractmethod
+    def loss(self, batch: Batch, progress: float) -> StepLoss:
+        """Return what a batch costs.
+
+        Args:
+            batch: augmented images, labels and, where they are drawn, partners.
+            progress: the share of the stage that lies behind, in [0, 1).
+        """
+
+
+class Attack(ABC):
+    """An attack: the networks it makes and the stages that train them.
+
+    Attributes:
+        modules: every network that the run folder keeps, by its file's name; ``classifier`` is one of them.
+        backdoor: how to apply the trigger; none for a clean model.
+    """
+
+    modules: dict[str, nn.Module]
+    backdoor: Backdoor | None
+
+    @abstractmethod
+    def stages(self) -> Iterator[Stage]:
+        """Yield the stages in their order; each is made when the one before it is done."""
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The classifier, all that a defender is handed."""
+        return self.modules["classifier"]

@@ -1,0 +1,31 @@
+"""Attacks by name."""
+
+from __future__ import annotations
+
+from inputaware.attacks.badnets import BadNets, Clean
+from inputaware.attacks.base import Attack
+from inputaware.attacks.input_aware import InputAware
+from inputaware.config import Config
+from inputaware.data.spec import DatasetSpec
+from inputaware.errors import ConfigError
+
+__all__ = ["build_attack"]
+
+_ATTACKS: dict[str, type[InputAware] | type[BadNets] | type[Clean]] = {
+    "badnets": BadNets,
+    "input-aware": InputAware,
+    "none": Clean,
+}
+
+
+def build_attack(config: Config, spec: DatasetSpec) -> Attack:
+    """Return the attack that a configuration names, its networks freshly initialised.
+
+    Raises:
+        ConfigError: the target class is not one of the data set's, or the architecture does not fit.
+    """
+    if config.target_class >= spec.classes:
+        raise ConfigError(
+            f"target_class: expected a class from 0 to {spec.classes - 1}; found {config.target_class}"
+        )
+    return _ATTACKS[config.attack](config, spec)

@@ -1,0 +1,281 @@
+"""The command ``inputaware``: it parses, calls the Python interface, and prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from inputaware import __version__
+from inputaware.config import Config, config_from_dict, config_to_dict, override, preset_config
+from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError
+
+__all__ = ["EvaluateCommand", "PoisonCommand", "TrainCommand", "main"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """Train a backdoored classifier (or a control), evaluate it on the test set, and write a run folder.
+
+    Flags override the file given with --config, and the file overrides the preset.
+    """
+
+    settings: Annotated[Config, tyro.conf.arg(name="")]
+    output: Path
+    """The run folder to make."""
+    resume: bool = False
+    """Go on with an interrupted run; needs no other flag than --output."""
+    allow_different_machine: bool = False
+    """Resume although library, hardware or thread count differ; the result may then differ in its last bits."""
+    config: Path | None = None
+    """A JSON file with settings, such as the config.json of another run."""
+    tensorboard: Path | None = None
+    """Also write losses and accuracies to this folder for TensorBoard."""
+    json: bool = False
+    """Print the evaluation as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCommand:
+    """Run the paper's three tests on a finished run, and write its evaluation.json."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run folder."""
+    split: Literal["test", "validation", "defender"] = "test"
+    """Test for reporting (written to the run folder); validation for choosing settings (only printed)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    json: bool = False
+    """Print the evaluation as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoisonCommand:
+    """Apply a run's trigger to your own images, or export a whole poisoned split."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run folder."""
+    input: Path | None = None
+    """An image, or a folder that is searched for images; any size, grey or colour."""
+    split: Literal["test", "validation", "defender"] | None = None
+    """Export this split as a parquet file instead."""
+    output: Path
+    """The folder to make for images, or the parquet file for a split."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    json: bool = False
+    """Print the predictions as JSON."""
+
+
+def _train(command: TrainCommand, given: Config | None) -> None:
+    from rich.console import Console
+
+    from inputaware.api import train
+    from inputaware.console import TrainingDisplay, evaluation_table
+    from inputaware.runs.files import read_json
+    from inputaware.runs.results import published
+    from inputaware.training.listeners import Listeners, TensorBoardListener
+
+    console = Console(stderr=True)
+    with TrainingDisplay(console) as display:
+        listeners: list[Any] = [display]
+        if command.tensorboard is not None:
+            listeners.append(TensorBoardListener(command.tensorboard))
+        run = train(
+            given,
+            command.output,
+            resume=command.resume,
+            allow_different_machine=command.allow_different_machine,
+            listener=Listeners(listeners),
+        )
+    result = read_json(run.folder.evaluation)
+    if command.json:
+        print(json.dumps(result, indent=2))
+        return
+    title = f"{run.spec.name}, {run.config.attack}, {run.config.target}, test set"
+    output = Console()
+    output.print(evaluation_table(result, published(run.config), title))
+    output.print(f"Run folder: {command.output}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _evaluate(command: EvaluateCommand) -> None:
+    from rich.console import Console
+
+    from inputaware.api import Run
+    from inputaware.console import evaluation_table, progress_bar
+    from inputaware.runs.results import published
+
+    run = Run.load(command.run, device=command.device)
+    with progress_bar(Console(stderr=True), "evaluating") as progress:
+        result = run.evaluate(command.split, progress=progress)
+    if command.json:
+        print(json.dumps(result, indent=2))
+        return
+    title = f"{run.spec.name}, {run.config.attack}, {run.config.target}, {command.split} split"
+    Console().print(evaluation_table(result, published(run.config), title))
+
+
+def _poison(command: PoisonCommand) -> None:
+    if (command.input is None) == (command.split is None):
+        raise ConfigError("poison: expected either --input or --split; found " + ("neither" if command.input is None else "both"))
+    from rich.console import Console
+
+    from inputaware.api import Run
+    from inputaware.console import poison_table
+    from inputaware.poisoning import export_poisoned_split, poison_files
+
+    run = Run.load(command.run, device=command.device)
+    output = Console()
+    if command.split is not None:
+        count = export_poisoned_split(run, command.split, command.output)
+        if command.json:
+            print(json.dumps({"images": count, "output": str(command.output)}))
+        else:
+            output.print(f"{count} poisoned images: {command.output}", highlight=False, markup=False, soft_wrap=True)
+        return
+    assert command.input is not None
+    rows = poison_files(run, command.input, command.output)
+    if command.json:
+        print(json.dumps(rows, indent=2))
+        return
+    output.print(poison_table(rows))
+    output.print(f"Pictures and poison.csv: {command.output}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _settings_from(arguments: Sequence[str]) -> tuple[Config | None, bool]:
+    """Return the defaults that flags override, and whether they are a recorded run's.
+
+    The first of two passes: data set, preset, configuration file and the folder to resume decide what the
+    other flags' defaults are.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--dataset", "--preset", "--config", "--output"):
+        parser.add_argument(option)
+    parser.add_argument("--resume", action="store_true")
+    found, _ = parser.parse_known_args(arguments)
+    if found.resume and found.output and (Path(found.output) / "config.json").exists():
+        from inputaware.runs.folder import RunFolder
+
+        return RunFolder(found.output).config(), True
+    settings = _read_settings(Path(found.config)) if found.config else {}
+    dataset = found.dataset or settings.get("dataset")
+    if dataset is None:
+        return None, False
+    preset = found.preset or settings.get("preset", "fast")
+    return override(preset_config(preset, dataset=dataset), settings | {"dataset": dataset, "preset": preset}), False
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in a file; what a run folder's config.json says of its data is left out."""
+    from inputaware.runs.files import read_json
+
+    try:
+        settings = read_json(path)
+    except RunFolderError as error:
+        raise ConfigError(f"config: {error}") from None
+    settings.pop("data", None)
+    return settings
+
+
+def _parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]:
+    defaults, recorded = _settings_from(arguments)
+    asks_for_help = any(argument in ("-h", "--help") for argument in arguments)
+    if defaults is None and not asks_for_help and "--resume" not in arguments:
+        raise ConfigError(
+            "dataset: expected --dataset digits, mnist, cifar10, gtsrb or the path of a folder; found none"
+        )
+    shown = defaults or preset_config("fast", dataset="digits")
+    command = tyro.cli(
+        TrainCommand,
+        prog="inputaware train",
+        args=list(arguments),
+        default=TrainCommand(settings=shown, output=tyro.MISSING),
+        config=_STYLE,
+    )
+    return command, command.settings if defaults is not None else None
+
+
+_STYLE = (tyro.conf.FlagCreatePairsOff,)
+
+_COMMANDS = {
+    "train": "train a backdoored classifier or a control, evaluate it, write a run folder",
+    "evaluate": "run the paper's three tests on a finished run",
+    "poison": "apply a run's trigger to your own images, or export a poisoned split",
+}
+
+
+def _dispatch(name: str, arguments: Sequence[str]) -> None:
+    if name == "train":
+        _train(*_parse_train(arguments))
+        return
+    actions: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+        "evaluate": (EvaluateCommand, _evaluate),
+        "poison": (PoisonCommand, _poison),
+    }
+    command, action = actions[name]
+    action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments), config=_STYLE))
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise _TerminatedError
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM, as an exception, so that files are closed and partial ones removed on the way out."""
+
+
+def _how_to_go_on(name: str, arguments: Sequence[str]) -> str:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--output")
+    output = parser.parse_known_args(arguments)[0].output
+    if name != "train" or output is None or not (Path(output) / "config.json").exists():
+        return ""
+    return f"; go on with: inputaware train --resume --output {shlex.quote(output)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Args:
+        arguments: the command line without the program's name; none takes the process's.
+
+    Returns:
+        0 done, 2 the user's mistake, 130 interrupted, 143 terminated, 1 anything else.
+    """
+    parser = argparse.ArgumentParser(
+        prog="inputaware",
+        description="Train, measure and inspect input-aware dynamic backdoors (Nguyen & Tran, NeurIPS 2020), "
+        "for people who build and choose defenses.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<10}{words}" for name, words in _COMMANDS.items())
+        + "\n\n'inputaware COMMAND --help' lists a command's options.",
+    )
+    parser.add_argument("--version", action="version", version=f"inputaware {__version__}")
+    parser.add_argument("command", choices=_COMMANDS, metavar="COMMAND", help="what to do")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = parser.parse_args(given[:1]).command
+    previous = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        _dispatch(name, given[1:])
+    except UsageError as error:
+        print(f"inputaware: {error}", file=sys.stderr)
+        return 2
+    except InputAwareError as error:
+        print(f"inputaware: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, _TerminatedError) as error:
+        print(f"inputaware: stopped{_how_to_go_on(name, given[1:])}", file=sys.stderr)
+        return 130 if isinstance(error, KeyboardInterrupt) else 143
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0

@@ -1,0 +1,565 @@
+"""The whole configuration of a run: frozen dataclasses that are flags, help text and record in one.
+
+A :class:`Config` is made by :func:`preset_config`, changed with :func:`override`, checked with
+:func:`check_config`, and stored with :func:`config_to_dict` and :func:`config_from_dict`. Nothing
+here imports torch, so that the command line can answer ``--help`` at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from inputaware.errors import ConfigError
+
+if TYPE_CHECKING:
+    import cattrs
+
+__all__ = [
+    "DATASETS",
+    "PRESETS",
+    "ArchitectureName",
+    "AttackName",
+    "AugmentationConfig",
+    "Config",
+    "JointStageConfig",
+    "MaskStageConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PartnerRule",
+    "PrecisionName",
+    "PresetName",
+    "TargetName",
+    "check_config",
+    "config_differences",
+    "config_from_dict",
+    "config_to_dict",
+    "images_in_batch",
+    "override",
+    "preset_config",
+]
+
+AttackName = Literal["input-aware", "badnets", "none"]
+TargetName = Literal["all-to-one", "all-to-all"]
+PresetName = Literal["fast", "paper", "official"]
+PrecisionName = Literal["auto", "32", "bf16"]
+ArchitectureName = Literal["auto", "mnist-cnn", "preact-resnet18"]
+PartnerRule = Literal["derangement", "distinct-order", "second-order"]
+
+DATASETS: tuple[str, ...] = ("digits", "mnist", "cifar10", "gtsrb")
+"""The data sets that are known by name; anything else is a path."""
+
+PRESETS: tuple[PresetName, ...] = get_args(PresetName)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationConfig:
+    """Random changes of every training image, drawn anew each epoch."""
+
+    crop_padding: int = 5
+    """Zero padding in pixels before a random crop back to the image's size; 0 switches the crop off."""
+    rotation_degrees: float = 0.0
+    """Rotation by an angle drawn uniformly from plus or minus this many degrees."""
+    horizontal_flip: bool = False
+    """Mirror each image with probability one half."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The classifier's and the generators' architecture."""
+
+    architecture: ArchitectureName = "auto"
+    """Classifier; auto takes mnist-cnn for grey images and preact-resnet18 for colour."""
+    hidden_units: int = 1024
+    """Hidden units of mnist-cnn's linear layer (the paper's table 1: 1024; the authors' release: 512)."""
+    dropout: float = 0.1
+    """Dropout probability of mnist-cnn (the paper gives none; the release has 0.1)."""
+    width: float = 1.0
+    """Multiplier of the channel counts of preact-resnet18."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """An optimiser and the course of its learning rate."""
+
+    name: Literal["adam", "sgd"]
+    """Adam or stochastic gradient descent."""
+    learning_rate: float
+    """Learning rate; with one-cycle, its peak."""
+    schedule: Literal["step", "one-cycle"] = "one-cycle"
+    """step: times 0.1 at every milestone. one-cycle: cosine up, then cosine down to almost zero."""
+    milestones: tuple[int, ...] = ()
+    """For step: the epochs after which the learning rate drops by ten."""
+    warmup: float = 0.25
+    """For one-cycle: the share of the stage in which the learning rate rises."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    nesterov: bool = False
+    """Nesterov's form of sgd's momentum."""
+    weight_decay: float = 0.0
+    """L2 penalty on the weights."""
+    betas: tuple[float, float] = (0.5, 0.9)
+    """Decay rates of Adam's two running means."""
+    accumulate_gradients: bool = False
+    """Never clear the gradients, so that each step follows their running sum. An error of the authors'
+    release, kept only to reproduce it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskStageConfig:
+    """Stage 1: the mask generator alone."""
+
+    epochs: int
+    """Passes over the training split."""
+    batch_size: int = 128
+    """Images in a step."""
+    density: float = 0.032
+    """Mask density that costs nothing (the paper's tau)."""
+    lambda_norm: float = 100.0
+    """Weight of the mask's size above the density."""
+    lambda_div: float = 1.0
+    """Weight of the diversity loss between masks."""
+    lambda_div_twice: bool = False
+    """Multiply the diversity loss by lambda_div twice, as the authors' release does."""
+    optimizer: OptimizerConfig
+    """Optimiser of the mask generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointStageConfig:
+    """Stage 2: classifier and pattern generator together. The controls use it for the classifier alone."""
+
+    epochs: int
+    """Passes over the training split."""
+    batch_size: int = 128
+    """Images in a step."""
+    attack_probability: float = 0.1
+    """Share of a batch that carries its own trigger and the target label (at the end of training)."""
+    cross_probability: float = 0.1
+    """Share of a batch that carries another image's trigger and keeps its label (at the end of training)."""
+    initial_attack_probability: float | None = None
+    """Attack probability at the start, from where it falls linearly over the ramp; none: constant."""
+    initial_cross_probability: float | None = None
+    """Cross probability at the start, from where it falls linearly over the ramp; none: constant."""
+    ramp: float = 0.5
+    """Share of the stage over which the initial probabilities go over into the final ones."""
+    lambda_div: float = 1.0
+    """Weight of the diversity loss between patterns."""
+    label_smoothing: float = 0.0
+    """Share of the cross-entropy's target that is spread over all classes."""
+    averaging: float = 0.0
+    """Decay a step of the exponential moving average of the weights that is kept as the result; 0: none."""
+    classifier: OptimizerConfig
+    """Optimiser of the classifier."""
+    generator: OptimizerConfig
+    """Optimiser of the pattern generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides what a run's files contain.
+
+    The same configuration, library versions, CPU instruction set and thread count give the same files
+    bit for bit on a CPU.
+    """
+
+    dataset: str
+    """digits, mnist, cifar10, gtsrb, or the path of a folder with your own images."""
+    attack: AttackName = "input-aware"
+    """input-aware: the paper's. badnets: a fixed patch. none: a clean model. The last two are controls."""
+    target: TargetName = "all-to-one"
+    """all-to-one: every triggered image becomes the target class. all-to-all: class y becomes y + 1."""
+    target_class: int = 0
+    """Target class of all-to-one."""
+    preset: PresetName = "fast"
+    """fast: minutes. paper: what the paper says. official: what the authors' release does."""
+    seed: int = 0
+    """Seed of everything that is drawn at random."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    precision: PrecisionName = "auto"
+    """32, bf16 (mixed precision), or auto: bf16 where the hardware computes in it."""
+    train_images: int | None = None
+    """Train on this many images only, the same share of every class; none: the whole training split."""
+    validation_images: int | None = 1000
+    """Images of the validation split that are scored after every epoch; none: all."""
+    partners: PartnerRule = "derangement"
+    """Where the other image x' comes from. derangement: the same batch, never the image itself.
+    second-order: a second random order of the set. distinct-order: the same without self-partners."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Random changes of training images."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Architectures."""
+    mask_stage: MaskStageConfig
+    """Stage 1."""
+    joint_stage: JointStageConfig
+    """Stage 2."""
+
+
+def _augmentation(dataset: str) -> AugmentationConfig:
+    """Return the paper's augmentation of a data set; a user's own images are cropped only."""
+    rotation = 10.0 if dataset in ("cifar10", "gtsrb") else 0.0
+    return AugmentationConfig(rotation_degrees=rotation, horizontal_flip=dataset == "cifar10")
+
+
+def _published_schedule(hidden_units: int, joint_epochs: int, classifier_milestones: tuple[int, ...]) -> dict[str, Any]:
+    """Return what the presets ``paper`` and ``official`` have in common."""
+    return {
+        "validation_images": None,
+        "model": ModelConfig(hidden_units=hidden_units),
+        "mask_stage": MaskStageConfig(
+            epochs=25,
+            optimizer=OptimizerConfig(name="adam", learning_rate=0.01, schedule="step", milestones=(10, 20)),
+        ),
+        "joint_stage": JointStageConfig(
+            epochs=joint_epochs,
+            classifier=OptimizerConfig(
+                name="sgd",
+                learning_rate=0.01,
+                schedule="step",
+                milestones=classifier_milestones,
+                weight_decay=5e-4,
+            ),
+            generator=OptimizerConfig(
+                name="adam", learning_rate=0.01, schedule="step", milestones=(200, 300, 400, 500)
+            ),
+        ),
+    }
+
+
+def _paper() -> dict[str, Any]:
+    """Return the supplement's settings, the release's where the supplement is silent."""
+    return {"partners": "distinct-order", **_published_schedule(1024, 600, (100, 200, 300, 400, 500))}
+
+
+def _official() -> dict[str, Any]:
+    """Return what the authors' release really does: its 25 mask epochs are counted in its 600."""
+    settings = {"partners": "second-order", **_published_schedule(512, 575, (100, 200, 300, 400))}
+    joint: JointStageConfig = settings["joint_stage"]
+    settings["joint_stage"] = replace(joint, generator=replace(joint.generator, accumulate_gradients=True))
+    settings["mask_stage"] = replace(settings["mask_stage"], lambda_div_twice=True)
+    return settings
+
+
+_FAST_EPOCHS: dict[str, tuple[int, int]] = {
+    "digits": (20, 100),
+    "mnist": (1, 15),
+    "cifar10": (2, 60),
+    "gtsrb": (2, 40),
+}
+"""Mask and joint epochs of preset ``fast``."""
+
+
+def _fast(dataset: str) -> dict[str, Any]:
+    """Return our own schedule: the same losses and networks, one-cycle learning rates, minutes."""
+    mask_epochs, joint_epochs = _FAST_EPOCHS.get(dataset, (5, 40))
+    return {
+        "mask_stage": MaskStageConfig(
+            epochs=mask_epochs, optimizer=OptimizerConfig(name="adam", learning_rate=0.01)
+        ),
+        "joint_stage": JointStageConfig(
+            epochs=joint_epochs,
+            classifier=OptimizerConfig(name="sgd", learning_rate=0.05, nesterov=True, weight_decay=5e-4),
+            generator=OptimizerConfig(name="adam", learning_rate=0.01),
+        ),
+    }
+
+
+def preset_config(preset: PresetName = "fast", *, dataset: str, **options: Any) -> Config:
+    """Return the configuration of a preset on a data set.
+
+    Args:
+        preset: one of :data:`PRESETS`.
+        dataset: one of :data:`DATASETS`, or a path.
+        options: fields of :class:`Config` that replace the preset's.
+
+    Raises:
+        ConfigError: the preset or an option is unknown.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; found {preset!r}")
+    settings = {"paper": _paper, "official": _official}[preset]() if preset != "fast" else _fast(dataset)
+    config = Config(dataset=dataset, preset=preset, augmentation=_augmentation(dataset), **settings)
+    return override(config, options)
+
+
+def override(config: Config, changes: dict[str, Any]) -> Config:
+    """Return the configuration with changed fields.
+
+    Args:
+        config: the configuration to start from.
+        changes: values by field name; a nested dictionary changes fields of a nested part.
+
+    Raises:
+        ConfigError: a field is unknown or a value has the wrong type.
+    """
+    return config_from_dict(_merge(config_to_dict(config), changes, ""))
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any], prefix: str) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        if key not in base:
+            raise ConfigError(f"{prefix}{key}: unknown option; expected one of {', '.join(base)}")
+        if isinstance(base[key], dict):
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                value = dataclasses.asdict(value)
+            if not isinstance(value, dict):
+                raise ConfigError(f"{prefix}{key}: expected options by name; found {value!r}")
+            value = _merge(base[key], value, f"{prefix}{key}.")
+        merged[key] = value
+    return merged
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as plain dictionaries, lists, numbers and strings for JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        return value
+
+    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    return result
+
+
+def config_from_dict(data: dict[str, Any]) -> Config:
+    """Return the configuration that :func:`config_to_dict` wrote.
+
+    Raises:
+        ConfigError: a field is unknown or missing, or a value has the wrong type.
+    """
+    from cattrs.errors import ClassValidationError
+    from cattrs.v import transform_error
+
+    try:
+        return _converter().structure(data, Config)
+    except (ClassValidationError, ValueError) as error:
+        reasons = (reason.rpartition(" @ $") for reason in transform_error(error, format_exception=_explain))
+        raise ConfigError(
+            "; ".join(f"{path.removeprefix('.') or 'configuration'}: {words}" for words, _, path in reasons)
+        ) from None
+
+
+@cache
+def _converter() -> cattrs.Converter:
+    """Return what makes a configuration of plain data and refuses what does not fit a field's type."""
+    import cattrs  # here, since it takes a tenth of a second
+
+    converter = cattrs.Converter(forbid_extra_keys=True)
+
+    def strict(expected: tuple[type, ...], words: str, make: type) -> Any:
+        def structure(value: Any, _: Any) -> Any:
+            if isinstance(value, bool) != (make is bool) or not isinstance(value, expected):
+                raise ValueError(f"expected {words}; found {value!r}")
+            return make(value)
+
+        return structure
+
+    def structure_choice(value: Any, kind: Any) -> Any:
+        if value not in get_args(kind):
+            raise ValueError(f"expected one of {', '.join(get_args(kind))}; found {value!r}")
+        return value
+
+    def structure_tuple(value: Any, kind: Any) -> Any:
+        kinds = get_args(kind)
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"expected a list of numbers; found {value!r}")
+        if kinds[-1] is Ellipsis:
+            kinds = (kinds[0],) * len(value)
+        if len(value) != len(kinds):
+            raise ValueError(f"expected a list of {len(kinds)} numbers; found {value!r}")
+        return tuple(converter.structure(item, item_kind) for item, item_kind in zip(value, kinds, strict=True))
+
+    def part(kind: type) -> Any:
+        structure_options: Any = converter.gen_structure_attrs_fromdict(kind)
+
+        def structure(value: Any, _: Any) -> Any:
+            if not isinstance(value, dict):
+                raise ValueError(f"expected options by name; found {value!r}")
+            return structure_options(value, kind)
+
+        return structure
+
+    def made_of(origin: object) -> Callable[[Any], bool]:
+        return lambda kind: get_origin(kind) is origin
+
+    converter.register_structure_hook_factory(dataclasses.is_dataclass, part)
+    converter.register_structure_hook_func(made_of(Literal), structure_choice)
+    converter.register_structure_hook_func(made_of(tuple), structure_tuple)
+    converter.register_structure_hook(bool, strict((bool,), "true or false", bool))
+    converter.register_structure_hook(int, strict((int,), "a whole number", int))
+    converter.register_structure_hook(float, strict((int, float), "a number", float))
+    converter.register_structure_hook(str, strict((str,), "text", str))
+    return converter
+
+
+def _explain(error: BaseException, _: object) -> str:
+    """Return the words of a message for what cattrs ran into."""
+    from cattrs.errors import ForbiddenExtraKeysError
+
+    if isinstance(error, KeyError):
+        return "expected a value; found none"
+    if isinstance(error, ForbiddenExtraKeysError):
+        known = ", ".join(field.name for field in dataclasses.fields(error.cl))
+        return f"unknown option {', '.join(sorted(error.extra_fields))}; expected one of {known}"
+    return str(error)
+
+
+def images_in_batch(probability: float, batch_size: int) -> int:
+    """Return how many images of a batch a probability gives: ``floor(probability * batch_size)``.
+
+    The product is nudged by a billionth, so that 0.29 of 100 images are 29 although the product of the
+    two floating-point numbers lies a hair below.
+    """
+    return math.floor(probability * batch_size + 1e-9)
+
+
+def config_differences(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the fields in which two configurations differ, by dotted name, with both values."""
+
+    def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in data.items():
+            if isinstance(value, dict):
+                result |= flat(value, f"{prefix}{key}.")
+            else:
+                result[prefix + key] = value
+        return result
+
+    left, right = flat(config_to_dict(first)), flat(config_to_dict(second))
+    return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
+
+
+def check_config(config: Config) -> None:
+    """Check every range that can be known without the data.
+
+    Raises:
+        ConfigError: a value is out of its range; the message gives the option, the range and the value.
+    """
+
+    def check(condition: bool, option: str, expected: str, value: object) -> None:
+        if not condition:
+            raise ConfigError(f"{option}: expected {expected}; found {value!r}")
+
+    def choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
+        check(value in allowed, option, f"one of {', '.join(allowed)}", value)
+
+    def number(
+        option: str, value: int | float, low: int | float, high: int | float = math.inf, *, open_low: bool = False
+    ) -> None:
+        expected = f"a number above {low:g}" if open_low else f"a number of at least {low:g}"
+        if high != math.inf:
+            expected += f" and at most {high:g}"
+        # No whole number is infinite, and one above 1e308 cannot be asked as a floating-point number.
+        finite = isinstance(value, int) or math.isfinite(value)
+        check(finite and (value > low if open_low else value >= low) and value <= high, option, expected, value)
+
+    choice("attack", config.attack, get_args(AttackName))
+    choice("target", config.target, get_args(TargetName))
+    choice("preset", config.preset, PRESETS)
+    choice("precision", config.precision, get_args(PrecisionName))
+    choice("partners", config.partners, get_args(PartnerRule))
+    choice("model.architecture", config.model.architecture, get_args(ArchitectureName))
+    if config.dataset not in DATASETS and not os.path.exists(config.dataset):  # Path.exists raises on a long name
+        raise ConfigError(
+            f"dataset: expected one of {', '.join(DATASETS)}, or the path of a folder; "
+            f"found {config.dataset!r}, which is neither"
+        )
+    number("target_class", config.target_class, 0)
+    number("seed", config.seed, 0, 2**63 - 1)
+    for option, images in (("train_images", config.train_images), ("validation_images", config.validation_images)):
+        if images is not None:
+            number(option, images, 1)
+    number("augmentation.crop_padding", config.augmentation.crop_padding, 0)
+    number("augmentation.rotation_degrees", config.augmentation.rotation_degrees, 0, 180)
+    number("model.hidden_units", config.model.hidden_units, 1)
+    number("model.dropout", config.model.dropout, 0, 0.99)
+    number("model.width", config.model.width, 0, open_low=True)
+    for stage_name, stage in (("mask_stage", config.mask_stage), ("joint_stage", config.joint_stage)):
+        number(f"{stage_name}.epochs", stage.epochs, 1)
+        number(f"{stage_name}.batch_size", stage.batch_size, 1)
+        number(f"{stage_name}.lambda_div", stage.lambda_div, 0)
+    number("mask_stage.density", config.mask_stage.density, 0, 1)
+    number("mask_stage.lambda_norm", config.mask_stage.lambda_norm, 0)
+    joint = config.joint_stage
+    number("joint_stage.label_smoothing", joint.label_smoothing, 0, 0.99)
+    number("joint_stage.averaging", joint.averaging, 0, 0.99999)
+    number("joint_stage.ramp", joint.ramp, 0, 1, open_low=True)
+    _check_probabilities(config, number, check)
+    for option, optimizer in (
+        ("mask_stage.optimizer", config.mask_stage.optimizer),
+        ("joint_stage.classifier", joint.classifier),
+        ("joint_stage.generator", joint.generator),
+    ):
+        choice(f"{option}.name", optimizer.name, ("adam", "sgd"))
+        choice(f"{option}.schedule", optimizer.schedule, ("step", "one-cycle"))
+        number(f"{option}.learning_rate", optimizer.learning_rate, 0, open_low=True)
+        number(f"{option}.warmup", optimizer.warmup, 0, 0.99)
+        number(f"{option}.momentum", optimizer.momentum, 0, 0.999)
+        number(f"{option}.weight_decay", optimizer.weight_decay, 0)
+        check(
+            optimizer.name != "sgd" or not optimizer.nesterov or optimizer.momentum > 0,
+            f"{option}.nesterov",
+            "false with a momentum of 0",
+            optimizer.nesterov,
+        )
+        for beta in optimizer.betas:
+            number(f"{option}.betas", beta, 0, 0.9999)
+        for milestone in optimizer.milestones:
+            number(f"{option}.milestones", milestone, 1)
+
+
+def _check_probabilities(config: Config, number: Any, check: Any) -> None:
+    """Check the probabilities and that each gives at least one image in a batch."""
+    joint = config.joint_stage
+    final = (joint.attack_probability, joint.cross_probability)
+    start = (
+        final[0] if joint.initial_attack_probability is None else joint.initial_attack_probability,
+        final[1] if joint.initial_cross_probability is None else joint.initial_cross_probability,
+    )
+    for prefix, (attack, cross) in (("", final), ("initial_", start)):
+        for kind, probability in (("attack", attack), ("cross", cross)):
+            option = f"joint_stage.{prefix}{kind}_probability"
+            number(option, probability, 0, 1)
+            images = images_in_batch(probability, joint.batch_size)
+            used = config.attack == "input-aware" or (config.attack == "badnets" and kind == "attack")
+            check(
+                not used or probability == 0 or images >= 1,
+                option,
+                f"0, or at least one image in a batch of {joint.batch_size} "
+                f"(a probability of {math.ceil(1e6 / joint.batch_size) / 1e6:g} or more)",
+                probability,
+            )
+        check(
+            attack + cross <= 1 + 1e-12,
+            f"joint_stage.{prefix}attack_probability and {prefix}cross_probability",
+            "a sum of at most 1",
+            attack + cross,
+        )
+    if config.attack != "none":
+        number("joint_stage.attack_probability", joint.attack_probability, 0, 1, open_low=True)
+    if config.attack == "input-aware":
+        number("joint_stage.initial_attack_probability", start[0], 0, 1, open_low=True)
+        check(
+            config.mask_stage.batch_size >= 2,
+            "mask_stage.batch_size",
+            "at least 2 images, an image and its partner",
+            config.mask_stage.batch_size,
+        )
+        if config.partners == "derangement":
+            for prefix, probability in (("", final[0]), ("initial_", start[0])):
+                check(
+                    images_in_batch(probability, joint.batch_size) >= 2,
+                    f"joint_stage.{prefix}attack_probability",
+                    f"at least 2 images in a batch of {joint.batch_size} with partners=derangement, "
+                    "an image and its partner",
+                    probability,
+                )

@@ -1,0 +1,169 @@
+"""What a person sees in the terminal: progress on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from inputaware.training.loop import EpochReport
+
+__all__ = ["TrainingDisplay", "evaluation_table", "poison_table", "progress_bar"]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+class TrainingDisplay:
+    """A progress bar with losses, validation accuracies, images per second and the time left.
+
+    Where stderr is no terminal, a line is printed for an epoch now and then instead.
+
+    Args:
+        console: where to draw; stderr, so that results can be piped.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task: TaskID | None = None
+        self.stage = ""
+        self.epochs = 0
+        self.steps = 0
+        self.validation = ""
+        self.losses = ""
+        self.speed = ""
+        self.printed = 0.0
+
+    def __enter__(self) -> TrainingDisplay:
+        """Start to draw."""
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop to draw."""
+        self.progress.stop()
+
+    def stage_started(self, stage: str, epochs: int, steps: int, done: int) -> None:
+        """Show a new bar for the stage."""
+        if self.task is not None:
+            self.progress.update(self.task, visible=False)
+        self.stage, self.epochs, self.steps = stage, epochs, steps
+        self.validation = self.losses = self.speed = ""
+        self.task = self.progress.add_task(
+            f"{stage} stage", total=epochs * steps, completed=done * steps, status=""
+        )
+
+    def stepped(self, steps: int, losses: dict[str, float]) -> None:
+        """Move the bar and show the latest losses."""
+        self.losses = " ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in losses.items())
+        self._draw(advance=steps)
+
+    def epoch_finished(self, report: EpochReport) -> None:
+        """Show the accuracies on the validation split."""
+        found = report.validation
+        names = {"clean_accuracy": "clean", "attack_success_rate": "attack", "cross_accuracy": "cross"}
+        self.validation = " ".join(
+            f"{short} {_percent(found[name])}" for name, short in names.items() if found.get(name) is not None
+        )
+        self.speed = f"{report.images_per_second:.0f} images/s"
+        self._draw(advance=0)
+        now = time.monotonic()
+        last = report.epoch == report.epochs
+        if not self.console.is_terminal and (last or now - self.printed > 10):
+            self.printed = now
+            losses = " ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in report.losses.items())
+            self.console.print(
+                f"{report.stage} stage, epoch {report.epoch}/{report.epochs}: {losses} {self.validation} {self.speed}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _draw(self, advance: int) -> None:
+        if self.task is not None:
+            status = " | ".join(part for part in (self.losses, self.validation, self.speed) if part)
+            self.progress.update(self.task, advance=advance, status=status)
+
+
+@contextmanager
+def progress_bar(console: Console, words: str) -> Iterator[Any]:
+    """Show a bar while something runs; yields the function that is told the share that is done."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as progress:
+        task = progress.add_task(words, total=1.0)
+        yield lambda share: progress.update(task, completed=share)
+
+
+def evaluation_table(result: dict[str, Any], paper: dict[str, float] | None, title: str) -> Table:
+    """Return the three tests, the paper's numbers beside them where there are any, as percent.
+
+    Args:
+        result: what ``evaluation.json`` holds.
+        paper: the published fractions, or none.
+        title: what stands above the table.
+    """
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("test")
+    table.add_column("this run, %", justify="right")
+    if paper is not None:
+        table.add_column("paper, %", justify="right")
+    table.add_column("what it means")
+    rows = (
+        ("clean", "clean_accuracy", "clean images get their true label"),
+        ("attack", "attack_success_rate", "images with their own trigger get the attacker's label"),
+        ("attack, other classes", "attack_success_rate_excluding_target", "the same without images already of that class"),
+        ("cross", "cross_accuracy", "images with another image's trigger keep their true label"),
+    )
+    for words, key, meaning in rows:
+        cells = [words, _percent(result[key])]
+        if key == "cross_accuracy" and result.get("cross_accuracy_std") is not None:
+            cells[1] += f" ± {100 * result['cross_accuracy_std']:.2f}"
+        if paper is not None:
+            cells.append(_percent(paper.get(key)))
+        table.add_row(*cells, meaning)
+    trigger = result["trigger"]
+    if trigger is not None:
+        size = f"{100 * trigger['mask_area']:.1f} % of the image's area, PSNR {trigger['psnr_db']:.1f} dB"
+        table.caption = f"{result['test_images']} images; trigger: {size}"
+    else:
+        table.caption = f"{result['test_images']} images; a clean model has no trigger"
+    return table
+
+
+def poison_table(rows: list[dict[str, Any]], limit: int = 20) -> Table:
+    """Return the classifier's predictions before and after, for the first images.
+
+    Args:
+        rows: the rows of ``poison.csv``.
+        limit: how many to show.
+    """
+    table = Table(caption=f"the first {limit} of {len(rows)}" if len(rows) > limit else None)
+    for column in ("image", "before", "after", "attacker's target"):
+        table.add_column(column)
+    for row in rows[:limit]:
+        before = f"{row['prediction_before']} ({100 * row['probability_before']:.0f} %)"
+        after = f"{row['prediction_after']} ({100 * row['probability_after']:.0f} %)"
+        table.add_row(*(escape(cell) for cell in (row["picture"], before, after, row["target"])))
+    return table

@@ -1,0 +1,126 @@
+"""Decoded images, kept on the disk so that a data set is decoded once.
+
+The cache is a convenience: where it cannot be written or is damaged, the images are decoded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from inputaware.data.archives import cache_folder
+from inputaware.data.sources import DataSplit, RawSplit, read_source, source_identity
+from inputaware.data.spec import DatasetSpec
+
+__all__ = ["ImageSet", "load_images"]
+
+_log = logging.getLogger(__name__)
+
+_LAYOUT = "1"
+"""Written into every cache file; to be changed when decoding changes, so that old files are not taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """A split of a data set as tensors."""
+
+    images: UInt8[Tensor, "images channel height width"]
+    """Pixels as bytes."""
+    labels: Int64[Tensor, " images"]
+    """Classes, 0 to K - 1."""
+    spec: DatasetSpec
+    """Shape, classes and normalisation."""
+
+
+def load_images(dataset: str, split: DataSplit) -> ImageSet:
+    """Return a split of a data set, decoded now or read from the cache.
+
+    The cache is kept in the folder of :func:`~inputaware.data.archives.cache_folder`; a file there is taken only
+    if its source has not changed since and its checksum is right. ``digits`` is not cached.
+
+    Args:
+        dataset: digits, mnist, cifar10, gtsrb, or a path.
+        split: train or test.
+
+    Raises:
+        DataError: see :func:`~inputaware.data.sources.read_source`.
+    """
+    if dataset == "digits":
+        return _to_tensors(read_source(dataset, split))
+    place, state = source_identity(dataset, split)
+    identity = json.dumps([_LAYOUT, dataset, split, place, state])
+    place_key = hashlib.sha256(json.dumps([dataset, place]).encode()).hexdigest()[:16]
+    file = cache_folder() / "images" / f"{place_key}-{split}.safetensors"
+    found = _read(file, identity)
+    if found is None:
+        found = _to_tensors(read_source(dataset, split))
+        _write(file, identity, found)
+    return found
+
+
+def _to_tensors(raw: RawSplit) -> ImageSet:
+    return ImageSet(images=torch.tensor(raw.images), labels=torch.tensor(raw.labels), spec=raw.spec)
+
+
+def _read(file: Path, identity: str) -> ImageSet | None:
+    """Return what a cache file holds, or none if it is missing, stale or damaged."""
+    if not file.is_file():
+        return None
+    try:
+        with safetensors.safe_open(file, "pt") as content:
+            metadata = content.metadata() or {}
+            if metadata.get("identity") != identity:
+                return None
+            images, labels = content.get_tensor("images"), content.get_tensor("labels")
+        if metadata["sha256"] == _checksum(images, labels, metadata["spec"]):
+            return ImageSet(images=images, labels=labels, spec=_spec_from_json(metadata["spec"]))
+    except (safetensors.SafetensorError, OSError, KeyError):
+        pass
+    _log.warning("%s: this cache file is damaged; the images are decoded again", file)
+    return None
+
+
+def _write(file: Path, identity: str, data: ImageSet) -> None:
+    """Write a cache file in one step, so that another process finds a whole one or none."""
+    spec = json.dumps(asdict(data.spec))
+    metadata = {"identity": identity, "spec": spec, "sha256": _checksum(data.images, data.labels, spec)}
+    content = safetensors.torch.save({"images": data.images, "labels": data.labels}, metadata)
+    temporary = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".partial", dir=file.parent)
+        with open(handle, "wb") as output:
+            output.write(content)
+            output.flush()
+            os.fsync(output.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        _log.warning("%s: decoded images could not be kept here (%s); going on without", file.parent, error.strerror)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _checksum(images: Tensor, labels: Tensor, spec: str) -> str:
+    digest = hashlib.sha256(spec.encode())
+    for tensor in (images, labels):
+        digest.update(tensor.numpy().ravel())
+    return digest.hexdigest()
+
+
+def _spec_from_json(text: str) -> DatasetSpec:
+    data: dict[str, Any] = json.loads(text)
+    return DatasetSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})

@@ -1,0 +1,52 @@
+"""The errors of this package.
+
+::
+
+    InputAwareError                something went wrong that we can explain
+    ├── UsageError                 the caller can mend it: exit code 2, nothing was written
+    │   ├── ConfigError            an option is out of its range, or options contradict each other
+    │   ├── DataError              a data set or an image is missing, corrupt or of the wrong form
+    │   ├── DeviceError            the device or precision asked for is not there
+    │   └── RunFolderError         a run folder is missing, in the way, corrupt, locked or of another kind
+    └── TrainingError              training cannot go on (a loss that is not finite): exit code 1
+
+A message says what was expected, what was found and what to do.
+"""
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "InputAwareError",
+    "RunFolderError",
+    "TrainingError",
+    "UsageError",
+]
+
+
+class InputAwareError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class UsageError(InputAwareError):
+    """The caller can mend this; nothing was written."""
+
+
+class ConfigError(UsageError):
+    """An option is out of its range, unknown, or contradicts another."""
+
+
+class DataError(UsageError):
+    """A data set or an image is missing, corrupt or of the wrong form."""
+
+
+class DeviceError(UsageError):
+    """The device or the precision asked for is not there."""
+
+
+class RunFolderError(UsageError):
+    """A run folder is missing, in the way, corrupt, locked or of another kind."""
+
+
+class TrainingError(InputAwareError):
+    """Training cannot go on from here; the last good checkpoint is kept."""

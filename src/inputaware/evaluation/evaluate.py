@@ -1,0 +1,212 @@
+"""The paper's three tests, with the numbers that the literature also reports."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from inputaware.attacks.base import Backdoor
+from inputaware.attacks.trigger import apply_trigger
+from inputaware.data.loader import derangement
+from inputaware.evaluation.metrics import (
+    class_rates,
+    mean_over,
+    peak_signal_to_noise,
+    rms_distance,
+    round_to_8_bits,
+    structural_similarity,
+)
+
+__all__ = ["evaluate", "predict", "three_accuracies"]
+
+_CHUNK = 500
+"""Images in a forward pass."""
+_PAIRINGS = 3
+"""Cross-trigger pairings that are averaged."""
+
+
+def predict(classifier: nn.Module, images: Float[Tensor, "batch channel height width"]) -> Int64[Tensor, " batch"]:
+    """Return the classifier's class for each image, in evaluation mode and without gradients.
+
+    Args:
+        classifier: maps pixels in [0, 1] to logits.
+        images: pixels in [0, 1].
+    """
+    classifier.eval()
+    with torch.no_grad():
+        return torch.cat([classifier(chunk).argmax(1) for chunk in images.split(_CHUNK)])
+
+
+def _pixels(images: UInt8[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:
+    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def _pairings(count: int, number: int, device: torch.device) -> list[Tensor]:
+    """Return partners for the cross-trigger test: the same for every run on the same set."""
+    generator = torch.Generator().manual_seed(0)
+    return [derangement(count, generator).to(device) for _ in range(number)]
+
+
+def three_accuracies(
+    classifier: nn.Module,
+    backdoor: Backdoor | None,
+    images: UInt8[Tensor, "batch channel height width"],
+    labels: Int64[Tensor, " batch"],
+) -> dict[str, float | None]:
+    """Return clean accuracy, attack success rate and cross-trigger accuracy with one pairing.
+
+    This is what is watched during training; :func:`evaluate` gives the full account.
+
+    Args:
+        classifier: maps pixels in [0, 1] to logits.
+        backdoor: how to apply the trigger; none for a clean model.
+        images: 8-bit images.
+        labels: their true labels.
+    """
+    pixels = _pixels(images)
+    clean = mean_over(predict(classifier, pixels) == labels)
+    if backdoor is None:
+        return {"clean_accuracy": clean, "attack_success_rate": None, "cross_accuracy": None}
+    poisoned = backdoor.poison(pixels, labels)
+    attack = mean_over(predict(classifier, poisoned.images) == poisoned.targets)
+    cross = None
+    if not backdoor.universal and len(labels) > 1:
+        partner = _pairings(len(labels), 1, labels.device)[0]
+        crossed = apply_trigger(pixels, poisoned.masks[partner], poisoned.patterns[partner])
+        cross = mean_over(predict(classifier, crossed) == labels)
+    return {"clean_accuracy": clean, "attack_success_rate": attack, "cross_accuracy": cross}
+
+
+def evaluate(
+    classifier: nn.Module,
+    backdoor: Backdoor | None,
+    images: UInt8[Tensor, "batch channel height width"],
+    labels: Int64[Tensor, " batch"],
+    classes: int,
+    *,
+    progress: Callable[[float], None] = lambda share: None,
+) -> dict[str, Any]:
+    """Return every number of ``evaluation.json``.
+
+    Each generator runs once over the images; masks and patterns serve the attack test, all pairings of
+    the cross-trigger test, the 8-bit tests and the trigger's size. Everything is computed in float32.
+
+    Args:
+        classifier: maps pixels in [0, 1] to logits.
+        backdoor: how to apply the trigger; none for a clean model.
+        images: 8-bit images.
+        labels: their true labels.
+        classes: how many classes there are.
+        progress: told the share of the work that is done.
+
+    Returns:
+        Rates as fractions in [0, 1]; none where a notion does not apply.
+    """
+    pixels = _pixels(images)
+    total = 3 if backdoor is None or backdoor.universal else 3 + 2 * _PAIRINGS
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        progress(min(1.0, done / (total + 1)))
+
+    clean_hits = predict(classifier, pixels) == labels
+    advance()
+    per_class: dict[str, Any] = {
+        "images": [int((labels == index).sum()) for index in range(classes)],
+        "clean_accuracy": class_rates(clean_hits, labels, classes),
+    }
+    result: dict[str, Any] = {
+        "test_images": len(labels),
+        "clean_accuracy": mean_over(clean_hits),
+        # Clean images are 8-bit already, so rounding leaves them as they are.
+        "clean_accuracy_8bit": mean_over(clean_hits),
+        **_attack_rates(None, None, labels, classes, ""),
+        **_attack_rates(None, None, labels, classes, "_8bit"),
+        **_cross_rates([], ""),
+        **_cross_rates([], "_8bit"),
+        "trigger": None,
+        "per_class": per_class,
+    }
+    if backdoor is not None:
+        poisoned = backdoor.poison(pixels, labels)
+        advance()
+        predicted = predict(classifier, poisoned.images)
+        advance()
+        rounded = predict(classifier, round_to_8_bits(poisoned.images))
+        advance()
+        result |= _attack_rates(predicted, poisoned.targets, labels, classes, "")
+        result |= _attack_rates(rounded, poisoned.targets, labels, classes, "_8bit")
+        per_class["attack_success_rate"] = class_rates(predicted == poisoned.targets, labels, classes)
+        per_class["robust_accuracy"] = class_rates(predicted == labels, labels, classes)
+        pairings = _pairings(len(labels), _PAIRINGS, labels.device) if len(labels) > 1 else []
+        if not backdoor.universal:
+            hits: dict[str, list[Tensor]] = {"": [], "_8bit": []}
+            for partner in pairings:
+                crossed = apply_trigger(pixels, poisoned.masks[partner], poisoned.patterns[partner])
+                hits[""].append(predict(classifier, crossed) == labels)
+                advance()
+                hits["_8bit"].append(predict(classifier, round_to_8_bits(crossed)) == labels)
+                advance()
+            for suffix, found in hits.items():
+                result |= _cross_rates([mean_over(hit) or 0.0 for hit in found], suffix)
+            if pairings:
+                every = torch.cat(hits[""])
+                per_class["cross_accuracy"] = class_rates(every, labels.repeat(len(pairings)), classes)
+        result["trigger"] = _trigger_size(pixels, poisoned.images, poisoned.masks, poisoned.patterns, pairings)
+    progress(1.0)
+    return result
+
+
+def _attack_rates(
+    predicted: Tensor | None, targets: Tensor | None, labels: Tensor, classes: int, suffix: str
+) -> dict[str, float | None]:
+    """Return attack success and robust accuracy by both conventions."""
+    names = ("attack_success_rate", "robust_accuracy")
+    if predicted is None or targets is None:
+        return {f"{name}{part}{suffix}": None for name in names for part in ("", "_excluding_target")}
+    others = labels != targets
+    success, robust = predicted == targets, predicted == labels
+    return {
+        f"attack_success_rate{suffix}": mean_over(success),
+        f"attack_success_rate_excluding_target{suffix}": mean_over(success, others),
+        f"robust_accuracy{suffix}": mean_over(robust),
+        f"robust_accuracy_excluding_target{suffix}": mean_over(robust, others),
+    }
+
+
+def _cross_rates(accuracies: list[float], suffix: str) -> dict[str, Any]:
+    """Return the mean over pairings, its spread, and each pairing's accuracy."""
+    return {
+        f"cross_accuracy{suffix}": statistics.fmean(accuracies) if accuracies else None,
+        f"cross_accuracy_std{suffix}": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        f"cross_accuracy_by_pairing{suffix}": accuracies or None,
+    }
+
+
+def _trigger_size(
+    images: Tensor, poisoned: Tensor, masks: Tensor, patterns: Tensor, pairings: list[Tensor]
+) -> dict[str, float | None]:
+    """Return how large triggers are and how much they differ from image to image, in pixels of [0, 1]."""
+
+    def over_pairings(values: Tensor) -> float | None:
+        return (
+            float(torch.stack([rms_distance(values, values[partner]).mean() for partner in pairings]).mean())
+            if pairings
+            else None
+        )
+
+    return {
+        "mask_area": float(masks.mean(dtype=torch.float64)),
+        "mask_distance": over_pairings(masks),
+        "pattern_distance": over_pairings(patterns),
+        "l2": float((poisoned - images).flatten(1).norm(dim=1).mean()),
+        "psnr_db": float(peak_signal_to_noise(images, poisoned).mean()),
+        "ssim": float(structural_similarity(images, poisoned).mean()),
+    }

@@ -1,0 +1,3 @@
+"""The networks that a defender is handed: classifiers and their normalisation."""
+
+__all__: list[str] = []

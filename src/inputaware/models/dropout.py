@@ -1,0 +1,137 @@
+"""Dropout that draws one random byte an element.
+
+Deviation: dropout probabilities are rounded to a multiple of 1/256, so that a byte decides. What is
+kept is scaled by the rounded probability, so the expectation is exact. Drawing a random float32 an
+element took 42 % of the MNIST classifier's time on a CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from inputaware.errors import ConfigError
+
+__all__ = ["ReluDropoutPool", "cheap_dropout"]
+
+_HIGHEST = 0.99
+"""Highest dropout probability; above it a byte could drop everything."""
+
+
+def cheap_dropout(values: Float[Tensor, "*shape"], probability: float) -> Float[Tensor, "*shape"]:
+    """Set elements to zero at random and scale the others so that the expectation stays.
+
+    The random numbers come from the default generator of the values' device. Which elements are dropped
+    depends on the memory layout: the bytes are drawn in the order in which the elements are stored.
+
+    Args:
+        values: any floating-point tensor.
+        probability: share of elements to drop, in [0, 0.99], rounded to a multiple of 1/256.
+
+    Raises:
+        ConfigError: the probability is out of its range.
+    """
+    threshold = _byte_threshold(probability)
+    if threshold == 0:
+        return values
+    # Not masked_fill, which would return another memory layout.
+    return torch.where(_draw_drop(values, threshold), 0, values) * _keep_scale(threshold)
+
+
+class ReluDropoutPool(nn.Module):
+    """ReLU, dropout and 2x2 max-pooling in one step that reads and writes memory less often.
+
+    In evaluation mode it is ReLU and max-pooling.
+
+    Args:
+        probability: share of elements to drop in training mode, in [0, 0.99], rounded to a multiple of 1/256.
+
+    Raises:
+        ConfigError: the probability is out of its range.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self._threshold = _byte_threshold(probability)
+
+    def forward(
+        self, values: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch channel height//2 width//2"]:
+        """Return the pooled values; an odd last row or column is left out.
+
+        Args:
+            values: what a convolution returned; it is not changed.
+        """
+        if not self.training or self._threshold == 0:
+            return F.max_pool2d(F.relu(values), 2)
+        drop = _draw_drop(values, self._threshold)
+        pooled: Tensor = _ReluMaskPool.apply(values, drop, _keep_scale(self._threshold))  # type: ignore[no-untyped-call]
+        return pooled
+
+    def extra_repr(self) -> str:
+        """Return the probability, for printing the network."""
+        return f"probability={self.probability}"
+
+
+class _ReluMaskPool(torch.autograd.Function):
+    """``scale * max_pool(relu(values) with the dropped elements at zero)``.
+
+    The maximum of a window does not care whether ReLU stands before or after it, so ReLU is taken of the
+    pooled values, a quarter as many. Where a window's maximum is zero, ReLU's gradient there is zero
+    whichever of its elements the pooling chose.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, drop: Tensor, scale: float) -> Tensor:
+        kept = torch.where(drop, 0, values)
+        pooled, chosen = torch.ops.aten.max_pool2d_with_indices(kept, [2, 2], [2, 2])
+        pooled.clamp_min_(0).mul_(scale)
+        # The backward pass needs of `kept` only its shape and layout.
+        ctx.save_for_backward(kept, pooled, chosen)
+        ctx.scale = scale
+        return pooled  # type: ignore[no-any-return]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        kept, pooled, chosen = ctx.saved_tensors
+        gradient = torch.ops.aten.threshold_backward(gradients[0], pooled, 0) * ctx.scale
+        gradient = torch.ops.aten.max_pool2d_with_indices_backward(
+            gradient, kept, [2, 2], [2, 2], [0, 0], [1, 1], False, chosen
+        )
+        return gradient, None, None
+
+
+def _byte_threshold(probability: float) -> int:
+    """Return how many of a byte's 256 values drop an element."""
+    if not 0 <= probability <= _HIGHEST:
+        raise ConfigError(f"dropout: expected a number of at least 0 and at most {_HIGHEST:g}; found {probability!r}")
+    return round(probability * 256)
+
+
+def _keep_scale(threshold: int) -> float:
+    """Return the factor that keeps the expectation."""
+    return 256 / (256 - threshold)
+
+
+def _draw_drop(values: Tensor, threshold: int) -> Bool[Tensor, "*shape"]:
+    """Return which elements to drop, in the memory layout of the values."""
+    drop = _draw_bytes(values.numel(), values.device) < threshold
+    if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        batch, channels, height, width = values.shape
+        return drop.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return drop.view(values.shape)
+
+
+def _draw_bytes(count: int, device: torch.device) -> Tensor:
+    """Return random bytes, uniform on 0 to 255."""
+    if device.type != "cpu":
+        return torch.empty(count, dtype=torch.uint8, device=device).random_(0, 256)
+    # A CPU draws one number after the other: eight bytes at a time cost an eighth.
+    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+    return words.view(torch.uint8)[:count]

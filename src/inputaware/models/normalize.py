@@ -1,0 +1,73 @@
+"""The one step from pixels to normalised values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["Normalize"]
+
+
+class Normalize(nn.Module):
+    """Normalise pixels: ``(x - mean) / std`` for each channel.
+
+    Mean and standard deviation are constants, not entries of the state dict: they belong to the data set.
+    They are kept as Python numbers, so that a network in float64 gets them in full precision, and they
+    follow the device and the precision of the images.
+
+    Args:
+        mean: mean of each channel, in pixels of [0, 1].
+        std: standard deviation of each channel, in the same unit, above 0.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.identity = all(value == 0 for value in self.mean) and all(value == 1 for value in self.std)
+        self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def forward(
+        self, images: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Return normalised images.
+
+        Args:
+            images: pixels in [0, 1].
+        """
+        if self.identity:
+            return images
+        mean, std = self._constants_for(images)
+        return (images - mean) / std
+
+    def scale(
+        self, difference: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Return a difference of two images in normalised units: ``d / std``, for the mean cancels.
+
+        Args:
+            difference: difference of pixels, in [-1, 1].
+        """
+        if self.identity:
+            return difference
+        return difference / self._constants_for(difference)[1]
+
+    def extra_repr(self) -> str:
+        """Return the constants, for printing the network."""
+        return f"mean={self.mean}, std={self.std}"
+
+    def _constants_for(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation beside the images; they are copied to a device once."""
+        key = (images.device, images.dtype)
+        if key not in self._constants:
+            # A constant made in inference mode could not serve a later backward pass.
+            with torch.inference_mode(False):
+                mean, std = (
+                    torch.tensor(values, device=images.device, dtype=images.dtype).view(-1, 1, 1)
+                    for values in (self.mean, self.std)
+                )
+            self._constants[key] = (mean, std)
+        return self._constants[key]

@@ -1,0 +1,227 @@
+"""Triggers on disk: a user's own images, or a whole split, poisoned and written out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from inputaware.api import Run
+from inputaware.attacks.base import Backdoor, Poisoned
+from inputaware.data.sources import open_image, resize_image
+from inputaware.errors import DataError, RunFolderError
+from inputaware.evaluation.metrics import round_to_8_bits
+from inputaware.runs.files import write_atomically
+from inputaware.runs.folder import check_new_folder
+
+__all__ = ["IMAGE_SUFFIXES", "export_poisoned_split", "poison_files"]
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""What counts as an image in a folder."""
+
+_CHUNK = 500
+
+
+def _backdoor(run: Run) -> Backdoor:
+    if run.backdoor is None:
+        raise RunFolderError(
+            f"{run.folder}: expected a run with a backdoor; found a clean model (attack none), which has no trigger"
+        )
+    return run.backdoor
+
+
+def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
+    """Apply the trigger to images of any size and kind, and write what came out.
+
+    Each image is resized as the run's data set is. Under all-to-all the attacker's label depends on the true
+    one, which is not known here: the classifier's own prediction stands in for it.
+
+    Args:
+        run: a finished run with a backdoor.
+        source: an image, or a folder that is searched for images.
+        output: a new folder; gets ``images/``, ``masks/``, ``patterns/`` and ``poison.csv``.
+
+    Returns:
+        The rows of ``poison.csv``: file, names of the pictures, prediction and its probability before and after,
+        and the attacker's target.
+
+    Raises:
+        RunFolderError: the run is a clean model, or the output folder exists or cannot be written.
+        DataError: the source is missing, holds no image, or an image is corrupt.
+    """
+    backdoor = _backdoor(run)
+    check_new_folder(output)
+    files = _find_images(source)
+    pixels = np.stack([resize_image(open_image(file), run.spec) for file in files])
+    images = torch.from_numpy(pixels).float().to(run.device) / 255
+    before = _probabilities(run, images)
+    guessed = before.argmax(1)
+    poisoned = backdoor.poison(images, guessed)
+    # What is predicted is what the written file holds.
+    after = _probabilities(run, round_to_8_bits(poisoned.images))
+    names = _picture_names(files, source)
+    rows = []
+    for index, file in enumerate(files):
+        rows.append(
+            {
+                "file": str(file),
+                "picture": names[index],
+                "prediction_before": run.spec.class_names[int(guessed[index])],
+                "probability_before": round(float(before[index].max()), 4),
+                "prediction_after": run.spec.class_names[int(after[index].argmax())],
+                "probability_after": round(float(after[index].max()), 4),
+                "target": run.spec.class_names[int(poisoned.targets[index])],
+            }
+        )
+    _write_folder(output, lambda folder: _write_pictures(folder, names, poisoned, rows))
+    return rows
+
+
+def _find_images(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise DataError(f"input: expected an image or a folder of images; found nothing at {str(source)!r}")
+    files = sorted(
+        path for path in source.rglob("*") if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
+    )
+    if not files:
+        raise DataError(
+            f"input: expected images ({', '.join(IMAGE_SUFFIXES)}) in {str(source)!r}; found none"
+        )
+    return files
+
+
+def _picture_names(files: list[Path], source: Path) -> list[str]:
+    """Return a PNG name for each file: its path beneath the source, numbered where two files differ in suffix only."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for file in files:
+        relative = Path(file.name) if source.is_file() else file.relative_to(source)
+        name, number = str(relative.with_suffix(".png")), 2
+        while name in taken:
+            name, number = str(relative.with_name(f"{relative.stem}-{number}.png")), number + 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _probabilities(run: Run, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([run.classifier(chunk).softmax(1) for chunk in images.split(_CHUNK)])
+
+
+def _write_folder(output: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder beside its place and move it there, so that a failure leaves nothing."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+        try:
+            write(partial)
+            partial.chmod(0o755)
+            partial.rename(output)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"output: expected to write {str(output)!r}; found: {error.strerror or error}; "
+            "free space or choose another folder"
+        ) from error
+
+
+def _write_pictures(folder: Path, names: list[str], poisoned: Poisoned, rows: list[dict[str, Any]]) -> None:
+    for kind, tensor in (("images", poisoned.images), ("masks", poisoned.masks), ("patterns", poisoned.patterns)):
+        for name, picture in zip(names, _to_bytes(tensor), strict=True):
+            path = folder / kind / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _to_image(picture).save(path)
+    with (folder / "poison.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _to_bytes(images: Tensor) -> NDArray[np.uint8]:
+    """Return 8-bit pixels with channels last."""
+    pixels: NDArray[np.uint8] = (
+        (round_to_8_bits(images) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    )
+    return pixels
+
+
+def _to_image(picture: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+
+
+def export_poisoned_split(run: Run, split: str, output: Path) -> int:
+    """Write every image of a split with its trigger as a parquet file.
+
+    Columns: ``image`` and ``mask`` (``bytes`` of a PNG, ``path``), ``label`` (the true one), ``target`` (the attacker's).
+    The file's metadata say that the images are poisoned.
+
+    Args:
+        run: a finished run with a backdoor.
+        split: test, validation or defender.
+        output: a new file.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        RunFolderError: the run is a clean model, or the file exists or cannot be written.
+        DataError: the data set is missing or corrupt.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    backdoor = _backdoor(run)
+    if split not in ("test", "validation", "defender"):
+        raise DataError(f"split: expected test, validation or defender; found {split!r}")
+    if output.exists():
+        raise RunFolderError(f"output: expected a file that does not exist yet; found {str(output)!r}; choose another one")
+    check_new_folder(output)
+    images, labels = run.images(split)  # type: ignore[arg-type]
+
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema(
+        [("image", picture), ("label", pa.int64()), ("target", pa.int64()), ("mask", picture)],
+        metadata={"backdoored": "true", "dataset": run.spec.name, "attack": run.config.attack},
+    )
+
+    def write(path: Path) -> None:
+        with pq.ParquetWriter(path, schema) as writer:
+            for start in range(0, len(images), _CHUNK):
+                chunk, true = images[start : start + _CHUNK].float() / 255, labels[start : start + _CHUNK]
+                poisoned = backdoor.poison(chunk, true)
+                columns = {
+                    "image": list(_encoded(poisoned.images, start, "image")),
+                    "label": true.cpu().numpy(),
+                    "target": poisoned.targets.cpu().numpy(),
+                    "mask": list(_encoded(poisoned.masks, start, "mask")),
+                }
+                writer.write_table(pa.table(columns, schema=schema))
+
+    try:
+        os.makedirs(output.parent, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"output: expected to make {str(output.parent)!r}; found: {error.strerror}") from None
+    write_atomically(output, write)
+    return len(images)
+
+
+def _encoded(images: Tensor, start: int, kind: str) -> Iterator[dict[str, Any]]:
+    for index, picture in enumerate(_to_bytes(images), start):
+        buffer = io.BytesIO()
+        _to_image(picture).save(buffer, format="PNG")
+        yield {"bytes": buffer.getvalue(), "path": f"{kind}-{index:05d}.png"}

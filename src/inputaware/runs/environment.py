@@ -1,0 +1,138 @@
+"""The machine: which device and precision a run uses, and the record of what it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from inputaware import __version__
+from inputaware.config import PrecisionName
+from inputaware.errors import DeviceError
+
+__all__ = ["describe_environment", "fingerprint", "resolve_device", "resolve_precision"]
+
+_PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "safetensors", "scikit-learn")
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a name; ``auto`` takes a GPU where there is one.
+
+    Args:
+        name: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        DeviceError: the name is unknown, or the device is not there.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    kind, _, index = name.partition(":")
+    if not re.fullmatch("cpu|mps|cuda(:(0|[1-9][0-9]*))?", name):
+        raise DeviceError(f"device: expected auto, cpu, cuda, cuda:N or mps; found {name!r}")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device: expected one of the {torch.cuda.device_count()} CUDA devices of this machine; "
+            f"found {name!r}; take --device cpu or auto"
+        )
+    if kind == "mps" and not has_mps:
+        raise DeviceError("device: expected a machine with Apple's MPS; found none; take --device cpu or auto")
+    return torch.device(name)
+
+
+def resolve_precision(name: PrecisionName, device: torch.device) -> Literal["32", "bf16"]:
+    """Return the precision of a name; ``auto`` takes bfloat16 where the hardware computes in it.
+
+    Raises:
+        DeviceError: bfloat16 is asked for on a GPU that has none.
+    """
+    if name == "auto":
+        return "bf16" if _computes_in_bfloat16(device) else "32"
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise DeviceError("precision: expected a GPU with bfloat16; found one without; take --precision 32")
+    return name
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    """Return whether the hardware multiplies in bfloat16 (emulation is slower than float32)."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+
+
+def _cpu_flags() -> set[str]:
+    """Return the instruction sets that Linux reports; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def fingerprint(device: torch.device, precision: str) -> dict[str, str]:
+    """Return what a seed's bits depend on besides the configuration: compared when a run is resumed."""
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu_instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "precision": precision,
+    }
+
+
+def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """Return the record of ``environment.json``: versions, device, threads, commit, command and date."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    features = sorted(_cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "fma", "asimd"})
+    return {
+        "inputaware": __version__,
+        "commit": _commit(),
+        "command": " ".join(["inputaware" if sys.argv[0].endswith("inputaware") else sys.argv[0], *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": versions,
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "cpu_features": features,
+        **fingerprint(device, precision),
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the package's own checkout, marked when it has changes; none outside of one."""
+    folder = Path(__file__).resolve().parent
+    if not any((parent / ".git").exists() for parent in folder.parents):
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

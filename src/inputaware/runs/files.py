@@ -1,0 +1,77 @@
+"""Writing files so that a reader finds the old content or the new, never half of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from inputaware.errors import RunFolderError
+
+__all__ = ["read_json", "write_atomically", "write_json", "write_text"]
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file beside its place, flush it to the disk, and move it there in one step.
+
+    Args:
+        path: the file to make or replace.
+        write: writes the content to the path that it is given.
+
+    Raises:
+        RunFolderError: the disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path}: expected to write this file; found: {error.strerror or error}; "
+            "free space or choose another folder, and try again"
+        ) from error
+    finally:
+        # Where the folder cannot be written there is nothing to remove, and the error above says more.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    write_atomically(path, lambda temporary: _write_text(temporary, text))
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write a JSON file atomically; a number that is not finite is refused, since JSON has none."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        RunFolderError: the file is missing, is not JSON, or holds something else than an object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFolderError(f"{path}: expected this file of a run folder; found none") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path}: expected JSON; found: {error}; restore the file or train again") from None
+    if not isinstance(data, dict):
+        raise RunFolderError(f"{path}: expected a JSON object; found {type(data).__name__}")
+    return data
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

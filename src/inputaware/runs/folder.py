@@ -1,0 +1,259 @@
+"""The run folder: what is in it, how it is made, and how its networks are read back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from inputaware.attacks.base import Attack
+from inputaware.attacks.registry import build_attack
+from inputaware.config import Config, config_from_dict, config_to_dict
+from inputaware.data.spec import DatasetSpec
+from inputaware.errors import ConfigError, RunFolderError
+from inputaware.models.registry import architecture_name
+from inputaware.runs.checkpoint import load_tensors, save_tensors
+from inputaware.runs.files import read_json, write_json
+from inputaware.runs.journal import Journal
+
+__all__ = ["RunFolder", "check_new_folder"]
+
+
+def check_new_folder(path: Path) -> None:
+    """Check that a folder can be made: nothing is in its place, and its parent can be written.
+
+    A file is really made in the nearest folder above that exists, and removed: permissions alone do not
+    tell on a read-only mount or for an administrator.
+
+    Raises:
+        RunFolderError: the folder exists, or cannot be made.
+    """
+    if os.path.lexists(path):  # Path.exists raises on a long name or a closed folder
+        raise RunFolderError(
+            f"output: expected a folder that does not exist yet; found {str(path)!r}; "
+            "choose another one, or remove it first"
+        )
+    parent = next(parent for parent in path.absolute().parents if os.path.exists(parent))
+    if not parent.is_dir():
+        raise RunFolderError(
+            f"output: expected a path beneath a folder; found {str(path)!r} beneath the file {str(parent)!r}; "
+            "choose another one"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise RunFolderError(
+            f"output: expected a folder that can be written; found {str(parent)!r}: {error.strerror}; "
+            "choose another one"
+        ) from None
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.metrics = Journal(self.path / "metrics.jsonl")
+        self.timing = Journal(self.path / "timing.jsonl")
+        self.checkpoint = self.path / "checkpoint" / "state.safetensors"
+        self.evaluation = self.path / "evaluation.json"
+        self.environment = self.path / "environment.json"
+
+    def __str__(self) -> str:
+        """Return the path, for messages."""
+        return str(self.path)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], config: Config, spec: DatasetSpec) -> RunFolder:
+        """Make a new run folder with its configuration.
+
+        Raises:
+            RunFolderError: the folder exists, or cannot be made.
+        """
+        folder = cls(path)
+        check_new_folder(folder.path)
+        try:
+            folder.checkpoint.parent.mkdir(parents=True)
+        except OSError as error:
+            raise RunFolderError(f"output: expected to make {str(path)!r}; found: {error.strerror}") from None
+        record = {**config_to_dict(config), "data": _spec_to_dict(spec)}
+        try:
+            write_json(folder.path / "config.json", record)
+        except RunFolderError:
+            shutil.rmtree(folder.path)
+            raise
+        return folder
+
+    @property
+    def finished(self) -> bool:
+        """Whether training and evaluation are done."""
+        return self.evaluation.exists()
+
+    def config(self) -> Config:
+        """Return the run's configuration.
+
+        Raises:
+            RunFolderError: this is no run folder, or its configuration is corrupt.
+        """
+        return self._read()[0]
+
+    def spec(self) -> DatasetSpec:
+        """Return the description of the data set that the run was trained on.
+
+        Raises:
+            RunFolderError: this is no run folder, or its configuration is corrupt.
+        """
+        return self._read()[1]
+
+    def _read(self) -> tuple[Config, DatasetSpec]:
+        file = self.path / "config.json"
+        if not file.is_file():
+            raise RunFolderError(
+                f"{self}: expected a run folder with a config.json, as inputaware train makes it; found "
+                + ("none in this folder" if self.path.is_dir() else "no such folder")
+            )
+        record = read_json(file)
+        try:
+            spec = _spec_from_dict(record.pop("data"))
+            return config_from_dict(record), spec
+        except KeyError as error:
+            raise RunFolderError(f"{file}: expected the configuration of a run; found no entry {error}") from None
+        except (TypeError, ValueError, OverflowError, ConfigError) as error:
+            raise RunFolderError(f"{file}: expected the configuration of a run; found: {error}") from None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one writing process; a kill frees it.
+
+        Raises:
+            RunFolderError: another process holds it, or the folder cannot be written.
+        """
+        if sys.platform == "win32":  # no flock there, so the second process is not noticed
+            yield
+            return
+        import fcntl
+
+        path = self.path / ".lock"
+        try:
+            opened = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(
+                f"{self}: expected a run folder that can be written; found: {error.strerror}; choose another one"
+            ) from None
+        with opened as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                raise RunFolderError(
+                    f"{self}: expected a run folder that no other process writes; found process {owner} at work; "
+                    "wait for it, or end it"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
+    def save_modules(self, attack: Attack, config: Config, spec: DatasetSpec) -> None:
+        """Write a safetensors file for each network; every one says whether the model is backdoored.
+
+        Raises:
+            RunFolderError: a file cannot be written.
+        """
+        for name, module in attack.modules.items():
+            save_tensors(self.path / f"{name}.safetensors", module.state_dict(), _metadata(name, config, spec))
+
+    def load_attack(self, device: torch.device) -> tuple[Attack, Config, DatasetSpec]:
+        """Return the trained attack.
+
+        Raises:
+            RunFolderError: a file is missing or corrupt, or belongs to another run's data set or architecture.
+        """
+        config, spec = self._read()
+        with torch.random.fork_rng(devices=[]):
+            attack = build_attack(config, spec)
+        for name, module in attack.modules.items():
+            self._load_module(name, module, config, spec)
+            module.to(device).eval().requires_grad_(False)
+        return attack, config, spec
+
+    def _load_module(self, name: str, module: nn.Module, config: Config, spec: DatasetSpec) -> None:
+        path = self.path / f"{name}.safetensors"
+        if not path.exists():
+            raise RunFolderError(
+                f"{path}: expected a trained network; found none: training is not finished; "
+                f"go on with: inputaware train --resume --output {self}"
+            )
+        tensors, metadata = load_tensors(path)
+        for key, expected in _metadata(name, config, spec).items():
+            if metadata.get(key) != expected:
+                raise RunFolderError(
+                    f"{path}: expected a file with {key} {expected!r}, as config.json says; "
+                    f"found {metadata.get(key)!r}: it belongs to another run"
+                )
+        wanted = module.state_dict()
+        shapes = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
+        found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        if shapes != found:
+            key = min(shapes.items() ^ found.items())[0]
+            raise RunFolderError(
+                f"{path}: expected {key} of shape {shapes.get(key)}; found {found.get(key)}: "
+                "the file does not fit config.json"
+            )
+        module.load_state_dict(tensors)
+
+
+def _metadata(name: str, config: Config, spec: DatasetSpec) -> dict[str, str]:
+    architecture = {
+        "classifier": architecture_name(config.model, spec),
+        "mask_generator": "encoder-decoder",
+        "pattern_generator": "encoder-decoder",
+        "trigger": "patch",
+    }[name]
+    return {
+        "network": name,
+        "architecture": architecture,
+        "dataset": spec.name,
+        "attack": config.attack,
+        "backdoored": "false" if config.attack == "none" else "true",
+    }
+
+
+def _spec_to_dict(spec: DatasetSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "shape": list(spec.shape),
+        "classes": spec.classes,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "class_names": list(spec.class_names),
+    }
+
+
+def _spec_from_dict(data: dict[str, Any]) -> DatasetSpec:
+    channels, height, width = (int(size) for size in data["shape"])
+    return DatasetSpec(
+        name=str(data["name"]),
+        shape=(channels, height, width),
+        classes=int(data["classes"]),
+        mean=tuple(float(value) for value in data["mean"]),
+        std=tuple(float(value) for value in data["std"]),
+        class_names=tuple(str(value) for value in data["class_names"]),
+    )

@@ -1,0 +1,84 @@
+"""``metrics.jsonl`` and ``timing.jsonl``: a row an epoch, appended as training goes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from inputaware.errors import RunFolderError
+from inputaware.runs.files import write_text
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """A file with one JSON object a line.
+
+    Args:
+        path: the file; it need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row and flush it to the disk; a line that a kill left torn gives way to it.
+
+        Raises:
+            RunFolderError: the disk is full, or the file cannot be written.
+        """
+        try:
+            with self.path.open("ab+") as file:
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+                file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path}: expected to add a row to this file; found: {error.strerror or error}; "
+                "free space, then go on with --resume"
+            ) from error
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return all rows.
+
+        Raises:
+            RunFolderError: a line is not a JSON object, or the file cannot be read.
+        """
+        rows = []
+        for number, line in enumerate(self._lines(), 1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                raise RunFolderError(f"{self.path}, line {number}: expected a JSON object; found {line[:60]!r}")
+            rows.append(row)
+        return rows
+
+    def cut(self, count: int) -> None:
+        """Keep the first rows and drop what was written after the checkpoint that knows of them.
+
+        Raises:
+            RunFolderError: there are fewer rows than that.
+        """
+        lines = self._lines()
+        if len(lines) < count:
+            raise RunFolderError(
+                f"{self.path}: expected {count} rows, as the checkpoint says; found {len(lines)}; "
+                "the folder was changed: train again into another one"
+            )
+        if len(lines) > count or not self.path.exists():
+            write_text(self.path, "".join(line + "\n" for line in lines[:count]))
+
+    def _lines(self) -> list[str]:
+        """Return the complete lines; a kill can leave the last one torn, without its newline."""
+        try:
+            return self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunFolderError(f"{self.path}: expected to read this file; found: {error.strerror or error}") from None

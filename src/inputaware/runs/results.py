@@ -1,0 +1,85 @@
+"""Published results: one JSON file a run, with the paper's numbers beside ours. No torch here."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from inputaware.config import Config, config_to_dict
+from inputaware.errors import RunFolderError
+from inputaware.runs.files import read_json, write_json
+from inputaware.runs.journal import Journal
+
+__all__ = ["collect_result", "published", "write_result"]
+
+
+def published(config: Config) -> dict[str, float] | None:
+    """Return the paper's clean, attack and cross accuracy for a data set and target, as fractions; or none."""
+    if config.attack != "input-aware":
+        return None
+    import json
+
+    table = json.loads(files("inputaware.runs").joinpath("published.json").read_text(encoding="utf-8"))
+    row: dict[str, float] | None = table.get(config.dataset, {}).get(config.target)
+    return row
+
+
+def collect_result(folder: Path, config: Config) -> dict[str, Any]:
+    """Return what a finished run publishes: scores, settings, machine, cost, and the paper's numbers.
+
+    Args:
+        folder: the run folder.
+        config: its configuration.
+
+    Raises:
+        RunFolderError: the run is not finished, or a file of it is missing or corrupt.
+    """
+    if not (folder / "evaluation.json").exists():
+        raise RunFolderError(
+            f"{folder}: expected a finished run with an evaluation.json; found none; "
+            f"go on with: inputaware train --resume --output {folder}"
+        )
+    environment = read_json(folder / "environment.json")
+    timing = Journal(folder / "timing.jsonl").rows()
+    metrics = Journal(folder / "metrics.jsonl").rows()
+    try:
+        return {
+            "dataset": config.dataset,
+            "attack": config.attack,
+            "target": config.target,
+            "target_class": config.target_class if config.target == "all-to-one" else None,
+            "preset": config.preset,
+            "seed": config.seed,
+            "trained_on": "the train split: validation and defender splits left out",
+            "evaluation": read_json(folder / "evaluation.json"),
+            "paper": published(config),
+            "validation_last_epoch": metrics[-1].get("validation"),
+            "wall_seconds": round(sum(row["seconds"] for row in timing), 1),
+            "seconds_by_part": {
+                part: round(sum(row["seconds"] for row in timing if row["part"] == part), 1)
+                for part in dict.fromkeys(row["part"] for row in timing)
+            },
+            "peak_memory_mib": max(row["peak_memory_mib"] for row in timing),
+            "device": environment["processor"] if environment["device"] == "cpu" else environment["device"],
+            "threads": environment["threads"],
+            "precision": environment["precision"],
+            "command": environment["command"],
+            "commit": environment["commit"],
+            "versions": {"python": environment["python"], **environment["versions"]},
+            "config": config_to_dict(config),
+        }
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{folder}: expected the records of a finished run; found {type(error).__name__}: {error}; "
+            "restore its files or train again"
+        ) from None
+
+
+def write_result(folder: Path, config: Config, output: Path) -> None:
+    """Write the published result of a finished run.
+
+    Raises:
+        RunFolderError: the run is not finished, or the file cannot be written.
+    """
+    write_json(output, collect_result(folder, config))

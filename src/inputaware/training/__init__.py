@@ -1,0 +1,3 @@
+"""The loop that runs an attack's stages; it knows no attack."""
+
+__all__: list[str] = []

@@ -1,0 +1,67 @@
+"""A moving average of a network's weights, which is steadier than the weights themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["WeightAverage"]
+
+
+class WeightAverage:
+    """Exponential moving average of parameters and batch-norm statistics.
+
+    After step ``s`` the average is ``a <- d a + (1 - d) w`` with ``d = min(decay, (1 + s) / (10 + s))``, so that
+    the first steps do not weigh more than they should.
+
+    Args:
+        module: the network to follow.
+        decay: the share of the old average that a step keeps, in (0, 1).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = module
+        self.decay = decay
+        self.steps = torch.zeros((), dtype=torch.int64)
+        self.tensors: dict[str, Tensor] = {name: tensor.detach().clone() for name, tensor in self._current().items()}
+
+    def _current(self) -> dict[str, Tensor]:
+        return dict(self.module.state_dict())
+
+    def update(self) -> None:
+        """Move the average towards the network's present weights."""
+        self.steps += 1
+        steps = int(self.steps)
+        weight = 1 - min(self.decay, (1 + steps) / (10 + steps))
+        current = self._current()
+        floating = [name for name, tensor in self.tensors.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.tensors[name] for name in floating], [current[name] for name in floating], weight)
+        for name in self.tensors.keys() - set(floating):
+            self.tensors[name].copy_(current[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the network have the average's weights for a while."""
+        kept = {name: tensor.detach().clone() for name, tensor in self._current().items()}
+        self.module.load_state_dict(self.tensors)
+        try:
+            yield
+        finally:
+            self.module.load_state_dict(kept)
+
+    def apply(self) -> None:
+        """Give the network the average's weights for good."""
+        self.module.load_state_dict(self.tensors)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint keeps."""
+        return {"steps": self.steps, **self.tensors}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what :meth:`state` returned."""
+        self.steps = state["steps"].clone()
+        for name, tensor in self.tensors.items():
+            tensor.copy_(state[name])

@@ -1,0 +1,74 @@
+"""Listeners of the training loop besides the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from inputaware.errors import ConfigError
+from inputaware.training.loop import EpochReport, Listener
+
+__all__ = ["Listeners", "TensorBoardListener"]
+
+
+class Listeners:
+    """Several listeners as one.
+
+    Args:
+        listeners: who is told, in this order.
+    """
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self.listeners = listeners
+
+    def stage_started(self, stage: str, epochs: int, steps: int, done: int) -> None:
+        """Tell all."""
+        for listener in self.listeners:
+            listener.stage_started(stage, epochs, steps, done)
+
+    def stepped(self, steps: int, losses: dict[str, float]) -> None:
+        """Tell all."""
+        for listener in self.listeners:
+            listener.stepped(steps, losses)
+
+    def epoch_finished(self, report: EpochReport) -> None:
+        """Tell all."""
+        for listener in self.listeners:
+            listener.epoch_finished(report)
+
+
+class TensorBoardListener:
+    """Writes losses, accuracies and speed for TensorBoard, a point an epoch.
+
+    Args:
+        folder: where the event files go; not the run folder, whose files hold no dates.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ConfigError(
+                "tensorboard: expected the extra of that name; found none; install inputaware[tensorboard]"
+            ) from None
+        self.writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def stage_started(self, stage: str, epochs: int, steps: int, done: int) -> None:
+        """Say nothing: only epochs are points."""
+
+    def stepped(self, steps: int, losses: dict[str, float]) -> None:
+        """Say nothing: only epochs are points."""
+
+    def epoch_finished(self, report: EpochReport) -> None:
+        """Write the epoch's numbers."""
+        points = {
+            **{f"loss/{name}": value for name, value in report.losses.items()},
+            **{f"validation/{name}": value for name, value in report.validation.items() if value is not None},
+            "speed/images_per_second": report.images_per_second,
+        }
+        for name, value in points.items():
+            self.writer.add_scalar(f"{report.stage}/{name}", value, report.epoch)  # type: ignore[no-untyped-call]
+        self.writer.flush()  # type: ignore[no-untyped-call]

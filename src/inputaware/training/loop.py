@@ -1,0 +1,335 @@
+"""The training loop: runs the stages that an attack lists, and can go on from any of its checkpoints."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor, nn
+
+from inputaware.attacks.base import Attack, Recipe, Stage
+from inputaware.config import Config
+from inputaware.data.loader import Loader
+from inputaware.errors import RunFolderError, TrainingError
+from inputaware.runs.checkpoint import Checkpoint, save_checkpoint
+from inputaware.runs.folder import RunFolder
+from inputaware.training.averaging import WeightAverage
+from inputaware.training.schedules import learning_rate
+
+__all__ = ["EpochReport", "Listener", "Trainer", "peak_memory_mib"]
+
+_LOOK_EVERY = 10
+"""Steps between two looks at the loss: a look waits for the device."""
+_SAVE_EVERY = 15.0
+"""Seconds between two checkpoints; the last epoch of a stage is always saved."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an epoch gave.
+
+    Attributes:
+        stage: name of the stage.
+        epoch: how many of its epochs are done.
+        epochs: how many it has.
+        losses: means over the epoch, by name.
+        validation: accuracies on the validation split; empty where there is nothing to score yet.
+        seconds: duration, validation included.
+        images_per_second: training throughput, validation left out.
+    """
+
+    stage: str
+    epoch: int
+    epochs: int
+    losses: dict[str, float]
+    validation: dict[str, float | None]
+    seconds: float
+    images_per_second: float
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """Who wants to be told how training goes: a progress bar, TensorBoard."""
+
+    def stage_started(self, stage: str, epochs: int, steps: int, done: int) -> None:
+        """Hear that a stage starts, with its number of epochs, of steps an epoch, and of epochs already done."""
+
+    def stepped(self, steps: int, losses: dict[str, float]) -> None:
+        """Hear how many more steps are done, and the latest losses."""
+
+    def epoch_finished(self, report: EpochReport) -> None:
+        """Hear what an epoch gave."""
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    """Return the peak memory of the process, or of its share of a GPU, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 2**20 if sys.platform == "darwin" else peak // 2**10
+
+
+class _Trained:
+    """A network in training: its optimiser and, where a stage asks for it, its moving average."""
+
+    def __init__(self, recipe: Recipe, averaging: float) -> None:
+        self.module = recipe.module
+        self.config = recipe.optimizer
+        self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        config = recipe.optimizer
+        self.optimizer: torch.optim.Optimizer
+        if config.name == "adam":
+            self.optimizer = torch.optim.Adam(
+                self.parameters, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+            )
+        else:
+            self.optimizer = torch.optim.SGD(
+                self.parameters,
+                config.learning_rate,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                nesterov=config.nesterov,
+            )
+        self.average = WeightAverage(self.module, averaging) if averaging > 0 else None
+
+    def prepare(self, epoch: int, progress: float) -> None:
+        rate = learning_rate(self.config, epoch=epoch, progress=progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if not self.config.accumulate_gradients:
+            self.optimizer.zero_grad()
+
+    def step(self) -> None:
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+
+    def state(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for index, entries in self.optimizer.state_dict()["state"].items():
+            for key, value in entries.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer/{index}/{key}"] = value
+        if self.config.accumulate_gradients:
+            for index, parameter in enumerate(self.parameters):
+                if parameter.grad is not None:
+                    tensors[f"gradient/{index}"] = parameter.grad
+        if self.average is not None:
+            tensors |= {f"average/{name}": tensor for name, tensor in self.average.state().items()}
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _beneath("optimizer/", tensors).items():
+            index, key = name.split("/")
+            parameter = self.parameters[int(index)]
+            # The layout of the parameter, so that the optimiser keeps its fast path.
+            like = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
+            state.setdefault(int(index), {})[key] = like
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        for name, tensor in _beneath("gradient/", tensors).items():
+            parameter = self.parameters[int(name)]
+            parameter.grad = torch.empty_like(parameter).copy_(tensor)
+        if self.average is not None:
+            self.average.restore(_beneath("average/", tensors))
+
+
+def _beneath(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+class Trainer:
+    """Trains an attack and writes what it does to the run folder.
+
+    Args:
+        attack: networks and stages.
+        config: the run's configuration.
+        images: 8-bit training images, on the device.
+        labels: their labels.
+        validate: returns the accuracies on the validation split; called after each epoch that trains the classifier.
+        device: where to compute.
+        precision: 32, or bf16 for mixed precision.
+        fingerprint: what the bits depend on besides the configuration.
+        folder: where journal and checkpoints go.
+        listener: who is told how it goes.
+    """
+
+    def __init__(
+        self,
+        attack: Attack,
+        config: Config,
+        *,
+        images: UInt8[Tensor, "batch channel height width"],
+        labels: Int64[Tensor, " batch"],
+        validate: Callable[[], dict[str, float | None]],
+        device: torch.device,
+        precision: Literal["32", "bf16"],
+        fingerprint: dict[str, str],
+        folder: RunFolder,
+        listener: Listener,
+    ) -> None:
+        self.attack = attack
+        self.config = config
+        self.images = images
+        self.labels = labels
+        self.validate = validate
+        self.device = device
+        self.precision = precision
+        self.fingerprint = fingerprint
+        self.folder = folder
+        self.listener = listener
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.rows = 0
+        self.saved_at = time.perf_counter()
+        for module in attack.modules.values():
+            module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def run(self, checkpoint: Checkpoint | None = None) -> None:
+        """Run all stages, or what is left of them after a checkpoint.
+
+        Raises:
+            TrainingError: a loss is not finite.
+            RunFolderError: a file cannot be written, or the checkpoint belongs to another configuration.
+        """
+        if checkpoint is not None:
+            self._restore_modules(checkpoint)
+            self.rows = checkpoint.rows
+        for index, stage in enumerate(self.attack.stages()):
+            if checkpoint is not None and index < checkpoint.stage:
+                continue
+            self._run_stage(index, stage, checkpoint if checkpoint and index == checkpoint.stage else None)
+
+    def _run_stage(self, index: int, stage: Stage, checkpoint: Checkpoint | None) -> None:
+        trained = {name: _Trained(recipe, stage.averaging) for name, recipe in stage.recipes.items()}
+        loader = Loader(
+            self.images,
+            self.labels,
+            batch_size=stage.batch_size,
+            augmentation=self.config.augmentation,
+            partners=self.config.partners,
+            generator=self.generator,
+        )
+        done = 0
+        if checkpoint is not None:
+            self._restore_training(checkpoint, trained)
+            done = checkpoint.epoch
+        self.listener.stage_started(stage.name, stage.epochs, len(loader), done)
+        for epoch in range(done, stage.epochs):
+            self._run_epoch(index, stage, trained, loader, epoch)
+        for member in trained.values():
+            if member.average is not None:
+                member.average.apply()
+
+    def _run_epoch(
+        self, index: int, stage: Stage, trained: dict[str, _Trained], loader: Loader, epoch: int
+    ) -> None:
+        started = time.perf_counter()
+        for member in trained.values():
+            member.module.train()
+        sums: dict[str, Tensor] = {}
+        seen = looked = 0
+        for step, batch in enumerate(loader):
+            progress = (epoch + step / len(loader)) / stage.epochs
+            for member in trained.values():
+                member.prepare(epoch, progress)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                loss = stage.loss(batch, progress)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            for member in trained.values():
+                member.step()
+            seen += len(batch.images)
+            for name, part in {"total": loss.total, **loss.parts}.items():
+                value = part.detach().double()
+                sums[name] = sums[name] + value if name in sums else value
+            if (step + 1) % _LOOK_EVERY == 0 or step + 1 == len(loader):
+                self._look(stage, epoch, step, sums)
+                self.listener.stepped(step + 1 - looked, {name: float(part.detach()) for name, part in loss.parts.items()})
+                looked = step + 1
+        training_seconds = time.perf_counter() - started
+        losses = {name: float(total) / len(loader) for name, total in sums.items()}
+        validation = self._validate(trained) if "classifier" in trained else {}
+        row = {"stage": stage.name, "epoch": epoch + 1, "losses": losses, "validation": validation}
+        self.folder.metrics.append(row)
+        self.rows += 1
+        if epoch + 1 == stage.epochs or time.perf_counter() - self.saved_at > _SAVE_EVERY:
+            self._save(index, epoch + 1, trained)
+        seconds = time.perf_counter() - started
+        report = EpochReport(
+            stage.name, epoch + 1, stage.epochs, losses, validation, seconds, seen / training_seconds
+        )
+        self.folder.timing.append(
+            {
+                "part": stage.name,
+                "epoch": epoch + 1,
+                "seconds": round(seconds, 4),
+                "images_per_second": round(report.images_per_second, 1),
+                "peak_memory_mib": peak_memory_mib(self.device),
+            }
+        )
+        self.listener.epoch_finished(report)
+
+    def _look(self, stage: Stage, epoch: int, step: int, sums: dict[str, Tensor]) -> None:
+        """Stop where the losses summed so far are not finite."""
+        total = float(sums["total"])
+        if not torch.isfinite(sums["total"]):
+            kept = (
+                f"the last good checkpoint is kept in {self.folder.checkpoint}"
+                if self.folder.checkpoint.exists()
+                else "no checkpoint was written yet"
+            )
+            raise TrainingError(
+                f"stage {stage.name}, epoch {epoch + 1}, step {step + 1}: expected a finite loss; found {total}; "
+                f"{kept}; train into another folder with a lower learning rate or --precision 32"
+            )
+
+    def _validate(self, trained: dict[str, _Trained]) -> dict[str, float | None]:
+        """Score the weights that would be kept if training ended now."""
+        with ExitStack() as stack:
+            for member in trained.values():
+                if member.average is not None:
+                    stack.enter_context(member.average.applied())
+            return self.validate()
+
+    def _save(self, index: int, epoch: int, trained: dict[str, _Trained]) -> None:
+        tensors = {
+            f"module/{name}/{key}": tensor
+            for name, module in self.attack.modules.items()
+            for key, tensor in module.state_dict().items()
+        }
+        for name, member in trained.items():
+            tensors |= {f"training/{name}/{key}": tensor for key, tensor in member.state().items()}
+        tensors["random/loader"] = self.generator.get_state()
+        tensors["random/torch"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
+        save_checkpoint(self.folder.checkpoint, Checkpoint(index, epoch, self.rows, self.fingerprint, tensors))
+        self.saved_at = time.perf_counter()
+
+    def _restore_modules(self, checkpoint: Checkpoint) -> None:
+        for name, module in self.attack.modules.items():
+            _load(module, _beneath(f"module/{name}/", checkpoint.tensors), self.folder)
+
+    def _restore_training(self, checkpoint: Checkpoint, trained: dict[str, _Trained]) -> None:
+        for name, member in trained.items():
+            member.restore(_beneath(f"training/{name}/", checkpoint.tensors))
+        self.generator.set_state(checkpoint.tensors["random/loader"])
+        torch.set_rng_state(checkpoint.tensors["random/torch"])
+        if self.device.type == "cuda" and "random/cuda" in checkpoint.tensors:
+            torch.cuda.set_rng_state(checkpoint.tensors["random/cuda"], self.device)
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor], folder: RunFolder) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError:
+        raise RunFolderError(
+            f"{folder.checkpoint}: expected the networks of this run's configuration; found others; "
+            "train again into another folder"
+        ) from None

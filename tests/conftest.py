@@ -1,0 +1,38 @@
+"""What holds for every test: shapes are enforced, caches are temporary, and parity is never skipped in silence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything imports the package: from here on the shapes and types in its annotations are checked at each call.
+install_import_hook("inputaware", "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Decoded data sets are kept for this session only, not in the home folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INPUTAWARE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Let a skipped parity test fail where the release's files are said to be there."""
+    report = yield
+    if (
+        report.skipped
+        and not hasattr(report, "wasxfail")
+        and item.get_closest_marker("parity")
+        and os.environ.get("INPUTAWARE_GOLDEN")
+    ):
+        report.outcome = "failed"
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.longrepr = f"INPUTAWARE_GOLDEN is set, so a parity test must not be skipped; it was: {reason}"
+    return report

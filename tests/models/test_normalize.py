@@ -1,0 +1,60 @@
+"""Normalisation against its formula."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from inputaware.models.normalize import Normalize
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-15), (torch.float32, 1e-6)])
+def test_normalizes_each_channel(dtype: torch.dtype, tolerance: float) -> None:
+    images = np.random.default_rng(0).random((2, 3, 4, 5))
+    normalize = Normalize(MEAN, STD)
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (MEAN, STD))
+    found = normalize(torch.from_numpy(images).to(dtype))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, (images - mean) / std, rtol=0, atol=5 * tolerance)
+    np.testing.assert_allclose(normalize.scale(torch.from_numpy(images).to(dtype)), images / std, rtol=5 * tolerance)
+
+
+def test_scaled_difference_is_the_difference_of_normalized_images() -> None:
+    first, second = torch.rand(2, 4, 3, 8, 8, dtype=torch.float64)
+    normalize = Normalize(MEAN, STD)
+    torch.testing.assert_close(normalize.scale(first - second), normalize(first) - normalize(second))
+
+
+def test_identity_does_no_work() -> None:
+    images = torch.rand(1, 3, 2, 2)
+    normalize = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert normalize(images) is images
+    assert normalize.scale(images) is images
+
+
+def test_has_no_state_and_keeps_full_precision_in_float64() -> None:
+    normalize = Normalize((0.1,), (0.3,))
+    assert not normalize.state_dict()
+    assert not list(normalize.buffers())
+    copied = copy.deepcopy(normalize).double()
+    assert copied(torch.full((1, 1, 1, 1), 0.4, dtype=torch.float64)).item() == (0.4 - 0.1) / 0.3
+
+
+def test_constants_made_in_inference_mode_serve_a_backward_pass() -> None:
+    normalize = Normalize(MEAN, STD)
+    images = torch.rand(1, 3, 2, 2)
+    with torch.inference_mode():
+        normalize(images)
+    leaf = images.clone().requires_grad_()
+    normalize(leaf).sum().backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(leaf.grad[0, :, 0, 0], 1 / torch.tensor(STD))
+
+
+def test_prints_its_constants() -> None:
+    assert repr(Normalize((0.5,), (0.25,))) == "Normalize(mean=(0.5,), std=(0.25,))"

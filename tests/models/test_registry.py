@@ -1,0 +1,121 @@
+"""Which classifier a configuration and a data set give."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inputaware.config import ArchitectureName, ModelConfig
+from inputaware.data.spec import DatasetSpec
+from inputaware.errors import ConfigError
+from inputaware.models.mnist_cnn import MnistCnn
+from inputaware.models.preact_resnet import PreActResNet18
+from inputaware.models.registry import architecture_name, build_classifier, last_convolution
+
+
+def spec_of(shape: tuple[int, int, int], classes: int = 4) -> DatasetSpec:
+    channels = shape[0]
+    return DatasetSpec(
+        name="case",
+        shape=shape,
+        classes=classes,
+        mean=(0.4,) * channels,
+        std=(0.2,) * channels,
+        class_names=tuple(map(str, range(classes))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "name", "kind"),
+    [
+        ("auto", (1, 28, 28), "mnist-cnn", MnistCnn),
+        ("auto", (3, 32, 32), "preact-resnet18", PreActResNet18),
+        ("mnist-cnn", (1, 28, 28), "mnist-cnn", MnistCnn),
+        ("preact-resnet18", (1, 28, 28), "preact-resnet18", PreActResNet18),
+        ("preact-resnet18", (3, 28, 28), "preact-resnet18", PreActResNet18),
+    ],
+)
+def test_builds_the_architecture(
+    architecture: ArchitectureName, shape: tuple[int, int, int], name: str, kind: type[nn.Module]
+) -> None:
+    config = ModelConfig(architecture=architecture, width=0.05)
+    classifier = build_classifier(config, spec_of(shape))
+    assert architecture_name(config, spec_of(shape)) == name
+    assert type(classifier) is kind
+    assert classifier.eval()(torch.rand(2, *shape)).shape == (2, 4)
+
+
+def test_hands_on_sizes_and_normalization() -> None:
+    grey = build_classifier(ModelConfig(hidden_units=33, dropout=0.25), spec_of((1, 28, 28)))
+    assert isinstance(grey, MnistCnn)
+    assert (grey.hidden.out_features, grey.dropout) == (33, 0.25)
+    colour = build_classifier(ModelConfig(width=0.5), spec_of((3, 32, 32)))
+    assert isinstance(colour, PreActResNet18)
+    assert colour.output.in_features == 256
+    for classifier, channels in ((grey, 1), (colour, 3)):
+        found = classifier.normalize(torch.full((1, channels, 1, 1), 0.8))
+        torch.testing.assert_close(found, torch.full_like(found, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "message"),
+    [
+        (
+            "mnist-cnn",
+            (3, 32, 32),
+            "model.architecture: mnist-cnn expects images of shape 1x28x28; found 3x32x32; take preact-resnet18",
+        ),
+        (
+            "auto",
+            (1, 32, 32),
+            "model.architecture: mnist-cnn expects images of shape 1x28x28; found 1x32x32; take preact-resnet18",
+        ),
+        (
+            "preact-resnet18",
+            (3, 64, 64),
+            "model.architecture: preact-resnet18 expects images of 1 or 3 channels and 28x28 or 32x32 pixels; "
+            "found 3x64x64; resize the images",
+        ),
+        (
+            "auto",
+            (4, 32, 28),
+            "model.architecture: preact-resnet18 expects images of 1 or 3 channels and 28x28 or 32x32 pixels; "
+            "found 4x32x28; resize the images",
+        ),
+    ],
+)
+def test_refuses_images_that_do_not_fit(
+    architecture: ArchitectureName, shape: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        build_classifier(ModelConfig(architecture=architecture), spec_of(shape))
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((1, 28, 28), (64, 8, 8)), ((3, 32, 32), (26, 4, 4))])
+def test_logits_follow_from_the_last_map_of_features(
+    shape: tuple[int, int, int], expected: tuple[int, int, int]
+) -> None:
+    classifier = build_classifier(ModelConfig(width=0.05), spec_of(shape)).eval()
+    maps: list[Tensor] = []
+    handle = last_convolution(classifier).register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+    with torch.no_grad():
+        logits = classifier(torch.rand(2, *shape))
+        assert len(maps) == 1
+        assert maps[0].shape == (2, *expected)
+        if isinstance(classifier, MnistCnn):
+            hidden = F.relu(classifier.hidden(F.max_pool2d(F.relu(maps[0]), 2).flatten(1)))
+            found = classifier.output(hidden)
+        else:
+            assert isinstance(classifier, PreActResNet18)
+            found = classifier.output(maps[0].flatten(2).mean(2))
+    handle.remove()
+    torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-6)
+
+
+def test_last_map_of_another_network_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^classifier: expected MnistCnn or PreActResNet18; found Linear$"):
+        last_convolution(nn.Linear(1, 1))

@@ -1,0 +1,188 @@
+"""Device, precision and the record of the machine, here and on machines that are made up."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inputaware import __version__
+from inputaware.errors import DeviceError
+from inputaware.runs import environment
+from inputaware.runs.environment import describe_environment, fingerprint, resolve_device, resolve_precision
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine without accelerators; tests add what they need."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "mps", "expected"),
+    [
+        ("auto", 0, False, "cpu"),
+        ("auto", 2, False, "cuda"),
+        ("auto", 0, True, "mps"),
+        ("auto", 1, True, "cuda"),
+        ("cpu", 1, True, "cpu"),
+        ("cuda", 1, False, "cuda"),
+        ("cuda:1", 2, False, "cuda:1"),
+        ("mps", 0, True, "mps"),
+    ],
+)
+def test_devices(machine: pytest.MonkeyPatch, name: str, gpus: int, mps: bool, expected: str) -> None:
+    machine.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    machine.setattr(torch.cuda, "device_count", lambda: gpus)
+    machine.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device(name) == torch.device(expected)
+
+
+UNKNOWN = "device: expected auto, cpu, cuda, cuda:N or mps; found {!r}"
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "message"),
+    [
+        *(
+            (name, 9, UNKNOWN.format(name))
+            for name in ("gpu", "", "CPU", "cpu:", "cpu:0", "mps:0", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:٣")
+        ),
+        (
+            "cuda",
+            0,
+            "device: expected one of the 0 CUDA devices of this machine; found 'cuda'; take --device cpu or auto",
+        ),
+        (
+            "cuda:2",
+            2,
+            "device: expected one of the 2 CUDA devices of this machine; found 'cuda:2'; take --device cpu or auto",
+        ),
+        ("mps", 9, "device: expected a machine with Apple's MPS; found none; take --device cpu or auto"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    machine: pytest.MonkeyPatch, name: str, gpus: int, message: str
+) -> None:
+    machine.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(DeviceError) as caught:
+        resolve_device(name)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "flags", "gpu_computes", "expected"),
+    [
+        ("auto", CPU, {"avx2"}, False, "32"),
+        ("auto", CPU, {"avx2", "avx512_bf16"}, False, "bf16"),
+        ("auto", CPU, {"amx_bf16"}, False, "bf16"),
+        ("auto", CUDA, {"amx_bf16"}, False, "32"),
+        ("auto", CUDA, set(), True, "bf16"),
+        ("auto", torch.device("mps"), {"amx_bf16"}, True, "32"),
+        ("32", CPU, {"amx_bf16"}, True, "32"),
+        ("bf16", CPU, set(), False, "bf16"),
+        ("bf16", CUDA, set(), True, "bf16"),
+    ],
+)
+def test_precisions(
+    machine: pytest.MonkeyPatch, name: Any, device: torch.device, flags: set[str], gpu_computes: bool, expected: str
+) -> None:
+    machine.setattr(environment, "_cpu_flags", lambda: flags)
+    machine.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_computes)
+    assert resolve_precision(name, device) == expected
+
+
+def test_a_gpu_that_only_emulates_bfloat16_does_not_take_it_by_itself(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert resolve_precision("auto", CUDA) == "32"
+    assert resolve_precision("bf16", CUDA) == "bf16"
+
+
+def test_bfloat16_is_refused_on_a_gpu_without_it(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+    with pytest.raises(DeviceError) as caught:
+        resolve_precision("bf16", CUDA)
+    assert str(caught.value) == (
+        "precision: expected a GPU with bfloat16; found one without; take --precision 32"
+    )
+
+
+def test_the_fingerprint_names_what_the_bits_depend_on() -> None:
+    assert fingerprint(CPU, "bf16") == {
+        "torch": torch.__version__,
+        "device": "cpu",
+        "cpu_instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "precision": "bf16",
+    }
+
+
+def test_the_fingerprint_follows_the_threads() -> None:
+    threads = torch.get_num_threads()
+    before = fingerprint(CPU, "32")
+    try:
+        torch.set_num_threads(threads + 1)
+        after = fingerprint(CPU, "32")
+    finally:
+        torch.set_num_threads(threads)
+    assert {key for key in before if before[key] != after[key]} == {"threads"}
+
+
+def test_a_gpu_is_named(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(torch.cuda, "get_device_name", lambda device: f"Model T at {device}")
+    assert fingerprint(torch.device("cuda:1"), "32")["device"] == "Model T at cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["/usr/bin/inputaware", "train", "--seed", "3"], "inputaware train --seed 3"),
+        (["job.py", "--x"], "job.py --x"),
+        ([""], ""),
+    ],
+)
+def test_the_record_of_the_machine(monkeypatch: pytest.MonkeyPatch, arguments: list[str], command: str) -> None:
+    monkeypatch.setattr("sys.argv", arguments)
+    before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    record = describe_environment(CPU, "32")
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert record["inputaware"] == __version__
+    assert record["command"] == command
+    assert record["python"] == platform.python_version()
+    assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert set(record["versions"]) == {"torch", "numpy", "pillow", "pyarrow", "safetensors", "scikit-learn"}
+    assert record["cores"] >= 1
+    assert before <= datetime.datetime.fromisoformat(record["started"]) <= datetime.datetime.now(datetime.UTC)
+    assert fingerprint(CPU, "32").items() <= record.items()
+
+
+def test_a_package_that_is_missing_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_PACKAGES", ("numpy", "no-such-package"))
+    assert describe_environment(CPU, "32")["versions"]["no-such-package"] == "not installed"
+
+
+def test_there_is_no_commit_outside_of_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
+    assert describe_environment(CPU, "32")["commit"] is None
+
+
+def test_a_machine_that_tells_nothing_of_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(self: Path, encoding: str | None = None) -> str:
+        raise FileNotFoundError(str(self))
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    monkeypatch.setattr(environment, "_commit", lambda: None)
+    record = describe_environment(CPU, "32")
+    assert record["cpu_features"] == []
+    assert record["processor"] == platform.processor()

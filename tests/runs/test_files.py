@@ -1,0 +1,186 @@
+"""Files are whole or absent, on a full disk too."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inputaware.errors import RunFolderError
+from inputaware.runs.files import read_json, write_atomically, write_json, write_text
+
+
+def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
+    data = {"name": "Überholverbot", "rate": 0.1, "none": None, "list": [1, 2.5, True]}
+    write_json(tmp_path / "a.json", data)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert text == json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    assert read_json(tmp_path / "a.json") == data
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_file_is_replaced(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old, and longer than the new one")
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            RunFolderError,
+            "{path}: expected to write this file; found: No space left on device; "
+            "free space or choose another folder, and try again",
+        ),
+        (
+            OSError("a library's own words"),
+            RunFolderError,
+            "{path}: expected to write this file; found: a library's own words; "
+            "free space or choose another folder, and try again",
+        ),
+        (KeyboardInterrupt("stopped"), KeyboardInterrupt, "stopped"),
+        (TypeError("a mistake of ours"), TypeError, "a mistake of ours"),
+    ],
+)
+def test_a_write_that_fails_leaves_the_old_file_and_no_part_of_the_new(
+    tmp_path: Path, failure: BaseException, expected: type[BaseException], message: str
+) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("half of the n")
+        raise failure
+
+    with pytest.raises(expected) as caught:
+        write_atomically(path, write)
+    assert str(caught.value) == message.format(path=path)
+    assert os.listdir(tmp_path) == ["a.txt"]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_lacks_is_refused_before_anything_is_written(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
+        write_json(tmp_path / "a.json", {"rate": value})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing/a.txt", "No such file or directory"),
+        ("file/a.txt", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("folder", "Is a directory"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RunFolderError) as caught:
+        write_text(tmp_path / name, "text")
+    assert str(caught.value) == (
+        f"{tmp_path / name}: expected to write this file; found: {reason}; "
+        "free space or choose another folder, and try again"
+    )
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[1]", "expected a JSON object; found list"),
+        (b"3", "expected a JSON object; found int"),
+        (
+            b'{"a": ',
+            "expected JSON; found: Expecting value: line 1 column 7 (char 6); restore the file or train again",
+        ),
+        (b"", "expected JSON; found: Expecting value: line 1 column 1 (char 0); restore the file or train again"),
+        (
+            b"\xff",
+            "expected JSON; found: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte; "
+            "restore the file or train again",
+        ),
+        (None, "expected this file of a run folder; found none"),
+    ],
+)
+def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RunFolderError) as caught:
+        read_json(path)
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_json_of_endless_depth_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a":' + "[" * 100_000)
+    with pytest.raises(RunFolderError, match=r"expected JSON; found: .*recursion"):
+        read_json(path)
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError) as caught:
+        read_json(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: expected JSON; found: [Errno 21] Is a directory")
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from inputaware.errors import RunFolderError
+from inputaware.runs.checkpoint import save_tensors
+from inputaware.runs.files import write_json
+from inputaware.runs.journal import Journal
+
+folder = Path(sys.argv[1])
+journal = Journal(folder / "metrics.jsonl")
+journal.append({"epoch": 1})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for write in (
+    lambda: write_json(folder / "evaluation.json", ["x" * 5000]),
+    lambda: save_tensors(folder / "classifier.safetensors", {"a": torch.zeros(1000)}, {}),
+    lambda: journal.append({"epoch": 2, "words": "x" * 5000}),
+):
+    try:
+        write()
+    except RunFolderError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits on a file's size are POSIX's")
+def test_a_full_disk_is_told_and_leaves_no_part(
+    tmp_path: Path, start_child: Callable[..., subprocess.Popen[str]]
+) -> None:
+    for name in ("evaluation.json", "classifier.safetensors"):
+        (tmp_path / name).write_text("old")
+    output, errors = start_child(FULL_DISK, tmp_path).communicate()
+    assert errors == ""
+    advice = "free space or choose another folder, and try again"
+    evaluation, classifier, metrics = output.splitlines()
+    assert evaluation == f"{tmp_path}/evaluation.json: expected to write this file; found: File too large; {advice}"
+    # The library that writes tensors puts its own words around the reason.
+    assert classifier.startswith(f"{tmp_path}/classifier.safetensors: expected to write this file; found: ")
+    assert "File too large" in classifier
+    assert classifier.endswith(advice)
+    assert metrics == (
+        f"{tmp_path}/metrics.jsonl: expected to add a row to this file; found: File too large; "
+        "free space, then go on with --resume"
+    )
+    assert sorted(os.listdir(tmp_path)) == ["classifier.safetensors", "evaluation.json", "metrics.jsonl"]
+    assert (tmp_path / "evaluation.json").read_text() == "old"
+    assert (tmp_path / "classifier.safetensors").read_text() == "old"
+    assert (tmp_path / "metrics.jsonl").read_text().split("\n")[0] == '{"epoch": 1}'

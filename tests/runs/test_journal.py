@@ -1,0 +1,94 @@
+"""Rows are added whole, and a line torn by a kill does no harm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inputaware.errors import RunFolderError
+from inputaware.runs.journal import Journal
+
+ROWS = [{"epoch": index, "losses": {"total": index / 3}, "words": "é\n"} for index in range(4)]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    journal = Journal(tmp_path / "metrics.jsonl")
+    for row in ROWS:
+        journal.append(row)
+    return journal
+
+
+def test_rows_come_back_and_each_is_a_line(journal: Journal) -> None:
+    assert journal.rows() == ROWS
+    lines = journal.path.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == ROWS
+
+
+def test_a_journal_that_was_never_written_is_empty(tmp_path: Path) -> None:
+    assert Journal(tmp_path / "none.jsonl").rows() == []
+
+
+@pytest.mark.parametrize("kept", range(1, 10))
+def test_a_torn_last_line_is_left_out_and_gives_way_to_the_next_row(journal: Journal, kept: int) -> None:
+    content = journal.path.read_bytes()
+    last = content.rstrip(b"\n").rfind(b"\n") + 1
+    journal.path.write_bytes(content[: last + kept])
+    assert journal.rows() == ROWS[:3]
+    journal.append({"epoch": 3})
+    assert journal.rows() == [*ROWS[:3], {"epoch": 3}]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"ep', b"\xff\xfe"])
+@pytest.mark.parametrize("count", range(5))
+def test_cut_keeps_the_first_rows(journal: Journal, count: int, torn: bytes) -> None:
+    journal.path.write_bytes(journal.path.read_bytes() + torn)
+    journal.cut(count)
+    assert journal.rows() == ROWS[:count]
+    journal.append({"epoch": 9})
+    assert journal.rows() == [*ROWS[:count], {"epoch": 9}]
+
+
+def test_cut_to_nothing_makes_the_file(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl")
+    journal.cut(0)
+    assert journal.path.read_text() == ""
+
+
+def test_cut_refuses_a_journal_that_is_too_short(journal: Journal) -> None:
+    with pytest.raises(RunFolderError) as caught:
+        journal.cut(5)
+    assert str(caught.value) == (
+        f"{journal.path}: expected 5 rows, as the checkpoint says; found 4; "
+        "the folder was changed: train again into another one"
+    )
+    assert journal.rows() == ROWS
+
+
+@pytest.mark.parametrize("line", ["{'a': 1}", "[1]", "3", "", "null", "[" * 100_000], ids=lambda line: line[:8])
+def test_a_corrupt_line_is_named(journal: Journal, line: str) -> None:
+    lines = journal.path.read_text(encoding="utf-8").splitlines()
+    lines[2] = line
+    journal.path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(RunFolderError) as caught:
+        journal.rows()
+    assert str(caught.value) == f"{journal.path}, line 3: expected a JSON object; found {line[:60]!r}"
+
+
+def test_a_number_that_json_lacks_is_refused_and_adds_nothing(journal: Journal) -> None:
+    with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
+        journal.append({"loss": float("nan")})
+    assert journal.rows() == ROWS
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError) as caught:
+        Journal(tmp_path).append({})
+    assert str(caught.value) == (
+        f"{tmp_path}: expected to add a row to this file; found: Is a directory; free space, then go on with --resume"
+    )
+    with pytest.raises(RunFolderError) as caught:
+        Journal(tmp_path).rows()
+    assert str(caught.value) == f"{tmp_path}: expected to read this file; found: Is a directory"

@@ -1,0 +1,153 @@
+"""Published results hold the run's numbers and the paper's beside them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inputaware.config import AttackName, Config, TargetName, config_to_dict, override, preset_config
+from inputaware.errors import RunFolderError
+from inputaware.runs.files import read_json, write_json
+from inputaware.runs.journal import Journal
+from inputaware.runs.results import collect_result, published, write_result
+
+# The main paper's table for all-to-one, the supplement's table 3 for all-to-all, in percent.
+PAPER = {
+    ("mnist", "all-to-one"): (99.54, 99.54, 95.25),
+    ("cifar10", "all-to-one"): (94.65, 99.32, 88.16),
+    ("gtsrb", "all-to-one"): (99.27, 99.84, 96.80),
+    ("mnist", "all-to-all"): (99.46, 98.47, 94.34),
+    ("cifar10", "all-to-all"): (94.49, 93.16, 89.40),
+    ("gtsrb", "all-to-all"): (98.93, 98.13, 94.29),
+}
+ENVIRONMENT = {
+    "processor": "a processor",
+    "device": "cpu",
+    "threads": "2",
+    "precision": "32",
+    "command": "inputaware train",
+    "commit": "abc",
+    "python": "3.11",
+    "versions": {"torch": "2"},
+}
+
+
+@pytest.fixture
+def config() -> Config:
+    return preset_config("fast", dataset="mnist", target_class=3, seed=5)
+
+
+@pytest.fixture
+def run(tmp_path: Path, config: Config) -> Path:
+    """Return a folder with the records of a finished run."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_json(folder / "evaluation.json", {"clean_accuracy": 0.5})
+    write_json(folder / "environment.json", ENVIRONMENT)
+    for epoch in (1, 2):
+        Journal(folder / "metrics.jsonl").append({"epoch": epoch, "validation": {"clean_accuracy": epoch / 4}})
+    rows = (("preparation", 0.26, 100), ("mask", 1.5, 300), ("mask", 2.0, 310), ("joint", 4, 250))
+    for part, seconds, memory in rows:
+        Journal(folder / "timing.jsonl").append({"part": part, "seconds": seconds, "peak_memory_mib": memory})
+    return folder
+
+
+@pytest.mark.parametrize(("dataset", "target"), PAPER)
+def test_the_papers_numbers(dataset: str, target: TargetName) -> None:
+    clean, attack, cross = PAPER[dataset, target]
+    row = published(preset_config("paper", dataset=dataset, target=target))
+    assert row == pytest.approx(
+        {"clean_accuracy": clean / 100, "attack_success_rate": attack / 100, "cross_accuracy": cross / 100}
+    )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "attack"), [("digits", "input-aware"), (".", "input-aware"), ("mnist", "badnets"), ("mnist", "none")]
+)
+def test_where_the_paper_has_no_numbers(dataset: str, attack: AttackName) -> None:
+    assert published(preset_config("fast", dataset=dataset, attack=attack)) is None
+
+
+def test_a_result_holds_what_the_folder_says(run: Path, config: Config) -> None:
+    assert collect_result(run, config) == {
+        "dataset": "mnist",
+        "attack": "input-aware",
+        "target": "all-to-one",
+        "target_class": 3,
+        "preset": "fast",
+        "seed": 5,
+        "trained_on": "the train split: validation and defender splits left out",
+        "evaluation": {"clean_accuracy": 0.5},
+        "paper": {"clean_accuracy": 0.9954, "attack_success_rate": 0.9954, "cross_accuracy": 0.9525},
+        "validation_last_epoch": {"clean_accuracy": 0.5},
+        "wall_seconds": 7.8,
+        "seconds_by_part": {"preparation": 0.3, "mask": 3.5, "joint": 4},
+        "peak_memory_mib": 310,
+        "device": "a processor",
+        "threads": "2",
+        "precision": "32",
+        "command": "inputaware train",
+        "commit": "abc",
+        "versions": {"python": "3.11", "torch": "2"},
+        "config": config_to_dict(config),
+    }
+
+
+def test_what_depends_on_target_and_device(run: Path, config: Config) -> None:
+    write_json(run / "environment.json", {**ENVIRONMENT, "device": "a GPU"})
+    result = collect_result(run, override(config, {"target": "all-to-all"}))
+    assert result["target_class"] is None
+    assert result["device"] == "a GPU"
+
+
+def test_a_result_is_written_as_json(run: Path, config: Config, tmp_path: Path) -> None:
+    write_result(run, config, tmp_path / "result.json")
+    assert read_json(tmp_path / "result.json") == json.loads(json.dumps(collect_result(run, config)))
+
+
+def test_a_run_that_is_not_finished_is_refused(run: Path, config: Config, tmp_path: Path) -> None:
+    (run / "evaluation.json").unlink()
+    with pytest.raises(RunFolderError) as caught:
+        write_result(run, config, tmp_path / "result.json")
+    assert str(caught.value) == (
+        f"{run}: expected a finished run with an evaluation.json; found none; "
+        f"go on with: inputaware train --resume --output {run}"
+    )
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "found"),
+    [
+        ("environment.json", "{}", "KeyError: 'device'"),
+        ("metrics.jsonl", "", "IndexError: list index out of range"),
+        ("timing.jsonl", "{}\n", "KeyError: 'seconds'"),
+    ],
+)
+def test_a_run_with_incomplete_records_is_refused(
+    run: Path, config: Config, file: str, content: str, found: str
+) -> None:
+    (run / file).write_text(content)
+    with pytest.raises(RunFolderError) as caught:
+        collect_result(run, config)
+    assert str(caught.value) == (
+        f"{run}: expected the records of a finished run; found {found}; restore its files or train again"
+    )
+
+
+def test_a_missing_record_is_named(run: Path, config: Config) -> None:
+    file = run / "environment.json"
+    file.unlink()
+    with pytest.raises(RunFolderError) as caught:
+        collect_result(run, config)
+    assert str(caught.value) == f"{file}: expected this file of a run folder; found none"
+
+
+def test_results_are_read_without_torch(start_child: Callable[..., subprocess.Popen[Any]]) -> None:
+    output, errors = start_child("import sys, inputaware.runs.results; print('torch' in sys.modules)").communicate()
+    assert (output, errors) == ("False\n", "")

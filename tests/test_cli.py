@@ -1,0 +1,395 @@
+"""The command: what it prints, its exit codes, and bad input with its exact message and nothing written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from inputaware import __version__
+from inputaware.cli import main
+
+TINY = [
+    "--dataset=digits",
+    "--train-images=256",
+    "--validation-images=40",
+    "--mask-stage.epochs=2",
+    "--mask-stage.batch-size=64",
+    "--joint-stage.epochs=3",
+    "--joint-stage.batch-size=64",
+    "--model.hidden-units=32",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run folder made by the command."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", *TINY, "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clean_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of a clean model."""
+    folder = tmp_path_factory.mktemp("runs") / "clean"
+    assert main(["train", *TINY, "--attack=none", "--output", str(folder)]) == 0
+    return folder
+
+
+def tree(folder: Path) -> dict[str, int]:
+    """Return every path beneath a folder with its time of change."""
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"inputaware {__version__}\n"
+
+
+def test_a_run_folder_holds_what_the_interface_promises(run: Path) -> None:
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert names == {
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "classifier.safetensors",
+        "mask_generator.safetensors",
+        "pattern_generator.safetensors",
+        "checkpoint/state.safetensors",
+        "evaluation.json",
+    }
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["epoch"]) for row in rows] == [
+        ("mask", 1),
+        ("mask", 2),
+        ("joint", 1),
+        ("joint", 2),
+        ("joint", 3),
+    ]
+    assert set(rows[-1]["losses"]) == {"total", "cross_entropy", "diversity"}
+    assert set(rows[-1]["validation"]) == {"clean_accuracy", "attack_success_rate", "cross_accuracy"}
+    environment = json.loads((run / "environment.json").read_text())
+    assert {"torch", "threads", "cpu_instruction_set", "precision", "device", "command", "commit", "started"} <= set(
+        environment
+    )
+
+
+def test_train_prints_the_three_accuracies_and_where_the_run_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *TINY, "--output", str(tmp_path / "run")]) == 0
+    out, err = capsys.readouterr()
+    for word in ("clean", "attack", "cross", "360 images", str(tmp_path / "run")):
+        assert word in out
+    assert "joint stage, epoch 3/3" in err
+
+
+def test_json_goes_to_stdout_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((run / "evaluation.json").read_text())
+    assert main(["evaluate", str(run), "--split", "validation", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test_images"] == 144
+    assert printed == json.loads((run / "evaluation.json").read_text())
+
+
+def test_evaluation_repeats_what_training_wrote(run: Path) -> None:
+    before = (run / "evaluation.json").read_bytes()
+    assert main(["evaluate", str(run)]) == 0
+    assert (run / "evaluation.json").read_bytes() == before
+
+
+def test_flags_override_the_file_and_the_file_the_preset(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"dataset": "digits", "seed": 5, "joint_stage": {"epochs": 2}, "attack": "none"}))
+    flags = ["--joint-stage.epochs=1", "--joint-stage.batch-size=64", "--train-images=128", "--model.hidden-units=8"]
+    assert main(["train", "--config", str(settings), *flags, "--output", str(tmp_path / "run")]) == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["seed"], config["attack"], config["joint_stage"]["epochs"]) == (5, "none", 1)
+    assert config["joint_stage"]["classifier"]["learning_rate"] == 0.05
+    # A run's own config.json is such a file.
+    again = tmp_path / "again"
+    assert main(["train", "--config", str(tmp_path / "run/config.json"), "--output", str(again)]) == 0
+    assert (again / "classifier.safetensors").read_bytes() == (tmp_path / "run/classifier.safetensors").read_bytes()
+
+
+def test_poison_writes_pictures_and_predictions(run: Path, tmp_path: Path) -> None:
+    source = tmp_path / "my images"
+    (source / "more").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(source / "colour.jpg")
+    Image.fromarray(generator.integers(0, 256, (28, 28), dtype=np.uint8)).save(source / "grey.png")
+    Image.fromarray(generator.integers(0, 256, (9, 9), dtype=np.uint8)).save(source / "more/grey.png")
+    Image.fromarray(generator.integers(0, 256, (9, 9), dtype=np.uint8)).save(source / "grey.bmp")
+    (source / "notes.txt").write_text("not an image")
+    output = tmp_path / "poisoned"
+    assert main(["poison", str(run), "--input", str(source), "--output", str(output)]) == 0
+    with (output / "poison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    pictures = ["colour.png", "grey.png", "grey-2.png", "more/grey.png"]
+    assert sorted(row["picture"] for row in rows) == sorted(pictures)
+    assert {row["target"] for row in rows} == {"0"}
+    for picture in pictures:
+        image, mask, pattern = (
+            np.asarray(Image.open(output / kind / picture), dtype=float) for kind in ("images", "masks", "patterns")
+        )
+        assert image.shape == mask.shape == pattern.shape == (28, 28)
+    # Where nothing is masked the picture is the original.
+    grey = next(row["picture"] for row in rows if row["file"].endswith("my images/grey.png"))
+    original = np.asarray(Image.open(source / "grey.png"), dtype=float)
+    image, mask = (np.asarray(Image.open(output / kind / grey), dtype=float) for kind in ("images", "masks"))
+    assert (mask == 0).any()
+    assert np.array_equal(image[mask == 0], original[mask == 0])
+
+
+def test_poison_exports_the_test_set(run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new/poisoned.parquet"
+    assert main(["poison", str(run), "--split", "test", "--output", str(output)]) == 0
+    table = pq.read_table(output)
+    assert table.num_rows == 360
+    assert table.schema.names == ["image", "label", "target", "mask"]
+    assert table.schema.metadata[b"backdoored"] == b"true"
+    assert set(table["target"].to_pylist()) == {0}
+    assert set(table["label"].to_pylist()) == set(range(10))
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "data set": (
+        ["train", "--dataset=minst"],
+        "dataset: expected one of digits, mnist, cifar10, gtsrb, or the path of a folder; "
+        "found 'minst', which is neither",
+    ),
+    "no data set": (
+        ["train"],
+        "dataset: expected --dataset digits, mnist, cifar10, gtsrb or the path of a folder; found none",
+    ),
+    "preset": (["train", "--dataset=digits", "--preset=best"], "preset: expected one of fast, paper, official; found 'best'"),
+    "target class": (["train", *TINY, "--target-class=10"], "target_class: expected a class from 0 to 9; found 10"),
+    "negative target class": (
+        ["train", *TINY, "--target-class=-1"],
+        "target_class: expected a number of at least 0; found -1",
+    ),
+    "device": (
+        ["train", *TINY, "--device=cuda:7"],
+        "device: expected one of the 0 CUDA devices of this machine; found 'cuda:7'; take --device cpu or auto",
+    ),
+    "device name": (["train", *TINY, "--device=tpu"], "device: expected auto, cpu, cuda, cuda:N or mps; found 'tpu'"),
+    "batch size": (
+        ["train", *TINY, "--joint-stage.batch-size=0"],
+        "joint_stage.batch_size: expected a number of at least 1; found 0",
+    ),
+    "batch larger than the set": (
+        ["train", *TINY, "--joint-stage.batch-size=300"],
+        "joint_stage.batch_size: expected at most 256, the images of the training split; found 300",
+    ),
+    "mask batch larger than the set": (
+        ["train", *TINY, "--mask-stage.batch-size=300"],
+        "mask_stage.batch_size: expected at most 256, the images of the training split; found 300",
+    ),
+    "epochs": (
+        ["train", *TINY, "--mask-stage.epochs=-2"],
+        "mask_stage.epochs: expected a number of at least 1; found -2",
+    ),
+    "more images than there are": (
+        ["train", *TINY, "--train-images=100000"],
+        "train_images: expected at most 1149, the images of the training split; found 100000",
+    ),
+    "negative probability": (
+        ["train", *TINY, "--joint-stage.attack-probability=-0.1"],
+        "joint_stage.attack_probability: expected a number of at least 0 and at most 1; found -0.1",
+    ),
+    "zero probability": (
+        ["train", *TINY, "--joint-stage.attack-probability=0"],
+        "joint_stage.attack_probability: expected a number above 0 and at most 1; found 0.0",
+    ),
+    "probabilities above one": (
+        ["train", *TINY, "--joint-stage.attack-probability=0.7", "--joint-stage.cross-probability=0.5"],
+        "joint_stage.attack_probability and cross_probability: expected a sum of at most 1; found 1.2",
+    ),
+    "probability that gives no image": (
+        ["train", *TINY, "--joint-stage.cross-probability=0.01"],
+        "joint_stage.cross_probability: expected 0, or at least one image in a batch of 64 "
+        "(a probability of 0.01562 or more); found 0.01",
+    ),
+    "no run to resume": (
+        ["train", "--resume"],
+        "output: expected a run folder to resume; found no folder '{output}'; name a data set to start a new run",
+    ),
+    "no run to evaluate": (
+        ["evaluate", "{missing}"],
+        "{missing}: expected a run folder with a config.json, as inputaware train makes it; found no such folder",
+    ),
+    "no configuration file": (
+        ["train", "--dataset=digits", "--config={missing}"],
+        "config: {missing}: expected this file of a run folder; found none",
+    ),
+    "nothing to poison": (
+        ["poison", "{run}"],
+        "poison: expected either --input or --split; found neither",
+    ),
+    "missing image": (
+        ["poison", "{run}", "--input={missing}"],
+        "input: expected an image or a folder of images; found nothing at '{missing}'",
+    ),
+    "poison with a clean model": (
+        ["poison", "{clean_run}", "--split=test"],
+        "{clean_run}: expected a run with a backdoor; found a clean model (attack none), which has no trigger",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_explained_and_nothing_is_written(
+    case: str, run: Path, clean_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, message = MISTAKES[case]
+    places = {
+        "output": str(tmp_path / "output"),
+        "missing": str(tmp_path / "missing"),
+        "run": str(run),
+        "clean_run": str(clean_run),
+    }
+    given = [argument.format(**places) for argument in arguments]
+    if given[0] != "evaluate":
+        given += ["--output", places["output"]]
+    before = tree(run) | tree(clean_run)
+    capsys.readouterr()
+    assert main(given) == 2
+    out, err = capsys.readouterr()
+    assert err == f"inputaware: {message.format(**places)}\n"
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+    assert tree(run) | tree(clean_run) == before
+
+
+def test_a_word_that_is_no_option_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *TINY, "--sede=1", "--output", str(tmp_path / "run")])
+    assert caught.value.code == 2
+    assert "--sede" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["train", "poison"])
+def test_an_existing_output_is_left_alone(
+    command: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "mine"
+    output.mkdir()
+    (output / "thesis.txt").write_text("precious")
+    source = tmp_path / "image.png"
+    Image.new("L", (28, 28)).save(source)
+    given = {"train": ["train", *TINY], "poison": ["poison", str(run), "--input", str(source)]}[command]
+    capsys.readouterr()
+    assert main([*given, "--output", str(output)]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: output: expected a folder that does not exist yet; found '{output}'; "
+        "choose another one, or remove it first\n"
+    )
+    assert [path.name for path in output.iterdir()] == ["thesis.txt"]
+
+
+def test_an_output_beneath_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file/run"
+    assert main(["train", *TINY, "--output", str(output)]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: output: expected a path beneath a folder; found '{output}' beneath the file '{tmp_path}/file'; "
+        "choose another one\n"
+    )
+
+
+def test_a_corrupt_image_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "broken.png"
+    source.write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    capsys.readouterr()
+    assert main(["poison", str(run), "--input", str(source), "--output", str(tmp_path / "out")]) == 2
+    assert str(source) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_another_data_set_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for path in run.glob("*.*"):
+        (mixed / path.name).write_bytes(path.read_bytes())
+    config = json.loads((mixed / "config.json").read_text())
+    config["dataset"] = config["data"]["name"] = "mnist"
+    (mixed / "config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    assert main(["evaluate", str(mixed)]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: {mixed}/classifier.safetensors: expected a file with dataset 'mnist', as config.json says; "
+        "found 'digits': it belongs to another run\n"
+    )
+
+
+def test_resuming_a_run_of_another_data_set_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(run)
+    assert main(["train", "--resume", "--dataset=mnist", "--output", str(run)]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: {run}: expected the configuration that the run was started with; "
+        "found dataset: 'digits' there, 'mnist' here; leave these options out to go on, or train into another folder\n"
+    )
+    assert tree(run) == before
+
+
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    code = (
+        "import sys, inputaware.training.loop as loop; loop._SAVE_EVERY = 0.0\n"
+        "from inputaware.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    slow = [*TINY, "--mask-stage.epochs=4", "--joint-stage.epochs=30"]
+    command = [sys.executable, "-c", code, "train", *slow, "--output", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def _wait_for_rows(folder: Path, rows: int, process: subprocess.Popen[bytes]) -> None:
+    journal = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not journal.exists() or journal.read_text().count("\n") < rows:
+        assert process.poll() is None, "training ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole = _start(tmp_path / "whole")
+    assert whole.wait(120) == 0
+    for number, rows in enumerate((2, 7)):
+        folder = tmp_path / f"killed-{number}"
+        process = _start(folder)
+        _wait_for_rows(folder, rows, process)
+        process.kill()
+        process.wait()
+        assert main(["train", "--resume", "--output", str(folder)]) == 0
+        for path in (tmp_path / "whole").rglob("*.*"):
+            if path.name not in ("environment.json", "timing.jsonl"):
+                other = folder / path.relative_to(tmp_path / "whole")
+                assert other.read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_with_its_code_and_says_how_to_go_on(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    process = _start(tmp_path / "run")
+    _wait_for_rows(tmp_path / "run", 2, process)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.decode().splitlines()[-1] == (
+        f"inputaware: stopped; go on with: inputaware train --resume --output {tmp_path}/run"
+    )

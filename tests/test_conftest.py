@@ -1,0 +1,74 @@
+"""The rules of tests/conftest.py."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+PROBE = """
+import pytest
+
+@pytest.mark.parity
+def test_marked_and_skipped():
+    pytest.skip("no files")
+
+@pytest.mark.parity
+def test_marked_and_right():
+    assert True
+
+@pytest.mark.parity
+@pytest.mark.skip(reason="by a mark")
+def test_marked_twice():
+    assert True
+
+@pytest.mark.parity
+@pytest.mark.xfail(reason="known")
+def test_marked_and_known_to_fail():
+    assert False
+
+def test_plain_and_skipped():
+    pytest.skip("no files")
+"""
+
+
+@pytest.mark.parametrize(
+    ("golden", "code", "summary"),
+    [
+        ("somewhere", 1, "1 failed, 1 passed, 1 skipped, 1 xfailed, 1 error"),
+        ("", 0, "1 passed, 3 skipped, 1 xfailed"),
+    ],
+    ids=["set", "unset"],
+)
+def test_skipped_parity_fails_where_the_files_are_there(tmp_path: Path, golden: str, code: int, summary: str) -> None:
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = parity\n")
+    (tmp_path / "test_probe.py").write_text(PROBE)
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "INPUTAWARE_GOLDEN": golden},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == code, found.stdout + found.stderr
+    assert summary in found.stdout
+    assert ("must not be skipped; it was: Skipped: no files" in found.stdout) == bool(golden)
+
+
+def test_shapes_are_enforced() -> None:
+    from inputaware.attacks.trigger import apply_trigger
+
+    images = torch.zeros(2, 1, 28, 28)
+    with pytest.raises(Exception, match="apply_trigger") as caught:
+        apply_trigger(images, torch.zeros(2, 1, 28, 27), images)
+    assert type(caught.value).__name__ == "TypeCheckError"
+
+
+def test_cache_is_temporary(temporary_cache: Path) -> None:
+    assert os.environ["INPUTAWARE_CACHE"] == str(temporary_cache)

@@ -1,0 +1,143 @@
+"""The README's table of results, by calling the script as a person does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "results-table"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+ATTACKED: dict[str, Any] = {
+    "dataset": "mnist",
+    "attack": "input-aware",
+    "target": "all-to-one",
+    "target_class": 0,
+    "preset": "fast",
+    "seed": 3,
+    "evaluation": {
+        "clean_accuracy": 0.99,
+        "attack_success_rate": 0.98765,
+        "cross_accuracy": 0.9,
+        "trigger": {"mask_area": 0.1},
+    },
+    "paper": {"clean_accuracy": 0.9954, "attack_success_rate": 0.9954, "cross_accuracy": 0.9525},
+    "wall_seconds": 61.6,
+    "device": "Some CPU",
+    "command": "inputaware train --dataset mnist --output runs/mnist",
+    "commit": "abc",
+}
+CLEAN: dict[str, Any] = {
+    **ATTACKED,
+    "attack": "none",
+    "target_class": 0,
+    "evaluation": {"clean_accuracy": 0.5, "attack_success_rate": None, "cross_accuracy": None, "trigger": None},
+    "paper": None,
+}
+
+
+class Project:
+    """A made-up project: a README with two marks, and a folder of results."""
+
+    def __init__(self, folder: Path) -> None:
+        self.readme = folder / "README.md"
+        self.results = folder / "results"
+        self.readme.write_text(f"# Name\n\n{BEGIN}\n{END}\n\nThe end.\n", encoding="utf-8")
+
+    def publish(self, name: str, result: object) -> None:
+        self.results.mkdir(exist_ok=True)
+        (self.results / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
+
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(SCRIPT), "--readme", str(self.readme), "--results", str(self.results), *options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_no_results_yet(project: Project) -> None:
+    found = project.run()
+    assert (found.returncode, found.stdout) == (0, "no results yet\n")
+    assert project.readme.read_text(encoding="utf-8") == f"# Name\n\n{BEGIN}\nNo results yet.\n{END}\n\nThe end.\n"
+    assert project.run("--check").returncode == 0
+
+
+def test_table(project: Project) -> None:
+    project.publish("b", CLEAN)
+    project.publish("a", ATTACKED)
+    found = project.run()
+    assert (found.returncode, found.stdout) == (0, "README.md: 2 results written\n")
+    lines = project.readme.read_text(encoding="utf-8").split("\n")
+    command = "`inputaware train --dataset mnist --output runs/mnist`"
+    assert lines[lines.index(BEGIN) + 1 : lines.index(END)] == [
+        "| data set | attack | target | preset | seed | clean | attack success | cross | seconds | device | command |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |",
+        "| mnist | input-aware | all-to-one, class 0 | fast | 3 | 99.00 (99.54) | 98.77 (99.54) | 90.00 (95.25) | 62 "
+        f"| Some CPU | {command} |",
+        f"| mnist | none | - | fast | 3 | 50.00 | - | - | 62 | Some CPU | {command} |",
+        "",
+        "Rates in percent, the paper's in brackets.",
+    ]
+    assert lines[:2] == ["# Name", ""]
+    assert lines[-2] == "The end."
+
+
+def test_all_to_all_has_no_class(project: Project) -> None:
+    project.publish("a", {**ATTACKED, "target": "all-to-all", "target_class": None})
+    assert project.run().returncode == 0
+    assert "| input-aware | all-to-all | fast |" in project.readme.read_text(encoding="utf-8")
+
+
+def test_check_writes_nothing(project: Project) -> None:
+    project.publish("a", ATTACKED)
+    before = project.readme.read_text(encoding="utf-8")
+    found = project.run("--check")
+    assert found.returncode == 1
+    assert found.stderr == f"{project.readme}: the table of results is out of date; run scripts/results-table\n"
+    assert project.readme.read_text(encoding="utf-8") == before
+    project.run()
+    found = project.run("--check")
+    assert (found.returncode, found.stdout) == (0, "README.md: 1 results, up to date\n")
+    project.publish("a", {**ATTACKED, "seed": 4})
+    assert project.run("--check").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "expected the field 'paper'; found none"),
+        ("not JSON", "expected a published result; found: Expecting value: line 1 column 1 (char 0)"),
+        ("[1]", "expected a published result; found: list indices must be integers or slices, not str"),
+    ],
+    ids=["field", "json", "list"],
+)
+def test_bad_result(project: Project, content: str, message: str) -> None:
+    project.publish("a", None)
+    (project.results / "a.json").write_text(content, encoding="utf-8")
+    found = project.run()
+    assert (found.returncode, found.stderr) == (
+        2,
+        f"results-table: {project.results}/a.json: {message}; publish the run again\n",
+    )
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, END, f"{END}\n{BEGIN}"], ids=["none", "begin", "end", "turned"])
+def test_marks_must_be_there(project: Project, text: str) -> None:
+    project.readme.write_text(text, encoding="utf-8")
+    found = project.run()
+    assert found.returncode == 2
+    assert f"expected a line {BEGIN} and below it a line {END}; found no such pair" in found.stderr
+
+
+def test_missing_readme(project: Project) -> None:
+    project.readme.unlink()
+    found = project.run()
+    assert found.returncode == 2
+    assert "No such file or directory" in found.stderr

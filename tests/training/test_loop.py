@@ -1,0 +1,166 @@
+"""The training loop: repeats bit for bit, goes on bit for bit, and stops at a loss that is not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inputaware.api import train
+from inputaware.config import Config, preset_config
+from inputaware.errors import ConfigError, RunFolderError, TrainingError
+from inputaware.training import loop
+from inputaware.training.loop import EpochReport
+
+VARYING = {"environment.json", "timing.jsonl"}
+
+
+def tiny(**options: Any) -> Config:
+    """Return a configuration that trains in a second or two."""
+    changes: dict[str, Any] = {
+        "train_images": 256,
+        "validation_images": 40,
+        "mask_stage": {"epochs": 2, "batch_size": 64},
+        "joint_stage": {"epochs": 3, "batch_size": 64},
+        "model": {"hidden_units": 32},
+    }
+    preset = options.pop("preset", "fast")
+    for key, value in options.items():
+        changes[key] = changes[key] | value if isinstance(value, dict) else value
+    return preset_config(preset, dataset="digits", **changes)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return the content of all files but the ones that hold times."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in VARYING
+    }
+
+
+class StopAfter:
+    """A listener that ends the training as a kill would, after some epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+        self.steps = 0
+
+    def stage_started(self, stage: str, epochs: int, steps: int, done: int) -> None:
+        self.steps = steps
+
+    def stepped(self, steps: int, losses: dict[str, float]) -> None:
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+    def epoch_finished(self, report: EpochReport) -> None:
+        self.left -= 1
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "fast": {"joint_stage": {"averaging": 0.9}},
+    "official": {"preset": "official"},
+    "paper": {"preset": "paper"},
+    "all-to-all": {"target": "all-to-all"},
+    "badnets": {"attack": "badnets"},
+    "clean": {"attack": "none"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stopped_run_ends_with_the_same_bits_as_one_that_was_never_stopped(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(**CASES[case])
+    train(config, tmp_path / "whole")
+    expected = files(tmp_path / "whole")
+    assert "evaluation.json" in expected
+    # Save every epoch or only at the end of a stage: neither may change a bit.
+    for save_every, epochs in ((0.0, 1), (0.0, 2), (1e9, 4)):
+        monkeypatch.setattr(loop, "_SAVE_EVERY", save_every)
+        stopped = tmp_path / f"stopped-{save_every}-{epochs}"
+        left = min(epochs, 2) if config.attack != "input-aware" else epochs
+        with pytest.raises(KeyboardInterrupt):
+            train(config, stopped, listener=StopAfter(left))
+        assert not (stopped / "evaluation.json").exists()
+        train(None, stopped, resume=True)
+        assert files(stopped) == expected
+
+
+def test_another_seed_gives_another_model(tmp_path: Path) -> None:
+    first = train(tiny(attack="none", seed=0), tmp_path / "first")
+    second = train(tiny(attack="none", seed=1), tmp_path / "second")
+    assert not torch.equal(first.classifier.hidden.weight, second.classifier.hidden.weight)  # type: ignore[union-attr]
+
+
+def test_the_random_state_of_the_caller_is_left_alone(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    train(tiny(attack="none"), tmp_path / "run")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+    config = tiny(joint_stage={"classifier": {"learning_rate": 1e30, "schedule": "step"}})
+    with pytest.raises(TrainingError, match="expected a finite loss; found (nan|inf)") as caught:
+        train(config, tmp_path / "run")
+    assert str(caught.value).startswith("stage joint, epoch 1, step 4: ")
+    assert f"kept in {tmp_path}/run/checkpoint/state.safetensors" in str(caught.value)
+    assert (tmp_path / "run/checkpoint/state.safetensors").exists()
+    assert not (tmp_path / "run/classifier.safetensors").exists()
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    train(tiny(attack="none"), tmp_path / "run")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*.*")}
+    train(None, tmp_path / "run", resume=True)
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*.*")}
+
+
+def stop_early(config: Config, folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(config, folder, listener=StopAfter(2))
+
+
+def test_resuming_with_another_configuration_is_refused_with_the_differences(tmp_path: Path) -> None:
+    stop_early(tiny(), tmp_path / "run")
+    before = files(tmp_path / "run")
+    with pytest.raises(ConfigError) as caught:
+        train(tiny(seed=3, joint_stage={"epochs": 5}), tmp_path / "run", resume=True)
+    assert str(caught.value) == (
+        f"{tmp_path}/run: expected the configuration that the run was started with; found seed: 0 there, 3 here; "
+        "joint_stage.epochs: 3 there, 5 here; leave these options out to go on, or train into another folder"
+    )
+    assert files(tmp_path / "run") == before
+
+
+def test_resuming_on_another_machine_is_refused_unless_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_early(tiny(), tmp_path / "run")
+    threads = torch.get_num_threads()
+    other = threads + 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: other)
+    with pytest.raises(RunFolderError) as caught:
+        train(None, tmp_path / "run", resume=True)
+    assert str(caught.value) == (
+        f"{tmp_path}/run: expected the machine that the run was started on, since only there it repeats bit for bit; "
+        f"found threads: {threads} there, {other} here; go on without that promise with --allow-different-machine"
+    )
+    run = train(None, tmp_path / "run", resume=True, allow_different_machine=True)
+    assert run.folder.finished
+
+
+def test_training_learns_the_backdoor_of_a_fixed_patch(tmp_path: Path) -> None:
+    config = preset_config(
+        "fast", dataset="digits", attack="badnets", model={"hidden_units": 64}, joint_stage={"epochs": 25}
+    )
+    run = train(config, tmp_path / "run")
+    result = run.evaluate("validation")
+    assert result["clean_accuracy"] > 0.9
+    assert result["attack_success_rate_excluding_target"] > 0.9
+    assert result["cross_accuracy"] is None
