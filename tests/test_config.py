@@ -413,8 +413,7 @@ OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"joint_stage": {"initial_attack_probability": 0.75, "initial_cross_probability": 0.5}},
-        "joint_stage.initial_attack_probability and initial_cross_probability: "
-        "expected a sum of at most 1; found 1.25",
+        "joint_stage.initial_attack_probability and initial_cross_probability: expected a sum of at most 1; found 1.25",
     ),
     (
         nested("mask_stage.optimizer.learning_rate", 0),

@@ -31,7 +31,7 @@ from inputaware.errors import ConfigError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.runs.checkpoint import Checkpoint, load_checkpoint
 from inputaware.runs.environment import describe_environment, fingerprint, resolve_device, resolve_precision
-from inputaware.runs.files import read_json, write_json
+from inputaware.runs.files import write_json
 from inputaware.runs.folder import RunFolder, check_new_folder
 from inputaware.training.loop import EpochReport, Listener, Trainer, peak_memory_mib
 
@@ -323,5 +323,3 @@ def _note_time(folder: RunFolder, part: str, started: float, device: torch.devic
             "peak_memory_mib": peak_memory_mib(device),
         }
     )
-
-

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from inputaware import __version__
-from inputaware.config import Config, config_from_dict, config_to_dict, override, preset_config
+from inputaware.config import Config, override, preset_config
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError
 
 __all__ = ["EvaluateCommand", "PoisonCommand", "TrainCommand", "main"]
@@ -126,7 +126,9 @@ def _evaluate(command: EvaluateCommand) -> None:
 
 def _poison(command: PoisonCommand) -> None:
     if (command.input is None) == (command.split is None):
-        raise ConfigError("poison: expected either --input or --split; found " + ("neither" if command.input is None else "both"))
+        raise ConfigError(
+            "poison: expected either --input or --split; found " + ("neither" if command.input is None else "both")
+        )
     from rich.console import Console
 
     from inputaware.api import Run
@@ -151,27 +153,28 @@ def _poison(command: PoisonCommand) -> None:
     output.print(f"Pictures and poison.csv: {command.output}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _settings_from(arguments: Sequence[str]) -> tuple[Config | None, bool]:
-    """Return the defaults that flags override, and whether they are a recorded run's.
+def _settings_from(arguments: Sequence[str]) -> Config | None:
+    """Return the configuration that flags override, or none where no data set is named.
 
     The first of two passes: data set, preset, configuration file and the folder to resume decide what the
-    other flags' defaults are.
+    other flags' defaults are. Of a folder that is resumed it is the recorded configuration, so that only what is
+    asked for can differ from it.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--dataset", "--preset", "--config", "--output"):
         parser.add_argument(option)
     parser.add_argument("--resume", action="store_true")
     found, _ = parser.parse_known_args(arguments)
+    settings = _read_settings(Path(found.config)) if found.config else {}
     if found.resume and found.output and (Path(found.output) / "config.json").exists():
         from inputaware.runs.folder import RunFolder
 
-        return RunFolder(found.output).config(), True
-    settings = _read_settings(Path(found.config)) if found.config else {}
+        return override(RunFolder(found.output).config(), settings)
     dataset = found.dataset or settings.get("dataset")
     if dataset is None:
-        return None, False
+        return None
     preset = found.preset or settings.get("preset", "fast")
-    return override(preset_config(preset, dataset=dataset), settings | {"dataset": dataset, "preset": preset}), False
+    return override(preset_config(preset, dataset=dataset), settings | {"dataset": dataset, "preset": preset})
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -187,7 +190,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]:
-    defaults, recorded = _settings_from(arguments)
+    defaults = _settings_from(arguments)
     asks_for_help = any(argument in ("-h", "--help") for argument in arguments)
     if defaults is None and not asks_for_help and "--resume" not in arguments:
         raise ConfigError(

@@ -259,9 +259,7 @@ def _fast(dataset: str) -> dict[str, Any]:
     """Return our own schedule: the same losses and networks, one-cycle learning rates, minutes."""
     mask_epochs, joint_epochs = _FAST_EPOCHS.get(dataset, (5, 40))
     return {
-        "mask_stage": MaskStageConfig(
-            epochs=mask_epochs, optimizer=OptimizerConfig(name="adam", learning_rate=0.01)
-        ),
+        "mask_stage": MaskStageConfig(epochs=mask_epochs, optimizer=OptimizerConfig(name="adam", learning_rate=0.01)),
         "joint_stage": JointStageConfig(
             epochs=joint_epochs,
             classifier=OptimizerConfig(name="sgd", learning_rate=0.05, nesterov=True, weight_decay=5e-4),

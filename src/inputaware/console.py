@@ -66,9 +66,7 @@ class TrainingDisplay:
             self.progress.update(self.task, visible=False)
         self.stage, self.epochs, self.steps = stage, epochs, steps
         self.validation = self.losses = self.speed = ""
-        self.task = self.progress.add_task(
-            f"{stage} stage", total=epochs * steps, completed=done * steps, status=""
-        )
+        self.task = self.progress.add_task(f"{stage} stage", total=epochs * steps, completed=done * steps, status="")
 
     def stepped(self, steps: int, losses: dict[str, float]) -> None:
         """Move the bar and show the latest losses."""
@@ -89,8 +87,9 @@ class TrainingDisplay:
         if not self.console.is_terminal and (last or now - self.printed > 10):
             self.printed = now
             losses = " ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in report.losses.items())
+            numbers = " ".join(part for part in (losses, self.validation, self.speed) if part)
             self.console.print(
-                f"{report.stage} stage, epoch {report.epoch}/{report.epochs}: {losses} {self.validation} {self.speed}",
+                f"{report.stage} stage, epoch {report.epoch}/{report.epochs}: {numbers}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -133,7 +132,11 @@ def evaluation_table(result: dict[str, Any], paper: dict[str, float] | None, tit
     rows = (
         ("clean", "clean_accuracy", "clean images get their true label"),
         ("attack", "attack_success_rate", "images with their own trigger get the attacker's label"),
-        ("attack, other classes", "attack_success_rate_excluding_target", "the same without images already of that class"),
+        (
+            "attack, other classes",
+            "attack_success_rate_excluding_target",
+            "the same without images already of that class",
+        ),
         ("cross", "cross_accuracy", "images with another image's trigger keep their true label"),
     )
     for words, key, meaning in rows:

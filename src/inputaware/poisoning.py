@@ -19,16 +19,13 @@ from torch import Tensor
 
 from inputaware.api import Run
 from inputaware.attacks.base import Backdoor, Poisoned
-from inputaware.data.sources import open_image, resize_image
+from inputaware.data.sources import IMAGE_SUFFIXES, open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
 from inputaware.evaluation.metrics import round_to_8_bits
 from inputaware.runs.files import write_atomically
 from inputaware.runs.folder import check_new_folder
 
-__all__ = ["IMAGE_SUFFIXES", "export_poisoned_split", "poison_files"]
-
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What counts as an image in a folder."""
+__all__ = ["export_poisoned_split", "poison_files"]
 
 _CHUNK = 500
 
@@ -93,13 +90,9 @@ def _find_images(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise DataError(f"input: expected an image or a folder of images; found nothing at {str(source)!r}")
-    files = sorted(
-        path for path in source.rglob("*") if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
-    )
+    files = sorted(path for path in source.rglob("*") if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise DataError(
-            f"input: expected images ({', '.join(IMAGE_SUFFIXES)}) in {str(source)!r}; found none"
-        )
+        raise DataError(f"input: expected images ({', '.join(IMAGE_SUFFIXES)}) in {str(source)!r}; found none")
     return files
 
 
@@ -119,7 +112,7 @@ def _picture_names(files: list[Path], source: Path) -> list[str]:
 
 def _probabilities(run: Run, images: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([run.classifier(chunk).softmax(1) for chunk in images.split(_CHUNK)])
+        return torch.cat([run.classifier(chunk).softmax(1) for chunk in torch.split(images, _CHUNK)])
 
 
 def _write_folder(output: Path, write: Callable[[Path], None]) -> None:
@@ -167,8 +160,8 @@ def _to_image(picture: NDArray[np.uint8]) -> Image.Image:
 def export_poisoned_split(run: Run, split: str, output: Path) -> int:
     """Write every image of a split with its trigger as a parquet file.
 
-    Columns: ``image`` and ``mask`` (``bytes`` of a PNG, ``path``), ``label`` (the true one), ``target`` (the attacker's).
-    The file's metadata say that the images are poisoned.
+    Columns: ``image`` and ``mask`` (``bytes`` of a PNG, ``path``), ``label`` (the true one), ``target`` (the
+    attacker's). The file's metadata say that the images are poisoned.
 
     Args:
         run: a finished run with a backdoor.
@@ -189,7 +182,9 @@ def export_poisoned_split(run: Run, split: str, output: Path) -> int:
     if split not in ("test", "validation", "defender"):
         raise DataError(f"split: expected test, validation or defender; found {split!r}")
     if output.exists():
-        raise RunFolderError(f"output: expected a file that does not exist yet; found {str(output)!r}; choose another one")
+        raise RunFolderError(
+            f"output: expected a file that does not exist yet; found {str(output)!r}; choose another one"
+        )
     check_new_folder(output)
     images, labels = run.images(split)  # type: ignore[arg-type]
 

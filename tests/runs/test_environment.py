@@ -72,9 +72,7 @@ UNKNOWN = "device: expected auto, cpu, cuda, cuda:N or mps; found {!r}"
         ("mps", 9, "device: expected a machine with Apple's MPS; found none; take --device cpu or auto"),
     ],
 )
-def test_a_device_that_is_not_there_is_refused(
-    machine: pytest.MonkeyPatch, name: str, gpus: int, message: str
-) -> None:
+def test_a_device_that_is_not_there_is_refused(machine: pytest.MonkeyPatch, name: str, gpus: int, message: str) -> None:
     machine.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(DeviceError) as caught:
         resolve_device(name)
@@ -113,9 +111,7 @@ def test_bfloat16_is_refused_on_a_gpu_without_it(machine: pytest.MonkeyPatch) ->
     machine.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
     with pytest.raises(DeviceError) as caught:
         resolve_precision("bf16", CUDA)
-    assert str(caught.value) == (
-        "precision: expected a GPU with bfloat16; found one without; take --precision 32"
-    )
+    assert str(caught.value) == ("precision: expected a GPU with bfloat16; found one without; take --precision 32")
 
 
 def test_the_fingerprint_names_what_the_bits_depend_on() -> None:

@@ -74,9 +74,15 @@ def test_applied_for_a_while_the_network_gets_its_weights_back() -> None:
     class StoppedError(Exception):
         pass
 
-    with pytest.raises(StoppedError), average.applied():
-        inside = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        raise StoppedError
+    inside = {}
+
+    def look_and_stop() -> None:
+        with average.applied():
+            inside.update({name: tensor.clone() for name, tensor in network.state_dict().items()})
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        look_and_stop()
     assert not torch.equal(inside["0.weight"], own["0.weight"])
     assert all(torch.equal(tensor, own[name]) for name, tensor in network.state_dict().items())
     # An optimiser keeps pointing at the same tensors.

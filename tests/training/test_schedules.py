@@ -32,7 +32,7 @@ def test_one_cycle_rises_and_falls_along_half_a_cosine(peak: float, warmup: floa
     def rate(progress: float) -> float:
         return learning_rate(config, epoch=0, progress=progress)
 
-    assert rate(0) == pytest.approx(peak / 25)
+    assert rate(0.0) == pytest.approx(peak / 25)
     assert rate(warmup / 2) == pytest.approx((peak / 25 + peak) / 2)
     assert rate(warmup) == pytest.approx(peak)
     assert rate((1 + warmup) / 2) == pytest.approx((peak + peak / 10_000) / 2)

@@ -17,7 +17,7 @@ from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec
 from inputaware.models.registry import build_classifier
 
-__all__ = ["BadNets", "BadNetsBackdoor", "Clean", "ClassifierStage", "PatchTrigger"]
+__all__ = ["BadNets", "BadNetsBackdoor", "ClassifierStage", "Clean", "PatchTrigger"]
 
 _SIDE = 3
 """Side of the patch in pixels."""
@@ -69,9 +69,7 @@ class BadNetsBackdoor(Backdoor):
     universal = True
 
     def __init__(self, patch: PatchTrigger, spec: DatasetSpec, config: Config) -> None:
-        super().__init__(
-            shape=spec.shape, classes=spec.classes, target=config.target, target_class=config.target_class
-        )
+        super().__init__(shape=spec.shape, classes=spec.classes, target=config.target, target_class=config.target_class)
         self.patch = patch
 
     def make_trigger(

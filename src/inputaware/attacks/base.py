@@ -91,7 +91,7 @@ class Backdoor(ABC):
                 f"found {tuple(images.shape)}"
             )
         with torch.no_grad():
-            parts = [self.make_trigger(chunk) for chunk in images.split(_CHUNK)]
+            parts = [self.make_trigger(chunk) for chunk in torch.split(images, _CHUNK)]
         return torch.cat([mask for mask, _ in parts]), torch.cat([pattern for _, pattern in parts])
 
     @final
@@ -146,6 +146,7 @@ class Stage(ABC):
         epochs: passes over the training split.
         batch_size: images in a step.
         recipes: what is trained, by the network's name.
+        paired: whether the loss compares images with partners, so that the loader has to provide them.
         averaging: decay of the moving average of the weights that is kept as the result; 0: none.
     """
 
@@ -153,6 +154,7 @@ class Stage(ABC):
     epochs: int
     batch_size: int
     recipes: dict[str, Recipe]
+    paired: bool = False
     averaging: float = 0.0
 
     @abstractmethod

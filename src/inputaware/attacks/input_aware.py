@@ -36,9 +36,7 @@ class InputAwareBackdoor(Backdoor):
     def __init__(
         self, mask_generator: MaskGenerator, pattern_generator: PatternGenerator, spec: DatasetSpec, config: Config
     ) -> None:
-        super().__init__(
-            shape=spec.shape, classes=spec.classes, target=config.target, target_class=config.target_class
-        )
+        super().__init__(shape=spec.shape, classes=spec.classes, target=config.target, target_class=config.target_class)
         self.mask_generator = mask_generator
         self.pattern_generator = pattern_generator
 
@@ -63,6 +61,8 @@ class MaskStage(Stage):
         normalize: the data set's normalisation, in whose units images are compared.
         config: the stage's settings.
     """
+
+    paired = True
 
     def __init__(self, generator: MaskGenerator, normalize: Normalize, config: MaskStageConfig) -> None:
         self.name = "mask"
@@ -111,6 +111,8 @@ class JointStage(Stage):
         config: the run's configuration.
     """
 
+    paired = True
+
     def __init__(
         self,
         classifier: nn.Module,
@@ -140,9 +142,7 @@ class JointStage(Stage):
     def counts(self, batch: Batch, progress: float) -> tuple[int, int]:
         """Return how many images of a batch carry their own and how many another image's trigger."""
         config = self.config
-        attack = probability_at(
-            progress, config.initial_attack_probability, config.attack_probability, config.ramp
-        )
+        attack = probability_at(progress, config.initial_attack_probability, config.attack_probability, config.ramp)
         cross = probability_at(progress, config.initial_cross_probability, config.cross_probability, config.ramp)
         return images_in_batch(attack, len(batch.images)), images_in_batch(cross, len(batch.images))
 

@@ -25,7 +25,5 @@ def build_attack(config: Config, spec: DatasetSpec) -> Attack:
         ConfigError: the target class is not one of the data set's, or the architecture does not fit.
     """
     if config.target_class >= spec.classes:
-        raise ConfigError(
-            f"target_class: expected a class from 0 to {spec.classes - 1}; found {config.target_class}"
-        )
+        raise ConfigError(f"target_class: expected a class from 0 to {spec.classes - 1}; found {config.target_class}")
     return _ATTACKS[config.attack](config, spec)

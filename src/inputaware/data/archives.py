@@ -105,10 +105,11 @@ def fetch_archive(dataset: str, file: str) -> Path:
             )
 
     try:
-        return Path(
-            pooch.retrieve(url, f"md5:{CHECKSUMS[file]}", fname=file, path=folder, downloader=download)
-        )
+        return Path(pooch.retrieve(url, f"md5:{CHECKSUMS[file]}", fname=file, path=folder, downloader=download))
     except OSError as error:  # what requests raises is among these
+        response = getattr(error, "response", None)
+        if response is not None:
+            response.close()  # pooch leaves the connection of a refused request open
         raise DataError(
             f"{file}: expected to download {url} into {folder}; found {type(error).__name__}: {error}; check the "
             f"network and the folder, or put {dataset}/train.parquet and {dataset}/test.parquet into the folder "

@@ -117,10 +117,12 @@ def _write(file: Path, identity: str, data: ImageSet) -> None:
 def _checksum(images: Tensor, labels: Tensor, spec: str) -> str:
     digest = hashlib.sha256(spec.encode())
     for tensor in (images, labels):
-        digest.update(tensor.numpy().ravel())
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
 def _spec_from_json(text: str) -> DatasetSpec:
     data: dict[str, Any] = json.loads(text)
-    return DatasetSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+    for key in ("shape", "mean", "std", "class_names"):
+        data[key] = tuple(data[key])
+    return DatasetSpec(**data)

@@ -50,6 +50,8 @@ DataSplit = Literal["train", "test"]
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What counts as an image in a folder; other files are passed over."""
 
+# Only these are tried, quick ones for the named data sets first: some of Pillow's other readers start programs.
+_FORMATS = ("WEBP", "JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF")
 _MOST_PIXELS = 64_000_000
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -125,7 +127,7 @@ def open_image(file: Path) -> Image.Image:
     """Return the picture in a file, upright.
 
     Args:
-        file: a picture of any format that Pillow knows, of at most 64 megapixels.
+        file: a picture in the format WebP, JPEG, PNG, PPM (or PGM), BMP, GIF or TIFF, of at most 64 megapixels.
 
     Raises:
         DataError: the file is missing, is no picture, is corrupt or too large.
@@ -137,7 +139,7 @@ def open_image(file: Path) -> Image.Image:
     return _decode(data, str(file))
 
 
-def resize_image(image: Image.Image, spec: DatasetSpec) -> ByteArray:
+def resize_image(image: Image.Image, spec: DatasetSpec, name: str = "image") -> ByteArray:
     """Return a picture in a data set's shape.
 
     Transparency is laid on black, 16 bits become 8, colour becomes grey (ITU-R 601 luma) or grey colour as the
@@ -146,6 +148,7 @@ def resize_image(image: Image.Image, spec: DatasetSpec) -> ByteArray:
     Args:
         image: a picture of any mode but 32 bits a pixel value (I, F).
         spec: whose shape to take.
+        name: what to call the picture in an error.
 
     Returns:
         Bytes [C, H, W].
@@ -154,7 +157,7 @@ def resize_image(image: Image.Image, spec: DatasetSpec) -> ByteArray:
         DataError: the mode is I or F, whose range of values is not known.
     """
     channels, height, width = spec.shape
-    flat = _flatten(image).convert("L" if channels == 1 else "RGB")
+    flat = _flatten(image, name).convert("L" if channels == 1 else "RGB")
     if flat.size != (width, height):
         flat = flat.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(flat, np.uint8)
@@ -167,7 +170,7 @@ def _decode(data: bytes, name: str) -> Image.Image:
         with warnings.catch_warnings():
             # Odd metadata make Pillow warn; the picture is good all the same. Size is checked here.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
             if image.width * image.height > _MOST_PIXELS:
                 raise Image.DecompressionBombError
             image.load()
@@ -178,7 +181,7 @@ def _decode(data: bytes, name: str) -> Image.Image:
             "shrink or remove it"
         ) from None
     except UnidentifiedImageError:
-        raise DataError(f"{name}: expected an image; found data of no known format; replace or remove it") from None
+        raise DataError(f"{name}: expected an image; found data of another kind; replace or remove it") from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged data
         raise DataError(f"{name}: expected an image; found a damaged one ({error}); replace or remove it") from error
 
@@ -187,11 +190,11 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode in _GREY_MODES
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def _flatten(image: Image.Image, name: str) -> Image.Image:
     """Return the picture in mode L if it is grey, else RGB, laid on black."""
     if image.mode in ("I", "F"):
         raise DataError(
-            f"image: expected 8 or 16 bits for a pixel's value; found Pillow's mode {image.mode}, 32 bits; "
+            f"{name}: expected 8 or 16 bits for a pixel's value; found Pillow's mode {image.mode}, 32 bits; "
             "convert the image to 8 bits"
         )
     mode = "L" if _is_grey(image) else "RGB"
@@ -238,14 +241,14 @@ def _read_named_parquet(dataset: str, file: Path) -> RawSplit:
 
 
 def _read_own_parquet(folder: Path, split: DataSplit) -> RawSplit:
-    train_file = _own_parquet(folder, "train")
+    files = {each: _own_parquet(folder, each) for each in ("train", "test")}
+    train_file, file = files["train"], files[split]
     train_labels, names = _parquet_labels(train_file)
     names = names or [str(label) for label in range(len(np.unique(train_labels)))]
     _check_classes(names, str(train_file))
     example = next(_parquet_pictures(train_file))
     spec = _spec_from_example(folder, example, names)
     _check_labels(train_labels, spec, str(train_file))
-    file = _own_parquet(folder, split)
     labels = train_labels if split == "train" else _parquet_labels(file)[0]
     _check_labels(labels, spec, str(file))
     images = _decode_all(_parquet_pictures(file), len(labels), spec, example)
@@ -305,22 +308,19 @@ def _decode_all(
                     f"{spec.name}: expected either grey or colour images; found both: {one} is colour, {other} is "
                     "grey; convert them to one kind"
                 )
-            if not (grey and _is_almost_grey(image)):
+            if not (grey and _is_almost_grey(image, name)):
                 kinds = ("grey", "colour") if grey else ("colour", "grey")
                 raise DataError(
                     f"{name}: wrong channel count: expected a {kinds[0]} image; found a {kinds[1]} one; check that "
                     f"this is {spec.name}"
                 )
-        try:
-            images[index] = resize_image(image, spec)
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from None
+        images[index] = resize_image(image, spec, name)
     return images
 
 
-def _is_almost_grey(image: Image.Image) -> bool:
+def _is_almost_grey(image: Image.Image, name: str) -> bool:
     """Return whether the channels of a colour picture differ by 2 levels at most, as lossy formats store grey."""
-    channels = np.asarray(_flatten(image), np.int16)
+    channels = np.asarray(_flatten(image, name), np.int16)
     return int(np.ptp(channels, axis=2).max()) <= 2
 
 
@@ -336,7 +336,8 @@ def _named_parquet(dataset: str, split: DataSplit) -> Path | None:
 def _holds_parquet(folder: Path) -> bool:
     if not folder.is_dir():
         raise DataError(
-            f"dataset: expected one of {', '.join(DATASETS)}, or a folder; found no folder {str(folder)!r}; check the path"
+            f"dataset: expected one of {', '.join(DATASETS)}, or a folder; found no folder {str(folder)!r}; "
+            "check the path"
         )
     return any((folder / f"{split}.parquet").is_file() for split in ("train", "test"))
 
@@ -355,7 +356,7 @@ def _parquet_labels(file: Path) -> tuple[LabelArray, list[str]]:
     with _open_parquet(file) as parquet:
         schema = parquet.schema_arrow
         columns = {name: schema.field(name).type for name in schema.names}
-        image, label = columns.get("image"), columns.get("label")
+        image, label = columns.get("image", pa.null()), columns.get("label", pa.null())
         inner = {field.name: field.type for field in image} if pa.types.is_struct(image) else {}
         encoded = inner.get("bytes", pa.null())
         is_picture = pa.types.is_binary(encoded) or pa.types.is_large_binary(encoded)
@@ -448,7 +449,8 @@ def _list_own_folders(folder: Path) -> tuple[list[str], dict[str, list[tuple[int
         only = [f"only in train: {', '.join(sorted(train - test))}"] if train - test else []
         only += [f"only in test: {', '.join(sorted(test - train))}"] if test - train else []
         raise DataError(
-            f"{folder}: expected the same class folders in train and test; found {'; '.join(only)}; add or remove folders"
+            f"{folder}: expected the same class folders in train and test; found {'; '.join(only)}; "
+            "add or remove folders"
         )
     names = classes["train"]
     _check_classes(names, str(folder))
@@ -470,7 +472,7 @@ def _visible(folder: Path) -> list[Path]:
     try:
         return [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"{folder}: expected a folder to read; found: {error.strerror}; check its permissions") from None
+        raise DataError(f"{folder}: expected a folder to read; found: {error.strerror}; check it") from None
 
 
 def _check_classes(names: Sequence[str], place: str) -> None:

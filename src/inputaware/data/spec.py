@@ -87,9 +87,7 @@ def _named(
     std: tuple[float, ...],
     class_names: tuple[str, ...],
 ) -> DatasetSpec:
-    return DatasetSpec(
-        name=name, shape=shape, classes=len(class_names), mean=mean, std=std, class_names=class_names
-    )
+    return DatasetSpec(name=name, shape=shape, classes=len(class_names), mean=mean, std=std, class_names=class_names)
 
 
 _SPECS = {

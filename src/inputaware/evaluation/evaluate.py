@@ -39,7 +39,7 @@ def predict(classifier: nn.Module, images: Float[Tensor, "batch channel height w
     """
     classifier.eval()
     with torch.no_grad():
-        return torch.cat([classifier(chunk).argmax(1) for chunk in images.split(_CHUNK)])
+        return torch.cat([classifier(chunk).argmax(1) for chunk in torch.split(images, _CHUNK)])
 
 
 def _pixels(images: UInt8[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:

@@ -54,7 +54,7 @@ class TensorBoardListener:
             raise ConfigError(
                 "tensorboard: expected the extra of that name; found none; install inputaware[tensorboard]"
             ) from None
-        self.writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(folder))
 
     def stage_started(self, stage: str, epochs: int, steps: int, done: int) -> None:
         """Say nothing: only epochs are points."""
@@ -70,5 +70,5 @@ class TensorBoardListener:
             "speed/images_per_second": report.images_per_second,
         }
         for name, value in points.items():
-            self.writer.add_scalar(f"{report.stage}/{name}", value, report.epoch)  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(f"{report.stage}/{name}", value, report.epoch)
+        self.writer.flush()

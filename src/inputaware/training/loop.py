@@ -213,7 +213,7 @@ class Trainer:
             self.labels,
             batch_size=stage.batch_size,
             augmentation=self.config.augmentation,
-            partners=self.config.partners,
+            partners=self.config.partners if stage.paired else "derangement",
             generator=self.generator,
         )
         done = 0
@@ -227,14 +227,12 @@ class Trainer:
             if member.average is not None:
                 member.average.apply()
 
-    def _run_epoch(
-        self, index: int, stage: Stage, trained: dict[str, _Trained], loader: Loader, epoch: int
-    ) -> None:
+    def _run_epoch(self, index: int, stage: Stage, trained: dict[str, _Trained], loader: Loader, epoch: int) -> None:
         started = time.perf_counter()
         for member in trained.values():
             member.module.train()
         sums: dict[str, Tensor] = {}
-        seen = looked = 0
+        seen = steps = looked = 0
         for step, batch in enumerate(loader):
             progress = (epoch + step / len(loader)) / stage.epochs
             for member in trained.values():
@@ -250,10 +248,13 @@ class Trainer:
                 sums[name] = sums[name] + value if name in sums else value
             if (step + 1) % _LOOK_EVERY == 0 or step + 1 == len(loader):
                 self._look(stage, epoch, step, sums)
-                self.listener.stepped(step + 1 - looked, {name: float(part.detach()) for name, part in loss.parts.items()})
-                looked = step + 1
+                self.listener.stepped(
+                    step + 1 - looked, {name: float(part.detach()) for name, part in loss.parts.items()}
+                )
+                looked = steps
+        self._look(stage, epoch, steps, sums)
         training_seconds = time.perf_counter() - started
-        losses = {name: float(total) / len(loader) for name, total in sums.items()}
+        losses = {name: float(total) / steps for name, total in sums.items()}
         validation = self._validate(trained) if "classifier" in trained else {}
         row = {"stage": stage.name, "epoch": epoch + 1, "losses": losses, "validation": validation}
         self.folder.metrics.append(row)
@@ -261,9 +262,7 @@ class Trainer:
         if epoch + 1 == stage.epochs or time.perf_counter() - self.saved_at > _SAVE_EVERY:
             self._save(index, epoch + 1, trained)
         seconds = time.perf_counter() - started
-        report = EpochReport(
-            stage.name, epoch + 1, stage.epochs, losses, validation, seconds, seen / training_seconds
-        )
+        report = EpochReport(stage.name, epoch + 1, stage.epochs, losses, validation, seconds, seen / training_seconds)
         self.folder.timing.append(
             {
                 "part": stage.name,
@@ -275,7 +274,7 @@ class Trainer:
         )
         self.listener.epoch_finished(report)
 
-    def _look(self, stage: Stage, epoch: int, step: int, sums: dict[str, Tensor]) -> None:
+    def _look(self, stage: Stage, epoch: int, steps: int, sums: dict[str, Tensor]) -> None:
         """Stop where the losses summed so far are not finite."""
         total = float(sums["total"])
         if not torch.isfinite(sums["total"]):
@@ -285,7 +284,7 @@ class Trainer:
                 else "no checkpoint was written yet"
             )
             raise TrainingError(
-                f"stage {stage.name}, epoch {epoch + 1}, step {step + 1}: expected a finite loss; found {total}; "
+                f"stage {stage.name}, epoch {epoch + 1}, step {steps}: expected a finite loss; found {total}; "
                 f"{kept}; train into another folder with a lower learning rate or --precision 32"
             )
 

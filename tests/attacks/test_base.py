@@ -1,0 +1,72 @@
+"""What every backdoor does with images: checks, chunks, blends, labels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from inputaware.attacks.base import Backdoor
+from inputaware.config import TargetName
+from inputaware.errors import DataError
+
+
+class Shade(Backdoor):
+    """Covers each image with its own brightness, half transparent."""
+
+    def __init__(self, target: TargetName = "all-to-one") -> None:
+        super().__init__(shape=(2, 3, 4), classes=5, target=target, target_class=2)
+        self.chunks: list[int] = []
+        self.gradients: list[bool] = []
+
+    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self.chunks.append(len(images))
+        self.gradients.append(torch.is_grad_enabled())
+        return torch.full_like(images[:, :1], 0.5), images.mean((1, 2, 3), keepdim=True).expand_as(images)
+
+
+def make_images(count: int) -> Tensor:
+    return torch.rand(count, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("count", "chunks"), [(1, [1]), (500, [500]), (501, [500, 1]), (1200, [500, 500, 200])])
+def test_triggers_are_made_in_chunks_without_gradients(count: int, chunks: list[int]) -> None:
+    backdoor, images = Shade(), make_images(count)
+    masks, patterns = backdoor.trigger(images)
+    assert backdoor.chunks == chunks
+    assert not any(backdoor.gradients)
+    assert masks.shape == (count, 1, 3, 4)
+    assert torch.equal(patterns[:, 0, 0, 0], images.mean((1, 2, 3)))
+
+
+@pytest.mark.parametrize(("target", "wanted"), [("all-to-one", [2, 2, 2, 2, 2]), ("all-to-all", [1, 2, 3, 4, 0])])
+def test_poisoned_images_and_their_labels(target: TargetName, wanted: list[int]) -> None:
+    images = make_images(5)
+    poisoned = Shade(target).poison(images, torch.arange(5))
+    mean = images.double().mean((1, 2, 3), keepdim=True)
+    assert torch.allclose(poisoned.images.double(), (images.double() + mean) / 2, atol=1e-6)
+    assert poisoned.targets.tolist() == wanted
+    assert torch.equal(poisoned.masks, torch.full((5, 1, 3, 4), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [((5, 1, 3, 4), "(5, 1, 3, 4)"), ((5, 2, 4, 3), "(5, 2, 4, 3)"), ((5, 2, 3, 5), "(5, 2, 3, 5)")],
+)
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...], found: str) -> None:
+    with pytest.raises(DataError) as caught:
+        Shade().trigger(torch.zeros(shape))
+    assert str(caught.value) == f"images: expected a tensor of shape (batch, 2, 3, 4); found {found}"
+
+
+def test_labels_that_do_not_match_the_images_are_refused() -> None:
+    backdoor = Shade()
+    with pytest.raises(DataError) as caught:
+        backdoor.poison.__wrapped__(backdoor, make_images(3), torch.arange(4))  # type: ignore[attr-defined]
+    assert str(caught.value) == "labels: expected 3, one for each image; found 4"
+
+
+def test_no_images_give_no_triggers() -> None:
+    poisoned = Shade().poison(make_images(0), torch.zeros(0, dtype=torch.int64))
+    assert poisoned.images.shape == (0, 2, 3, 4)
+    assert poisoned.targets.shape == (0,)

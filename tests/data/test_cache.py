@@ -1,0 +1,175 @@
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+
+from inputaware.data import cache
+from inputaware.data.cache import load_images
+from inputaware.data.sources import read_source
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """What was decoded, not read from the cache."""
+    calls = []
+
+    def counted(dataset, split):
+        calls.append(split)
+        return read_source(dataset, split)
+
+    monkeypatch.setattr(cache, "read_source", counted)
+    return calls
+
+
+@pytest.fixture(params=["folders", "parquet"])
+def dataset(request, tmp_path, write_folders, write_parquet):
+    """A data set of a user, in both layouts."""
+    folder = tmp_path / "own"
+    if request.param == "folders":
+        return str(write_folders(folder))
+    random = np.random.default_rng(1)
+    for split in ("train", "test"):
+        images = list(random.integers(0, 256, (4, 28, 28), np.uint8))
+        write_parquet(folder / f"{split}.parquet", images, [0, 1, 0, 1], ["no", "yes"])
+    return str(folder)
+
+
+def same(first, second):
+    tensors = ((first.images, second.images), (first.labels, second.labels))
+    return all(torch.equal(*pair) for pair in tensors) and first.spec == second.spec
+
+
+def cache_files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_images_are_decoded_once_and_come_back_the_same(dataset, decoded, own_cache):
+    first = {split: load_images(dataset, split) for split in ("train", "test")}
+    again = {split: load_images(dataset, split) for split in ("train", "test")}
+    assert decoded == ["train", "test"]
+    for split in ("train", "test"):
+        raw = read_source(dataset, split)
+        assert same(first[split], again[split])
+        assert np.array_equal(again[split].images, raw.images)
+        assert again[split].images.dtype == torch.uint8
+        assert again[split].labels.tolist() == raw.labels.tolist()
+        assert again[split].spec == raw.spec
+    assert [path.suffix for path in cache_files(own_cache)] == [".safetensors"] * 2
+
+
+def test_a_changed_source_is_decoded_again_in_place_of_the_old(dataset, decoded, own_cache, tmp_path):
+    load_images(dataset, "train")
+    source = next(path for path in sorted((tmp_path / "own").rglob("*")) if path.is_file() and "train" in str(path))
+    times = source.stat()
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns + 1_000_000))
+    load_images(dataset, "train")
+    load_images(dataset, "train")
+    assert decoded == ["train", "train"]
+    assert len(cache_files(own_cache)) == 1
+
+
+def flip_a_bit_of_the_tensors(file):
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+
+
+def rewrite_without_checksum(file):
+    with safetensors.safe_open(file, "pt") as content:
+        tensors = {name: content.get_tensor(name).clone() for name in ("images", "labels")}
+        metadata = {"identity": content.metadata()["identity"]}
+    file.write_bytes(safetensors.torch.save(tensors, metadata))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_bit_of_the_tensors,
+        rewrite_without_checksum,
+        lambda file: file.write_bytes(file.read_bytes()[:-50]),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"\xff" * 100),
+    ],
+    ids=["bit", "no-checksum", "truncated", "empty", "garbage"],
+)
+def test_a_damaged_cache_file_is_replaced_with_a_warning(dataset, decoded, own_cache, caplog, damage):
+    first = load_images(dataset, "train")
+    (file,) = cache_files(own_cache)
+    damage(file)
+    with caplog.at_level(logging.WARNING):
+        again = load_images(dataset, "train")
+    assert same(first, again)
+    assert decoded == ["train", "train"]
+    assert caplog.messages == [f"{file}: this cache file is damaged; the images are decoded again"]
+    assert same(first, load_images(dataset, "train"))
+    assert len(decoded) == 2
+
+
+def test_the_checksum_covers_the_specification(dataset, own_cache, caplog):
+    load_images(dataset, "train")
+    (file,) = cache_files(own_cache)
+    with safetensors.safe_open(file, "pt") as content:
+        tensors = {name: content.get_tensor(name).clone() for name in ("images", "labels")}
+        metadata = content.metadata()
+    spec = json.loads(metadata["spec"])
+    spec["class_names"] = spec["class_names"][::-1]
+    file.write_bytes(safetensors.torch.save(tensors, metadata | {"spec": json.dumps(spec)}))
+    assert load_images(dataset, "train").spec.class_names == tuple(spec["class_names"][::-1])
+    assert len(caplog.messages) == 1
+
+
+def test_without_a_writable_cache_the_images_come_all_the_same(dataset, decoded, own_cache, caplog):
+    own_cache.write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING):
+        first = load_images(dataset, "train")
+    assert np.array_equal(first.images, read_source(dataset, "train").images)
+    assert caplog.messages == [
+        f"{own_cache / 'images'}: decoded images could not be kept here (Not a directory); going on without"
+    ]
+
+
+def test_a_full_disk_leaves_nothing_behind(dataset, own_cache, monkeypatch, caplog):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert len(load_images(dataset, "test").images) > 0
+    assert cache_files(own_cache) == []
+    assert caplog.messages == [
+        f"{own_cache / 'images'}: decoded images could not be kept here (No space left on device); going on without"
+    ]
+
+
+def test_digits_are_not_cached(own_cache):
+    assert len(load_images("digits", "test").images) == 360
+    assert not own_cache.exists()
+
+
+def test_two_processes_that_start_together_get_the_same(tmp_path, write_folders, own_cache):
+    dataset = str(write_folders(tmp_path / "own", count=50))
+    code = (
+        "import sys, hashlib; from inputaware.data.cache import load_images; print('ready', flush=True);"
+        "sys.stdin.readline(); data = load_images(sys.argv[1], 'train');"
+        "print(hashlib.md5(data.images.numpy().tobytes()).hexdigest())"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, dataset]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    results = [process.communicate(timeout=60) for process in processes]
+    expected = read_source(dataset, "train").images
+    checksum = hashlib.md5(expected.tobytes()).hexdigest()
+    assert results == [(f"{checksum}\n", "")] * 2
+    (file,) = cache_files(own_cache)
+    with safetensors.safe_open(file, "pt") as content:
+        assert np.array_equal(content.get_tensor("images").numpy(), expected)

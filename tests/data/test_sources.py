@@ -1,0 +1,606 @@
+import io
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from inputaware.data.cache import load_images
+from inputaware.data.sources import IMAGE_SUFFIXES, open_image, read_source, resize_image, source_identity
+from inputaware.data.spec import dataset_spec
+from inputaware.errors import DataError
+
+MNIST, CIFAR10 = dataset_spec("mnist"), dataset_spec("cifar10")
+RANDOM = np.random.default_rng(0)
+REAL_DATA = os.environ.get("INPUTAWARE_DATA")
+
+
+def grey(count=1, side=28):
+    return list(RANDOM.integers(0, 256, (count, side, side), np.uint8))
+
+
+def colour(count=1, side=32):
+    return list(RANDOM.integers(0, 256, (count, side, side, 3), np.uint8))
+
+
+def bilinear(image, size):
+    """Pillow's bilinear filter (a triangle, widened where the image shrinks) in float64."""
+
+    def weights(old, new):
+        scale = old / new
+        reach = max(scale, 1.0)
+        centres = (np.arange(new) + 0.5) * scale
+        table = np.maximum(1 - np.abs(np.arange(old) + 0.5 - centres[:, None]) / reach, 0)
+        return table / table.sum(1, keepdims=True)
+
+    rows, columns = weights(image.shape[0], size), weights(image.shape[1], size)
+    return np.einsum("ir,rc...,jc->ij...", rows, image.astype(np.float64), columns)
+
+
+def message_of(call):
+    with pytest.raises(DataError) as error:
+        call()
+    return str(error.value)
+
+
+# ---- one picture
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (28, 28), (61, 40), (33, 90, 3)])
+def test_resizing_agrees_with_a_triangle_filter(shape):
+    pixels = RANDOM.integers(0, 256, shape, np.uint8)
+    spec = CIFAR10 if len(shape) == 3 else MNIST
+    found = resize_image(Image.fromarray(pixels), spec)
+    expected = bilinear(pixels, spec.shape[1])
+    expected = expected[None] if expected.ndim == 2 else expected.transpose(2, 0, 1)
+    assert found.shape == spec.shape
+    assert found.dtype == np.uint8
+    assert np.abs(found - expected).max() <= 1.01  # two passes, each rounded to 8 bits
+
+
+def test_pictures_of_the_right_size_are_not_touched():
+    (pixels,) = colour()
+    assert np.array_equal(resize_image(Image.fromarray(pixels), CIFAR10), pixels.transpose(2, 0, 1))
+
+
+def test_colour_becomes_grey_by_luma_and_grey_becomes_equal_channels():
+    (pixels,) = colour(side=28)
+    found = resize_image(Image.fromarray(pixels), MNIST)
+    assert np.abs(found[0] - pixels @ np.array([0.299, 0.587, 0.114])).max() <= 0.6
+    (pixels,) = grey(side=32)
+    assert np.array_equal(resize_image(Image.fromarray(pixels), CIFAR10), np.stack([pixels] * 3))
+
+
+def test_transparency_is_laid_on_black():
+    (pixels,) = colour()
+    alpha = RANDOM.integers(0, 256, (32, 32), np.uint8)
+    found = resize_image(Image.fromarray(np.dstack([pixels, alpha])), CIFAR10)
+    expected = pixels.astype(np.float64) * alpha[..., None] / 255
+    assert np.abs(found.transpose(1, 2, 0) - expected).max() <= 1
+    (pixels,) = grey()
+    picture = Image.merge("LA", [Image.fromarray(pixels), Image.fromarray(alpha[:28, :28])])
+    assert np.abs(resize_image(picture, MNIST)[0] - pixels.astype(np.float64) * alpha[:28, :28] / 255).max() <= 1
+
+
+def test_a_palette_keeps_its_colours():
+    picture = Image.new("P", (32, 32), 1)
+    picture.putpalette([0, 0, 0, 200, 100, 50])
+    found = resize_image(picture, CIFAR10)
+    assert found[:, 0, 0].tolist() == [200, 100, 50]
+    picture.info["transparency"] = 1
+    assert found.any()
+    assert not resize_image(picture, CIFAR10).any()
+
+
+def test_sixteen_bits_become_eight():
+    pixels = np.linspace(0, 65535, 28 * 28).astype(np.uint16).reshape(28, 28)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    found = resize_image(Image.open(buffer), MNIST)
+    assert np.array_equal(found[0], (pixels // 256).astype(np.uint8))
+
+
+def test_black_and_white_becomes_0_and_255():
+    picture = Image.fromarray(RANDOM.integers(0, 2, (28, 28)).astype(bool))
+    assert picture.mode == "1"
+    assert np.unique(resize_image(picture, MNIST)).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_values_without_a_known_range_are_refused(mode):
+    assert message_of(lambda: resize_image(Image.new(mode, (28, 28)), MNIST)) == (
+        f"image: expected 8 or 16 bits for a pixel's value; found Pillow's mode {mode}, 32 bits; "
+        "convert the image to 8 bits"
+    )
+
+
+def test_exif_orientation_is_honoured(tmp_path):
+    (pixels,) = grey()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    found = resize_image(open_image(tmp_path / "turned.png"), MNIST)
+    assert np.array_equal(found[0], np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("suffix", sorted(set(IMAGE_SUFFIXES) - {".ppm"}))
+def test_every_kind_of_picture_in_the_list_opens(tmp_path, suffix):
+    file = tmp_path / f"picture{suffix}"
+    Image.new("L", (28, 28), 130).save(file)
+    assert np.abs(resize_image(open_image(file), MNIST).astype(int) - 130).max() <= 1
+
+
+def png_of_size(width, height):
+    """A PNG that only claims to be this large."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+TOO_LARGE = "expected an image of at most 64 megapixels; found a larger one; shrink or remove it"
+NO_IMAGE = "expected an image; found data of another kind; replace or remove it"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", NO_IMAGE),
+        (b"no picture", NO_IMAGE),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", NO_IMAGE),
+        (png_of_size(8001, 8000), TOO_LARGE),
+        (png_of_size(10_000, 10_000), TOO_LARGE),
+        (png_of_size(100_000, 100_000), TOO_LARGE),
+    ],
+)
+def test_what_is_no_picture_is_refused(tmp_path, data, message):
+    file = tmp_path / "file.png"
+    file.write_bytes(data)
+    assert message_of(lambda: open_image(file)) == f"{file}: {message}"
+
+
+def test_a_damaged_picture_is_refused(tmp_path, encode):
+    file = tmp_path / "file.png"
+    file.write_bytes(encode(colour()[0])[:1500])
+    found = message_of(lambda: open_image(file))
+    assert found.startswith(f"{file}: expected an image; found a damaged one (")
+    assert found.endswith("); replace or remove it")
+
+
+def test_a_missing_picture_is_refused(tmp_path):
+    file = tmp_path / "missing.png"
+    assert message_of(lambda: open_image(file)) == (
+        f"{file}: expected an image; found: No such file or directory; check the path"
+    )
+
+
+def test_pillows_warnings_do_not_escape(tmp_path):
+    file = tmp_path / "file.png"
+    file.write_bytes(png_of_size(9_500, 9_500))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        message_of(lambda: open_image(file))
+    assert caught == []
+
+
+# ---- digits
+
+
+def test_digits_are_scikit_learns_scans_split_by_class_share():
+    train, test = read_source("digits", "train"), read_source("digits", "test")
+    assert train.images.shape == (1437, 1, 28, 28)
+    assert test.images.shape == (360, 1, 28, 28)
+    bunch = load_digits()
+    shares = np.bincount(bunch.target) * 360 / 1797
+    assert np.abs(np.bincount(test.labels) - shares).max() < 1
+    pool = {}
+    for scan, label in zip(bunch.images, bunch.target, strict=True):
+        pool.setdefault(bilinear(np.round(scan * 255 / 16), 28).tobytes(), []).append(label)
+    references = np.stack([np.frombuffer(key) for key in pool]).astype(np.float32)
+    assert len(references) == 1797
+    labels = np.array([each[0] for each in pool.values()])
+    images = np.concatenate([train.images, test.images]).reshape(1797, -1).astype(np.float32)
+    distances = (images**2).sum(1)[:, None] - 2 * images @ references.T + (references**2).sum(1)
+    nearest = distances.argmin(1)
+    assert sorted(nearest.tolist()) == list(range(1797))
+    assert np.array_equal(labels[nearest], np.concatenate([train.labels, test.labels]))
+    assert np.abs(images - references[nearest]).max() <= 1.01
+
+
+# ---- Parquet of a data set that is known by name
+
+
+@pytest.fixture
+def named(tmp_path, monkeypatch, write_parquet):
+    """A function that writes a Parquet file of a data set that is known by name and reads it."""
+    monkeypatch.setenv("INPUTAWARE_DATA", str(tmp_path))
+
+    def read(dataset, images, labels):
+        write_parquet(tmp_path / dataset / "train.parquet", images, labels)
+        return read_source(dataset, "train")
+
+    read.file = lambda dataset: tmp_path / dataset / "train.parquet"
+    return read
+
+
+def test_parquet_of_a_named_data_set_is_read_in_its_order(named):
+    images = colour(40)
+    raw = named("cifar10", images, [index % 10 for index in range(40)])
+    assert np.array_equal(raw.images, np.stack(images).transpose(0, 3, 1, 2))
+    assert raw.labels.tolist() == [index % 10 for index in range(40)]
+    assert raw.spec == CIFAR10
+
+
+def test_grey_stored_as_colour_is_grey_up_to_two_levels(named):
+    images = [np.stack([image] * 3, axis=2) for image in grey(10)]
+    images[3][..., 1] = np.minimum(images[3][..., 1], 253) + 2
+    images[3][..., 0] = images[3][..., 2] = images[3][..., 1] - 2
+    raw = named("mnist", images, list(range(10)))
+    assert np.array_equal(raw.images[0, 0], images[0][..., 0])
+    assert np.abs(raw.images[3, 0].astype(int) - images[3][..., 1]).max() <= 2
+
+
+def test_real_colour_is_refused_where_grey_is_expected(named):
+    images = [np.stack([image] * 3, axis=2) for image in grey(10)]
+    images[7][5, 5] = [100, 100, 103]
+    assert message_of(lambda: named("mnist", images, list(range(10)))) == (
+        f"{named.file('mnist')}, row 7: wrong channel count: expected a grey image; found a colour one; "
+        "check that this is mnist"
+    )
+
+
+def test_grey_is_refused_where_colour_is_expected(named):
+    images = [*colour(9), *grey(1)]
+    assert message_of(lambda: named("cifar10", images, list(range(10)))) == (
+        f"{named.file('cifar10')}, row 9: wrong channel count: expected a colour image; found a grey one; "
+        "check that this is cifar10"
+    )
+
+
+EVERY_CLASS = "expected images of every class"
+TEN_LABELS = "expected labels 0 to 9, for 10 classes"
+COLUMNS = (
+    "expected the columns image (a struct with the field bytes) and label (whole numbers); found "
+    "image: struct<bytes: binary, path: string>"
+)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([*range(9), 8], f"{EVERY_CLASS}; found none of 9 (truck); add images or remove the class"),
+        (
+            [0, 1, 0, 1, 0, 1, 0, 1, 8, 9],
+            f"{EVERY_CLASS}; found none of 2 (bird), 3 (cat), 4 (deer), 5 (dog), 6 (frog), ...; add images or remove "
+            "the class",
+        ),
+        ([*range(9), 10], f"{TEN_LABELS}; found 10; renumber the labels"),
+        ([-1, *range(1, 10)], f"{TEN_LABELS}; found -1; renumber the labels"),
+        (list(range(10, 20)), f"{TEN_LABELS}; found 10, 11, 12, 13, 14, ...; renumber the labels"),
+        (
+            np.array([0, 2**63], np.uint64),
+            "expected labels from 0 to K - 1; found 9223372036854775808; renumber the labels",
+        ),
+        ([0.0] * 10, f"{COLUMNS}, label: double; rename or convert the columns"),
+        (["a"] * 10, f"{COLUMNS}, label: string; rename or convert the columns"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(named, labels, message):
+    assert message_of(lambda: named("cifar10", colour(len(labels)), labels)) == f"{named.file('cifar10')}: {message}"
+
+
+def test_missing_values_are_refused_by_row(named):
+    file = named.file("cifar10")
+    assert message_of(lambda: named("cifar10", colour(10), [*range(9), None])) == (
+        f"{file}, row 9: expected a label; found none; label or remove the row"
+    )
+    assert message_of(lambda: named("cifar10", [*colour(9), None], list(range(10)))) == (
+        f"{file}, row 9: expected an image; found none; remove the row"
+    )
+    assert message_of(lambda: named("cifar10", [*colour(9), b"x"], list(range(10)))) == f"{file}, row 9: {NO_IMAGE}"
+
+
+def test_other_columns_are_refused(named):
+    file = named.file("mnist")
+    file.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"img": [1], "label": [0]}), file)
+    assert message_of(lambda: read_source("mnist", "train")) == (
+        f"{file}: expected the columns image (a struct with the field bytes) and label (whole numbers); found "
+        "img: int64, label: int64; rename or convert the columns"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 no more", b"x" * 1000])
+def test_a_damaged_parquet_file_is_refused(named, content):
+    file = named.file("mnist")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    expected = f"{file}: expected a Parquet file; found a damaged one or another format; restore it"
+    assert message_of(lambda: read_source("mnist", "train")) == expected
+
+
+def test_damage_within_a_parquet_file_is_refused(named):
+    images = colour(10)
+    named("cifar10", images, list(range(10)))
+    file = named.file("cifar10")
+    data = bytearray(file.read_bytes())
+    data[4:400] = b"\xff" * 396  # the first page of the pictures; the footer is whole
+    file.write_bytes(data)
+    expected = f"{file}: expected a Parquet file; found a damaged one or another format; restore it"
+    assert message_of(lambda: read_source("cifar10", "train")) == expected
+
+
+# ---- a user's own images
+
+
+@pytest.mark.parametrize(("in_colour", "shape"), [(True, (3, 32, 32)), (False, (1, 28, 28))])
+def test_folders_become_a_data_set(tmp_path, write_folders, in_colour, shape):
+    folder = write_folders(tmp_path / "own", ("dog", "cat"), colour=in_colour)
+    (folder / "train" / ".hidden").mkdir()
+    (folder / "train" / "cat" / "notes.txt").write_text("passed over")
+    raw = read_source(str(folder), "train")
+    assert raw.spec.name == str(folder)
+    assert raw.spec.class_names == ("cat", "dog")
+    assert raw.spec.shape == shape
+    assert raw.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    picture = np.asarray(Image.open(folder / "train" / "dog" / "0.png"))
+    expected = bilinear(picture, shape[1])
+    found = raw.images[3].transpose(1, 2, 0) if in_colour else raw.images[3, 0]
+    assert np.abs(found - expected).max() <= 1.01
+    assert read_source(str(folder), "test").spec == raw.spec
+
+
+@pytest.mark.parametrize(("names", "expected"), [(["no", "yes"], ("no", "yes")), (None, ("0", "1"))])
+def test_parquet_files_become_a_data_set(tmp_path, write_parquet, names, expected):
+    for split, count in (("train", 6), ("test", 2)):
+        write_parquet(tmp_path / f"{split}.parquet", grey(count), np.array([0, 1] * (count // 2), np.uint8), names)
+    for split, count in (("train", 6), ("test", 2)):
+        raw = read_source(str(tmp_path), split)
+        assert raw.images.shape == (count, 1, 28, 28)
+        assert raw.spec.class_names == expected
+        assert raw.labels.dtype == np.int64
+
+
+def parquet_case(**splits):
+    def make(folder, write_parquet, _):
+        for split, (images, labels, *names) in splits.items():
+            write_parquet(folder / f"{split}.parquet", images, labels, *names)
+
+    return make
+
+
+def folder_case(change, **options):
+    def make(folder, _, write_folders):
+        write_folders(folder, **options)
+        change(folder)
+
+    return make
+
+
+def remove(folder, *parts):
+    target = folder.joinpath(*parts)
+    for path in sorted(target.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    target.rmdir()
+
+
+def empty(folder, *parts):
+    for path in folder.joinpath(*parts).iterdir():
+        path.unlink()
+
+
+SUFFIXES = ", ".join(IMAGE_SUFFIXES)
+TWO = (grey(4), [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("make", "split", "message"),
+    [
+        pytest.param(
+            lambda folder, *_: folder.mkdir(),
+            "train",
+            "{f}: expected the folders train and test with a folder of images for each class, or train.parquet and "
+            "test.parquet; found no train; add it",
+            id="empty-folder",
+        ),
+        pytest.param(
+            lambda folder, *_: None,
+            "train",
+            "dataset: expected one of digits, mnist, cifar10, gtsrb, or a folder; found no folder '{f}'; "
+            "check the path",
+            id="no-folder",
+        ),
+        pytest.param(
+            folder_case(lambda folder: remove(folder, "test")),
+            "train",
+            "{f}: expected the folders train and test with a folder of images for each class, or train.parquet and "
+            "test.parquet; found no test; add it",
+            id="no-test",
+        ),
+        pytest.param(
+            folder_case(lambda folder: [remove(folder, "test", name) for name in ("cat", "dog")]),
+            "train",
+            "{f}/test: expected a folder of images for each class; found no folder; add them",
+            id="empty-test",
+        ),
+        pytest.param(
+            folder_case(lambda folder: (folder / "test" / "dog").rename(folder / "test" / "bird")),
+            "train",
+            "{f}: expected the same class folders in train and test; found only in train: dog; only in test: bird; "
+            "add or remove folders",
+            id="different-classes",
+        ),
+        pytest.param(
+            folder_case(lambda folder: remove(folder, "train", "cat")),
+            "test",
+            "{f}: expected the same class folders in train and test; found only in test: cat; add or remove folders",
+            id="class-missing",
+        ),
+        pytest.param(
+            folder_case(lambda folder: None, classes=("cat",)),
+            "train",
+            "{f}: expected at least 2 classes; found 1; add a class",
+            id="one-class",
+        ),
+        pytest.param(
+            folder_case(lambda folder: empty(folder, "test", "dog")),
+            "test",
+            f"{{f}}/test/dog: expected images ({SUFFIXES}); found none; add images or remove the class",
+            id="class-without-images",
+        ),
+        pytest.param(
+            folder_case(lambda folder: Image.new("L", (9, 9)).save(folder / "train" / "dog" / "1.png")),
+            "train",
+            "{f}: expected either grey or colour images; found both: {f}/train/cat/0.png is colour, "
+            "{f}/train/dog/1.png is grey; convert them to one kind",
+            id="mixed",
+        ),
+        pytest.param(
+            folder_case(lambda folder: Image.new("RGB", (9, 9)).save(folder / "test" / "dog" / "1.png"), colour=False),
+            "test",
+            "{f}: expected either grey or colour images; found both: {f}/test/dog/1.png is colour, "
+            "{f}/train/cat/0.png is grey; convert them to one kind",
+            id="mixed-between-splits",
+        ),
+        pytest.param(
+            folder_case(lambda folder: (folder / "train" / "dog" / "2.png").write_bytes(b"x")),
+            "train",
+            f"{{f}}/train/dog/2.png: {NO_IMAGE}",
+            id="corrupt-image",
+        ),
+        pytest.param(
+            parquet_case(train=TWO),
+            "train",
+            "{f}: expected train.parquet and test.parquet; found no test.parquet; add it",
+            id="no-test-parquet",
+        ),
+        pytest.param(
+            parquet_case(train=TWO, test=([], np.array([], np.int64))),
+            "test",
+            "{f}/test.parquet: expected the columns image (a struct with the field bytes) and label (whole numbers); "
+            "found image: null, label: int64; rename or convert the columns",
+            id="untyped-parquet",
+        ),
+        pytest.param(
+            parquet_case(train=TWO, test=(grey(2), [0, 0])),
+            "test",
+            "{f}/test.parquet: expected images of every class; found none of 1 (1); add images or remove the class",
+            id="class-missing-in-test-parquet",
+        ),
+        pytest.param(
+            parquet_case(train=TWO, test=(grey(3), [0, 1, 2])),
+            "test",
+            "{f}/test.parquet: expected labels 0 to 1, for 2 classes; found 2; renumber the labels",
+            id="new-class-in-test-parquet",
+        ),
+        pytest.param(
+            parquet_case(train=(grey(4), [0, 1, 3, 3]), test=TWO),
+            "train",
+            "{f}/train.parquet: expected labels 0 to 2, for 3 classes; found 3; renumber the labels",
+            id="gap",
+        ),
+        pytest.param(
+            parquet_case(train=(*TWO, ["a", "b", "c"]), test=TWO),
+            "train",
+            "{f}/train.parquet: expected images of every class; found none of 2 (c); add images or remove the class",
+            id="named-class-without-images",
+        ),
+        pytest.param(
+            parquet_case(train=(grey(2), [0, 0]), test=TWO),
+            "train",
+            "{f}/train.parquet: expected at least 2 classes; found 1; add a class",
+            id="one-class-parquet",
+        ),
+        pytest.param(
+            parquet_case(train=([*grey(3), *colour(1)], [0, 1, 0, 1]), test=TWO),
+            "train",
+            "{f}: expected either grey or colour images; found both: {f}/train.parquet, row 3 is colour, "
+            "{f}/train.parquet, row 0 is grey; convert them to one kind",
+            id="mixed-parquet",
+        ),
+    ],
+)
+def test_a_users_own_images_of_the_wrong_form_are_refused(tmp_path, write_parquet, write_folders, make, split, message):
+    folder = tmp_path / "own"
+    make(folder, write_parquet, write_folders)
+    assert message_of(lambda: read_source(str(folder), split)) == message.format(f=folder)
+
+
+def test_an_empty_parquet_file_is_refused(tmp_path, write_parquet):
+    write_parquet(tmp_path / "test.parquet", *TWO)
+    whole = write_parquet(tmp_path / "train.parquet", *TWO)
+    pq.write_table(pq.read_table(whole).slice(0, 0), whole)
+    assert message_of(lambda: read_source(str(tmp_path), "train")) == (
+        f"{whole}: expected images; found no rows; add some"
+    )
+
+
+def test_an_unreadable_kind_of_pixel_is_refused_by_file(tmp_path, write_folders):
+    folder = write_folders(tmp_path / "own")
+    file = folder / "train" / "dog" / "2.tif"
+    Image.new("F", (9, 9)).save(file)
+    assert message_of(lambda: read_source(str(folder), "train")) == (
+        f"{file}: expected 8 or 16 bits for a pixel's value; found Pillow's mode F, 32 bits; "
+        "convert the image to 8 bits"
+    )
+
+
+# ---- identity
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_identity_follows_the_files(tmp_path, write_folders, split):
+    folder = write_folders(tmp_path / "own")
+    before = source_identity(str(folder), split)
+    assert source_identity(str(folder), split) == before
+    (folder / split / "cat" / "9.png").write_bytes((folder / split / "cat" / "0.png").read_bytes())
+    place, state = source_identity(str(folder), split)
+    assert place == before[0] == str(folder.resolve())
+    assert state != before[1]
+
+
+def test_the_identity_of_a_named_data_set_is_its_file_or_its_archives(tmp_path, monkeypatch, write_parquet):
+    place, state = source_identity("mnist", "test")
+    assert place == "archives"
+    assert "9fb629c4189551a2d022fa330f9573f3" in state
+    monkeypatch.setenv("INPUTAWARE_DATA", str(tmp_path))
+    assert source_identity("mnist", "test") == (place, state), "a folder without the file changes nothing"
+    file = write_parquet(tmp_path / "mnist" / "test.parquet", *TWO)
+    place, state = source_identity("mnist", "test")
+    assert place == str(file.resolve())
+    assert str(file.stat().st_mtime_ns) in state
+
+
+# ---- the real data
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    if not REAL_DATA:
+        pytest.skip("INPUTAWARE_DATA names no folder with the real data sets")
+    return tmp_path_factory.mktemp("real-cache")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "count", "mean"),
+    [("mnist", "train", 60_000, 33.318421), ("gtsrb", "test", 12_630, None)],
+)
+def test_real_data_are_whole(real, monkeypatch, dataset, split, count, mean):
+    monkeypatch.setenv("INPUTAWARE_DATA", str(Path(REAL_DATA).resolve()))
+    monkeypatch.setenv("INPUTAWARE_CACHE", str(real))
+    data = load_images(dataset, split)
+    spec = dataset_spec(dataset)
+    assert data.images.shape == (count, *spec.shape)
+    assert len(torch.bincount(data.labels)) == spec.classes
+    if mean is not None:
+        assert abs(data.images.double().mean() - mean) < 1e-6
