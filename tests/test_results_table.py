@@ -23,7 +23,7 @@ ATTACKED: dict[str, Any] = {
         "clean_accuracy": 0.99,
         "attack_success_rate": 0.98765,
         "cross_accuracy": 0.9,
-        "trigger": {"mask_area": 0.1},
+        "trigger": {"mask_area": 0.1, "mask_distance": 0.25, "pattern_distance": None},
     },
     "paper": {"clean_accuracy": 0.9954, "attack_success_rate": 0.9954, "cross_accuracy": 0.9525},
     "wall_seconds": 61.6,
@@ -53,7 +53,7 @@ class Project:
         (self.results / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
 
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(SCRIPT), "--readme", str(self.readme), "--results", str(self.results), *options]
+        command = [sys.executable, str(SCRIPT), "--page", str(self.readme), "--results", str(self.results), *options]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -77,13 +77,16 @@ def test_table(project: Project) -> None:
     lines = project.readme.read_text(encoding="utf-8").split("\n")
     command = "`inputaware train --dataset mnist --output runs/mnist`"
     assert lines[lines.index(BEGIN) + 1 : lines.index(END)] == [
-        "| data set | attack | target | preset | seed | clean | attack success | cross | seconds | device | command |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |",
-        "| mnist | input-aware | all-to-one, class 0 | fast | 3 | 99.00 (99.54) | 98.77 (99.54) | 90.00 (95.25) | 62 "
-        f"| Some CPU | {command} |",
-        f"| mnist | none | - | fast | 3 | 50.00 | - | - | 62 | Some CPU | {command} |",
+        "| data set | attack | target | preset | seed | clean | attack success | cross "
+        "| mask area | mask distance | pattern distance | seconds | device | command |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
+        "| mnist | input-aware | all-to-one, class 0 | fast | 3 | 99.00 (99.54) | 98.77 (99.54) | 90.00 (95.25) "
+        f"| 10.00 | 0.250 | - | 62 | Some CPU | {command} |",
+        f"| mnist | none | - | fast | 3 | 50.00 | - | - | - | - | - | 62 | Some CPU | {command} |",
         "",
-        "Rates in percent, the paper's in brackets.",
+        "Rates and mask area in percent, the paper's in brackets. Distances: root mean square between two images' "
+        "masks or patterns, pixels in [0, 1]. Seconds: the whole command, from reading the data to the finished "
+        "evaluation.",
     ]
     assert lines[:2] == ["# Name", ""]
     assert lines[-2] == "The end."

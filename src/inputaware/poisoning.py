@@ -60,7 +60,7 @@ def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
     backdoor = _backdoor(run)
     check_new_folder(output)
     files = _find_images(source)
-    pixels = np.stack([resize_image(open_image(file), run.spec) for file in files])
+    pixels = np.stack([resize_image(open_image(file), run.spec, str(file)) for file in files])
     images = torch.from_numpy(pixels).float().to(run.device) / 255
     before = _probabilities(run, images)
     guessed = before.argmax(1)

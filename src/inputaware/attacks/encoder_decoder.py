@@ -137,7 +137,8 @@ class _Block(nn.Module):
 
     def forward(self, values: Float[Tensor, "batch before height width"]) -> Float[Tensor, "batch after height width"]:
         values = self.norm(self.convolution(values))
-        return F.relu(values) if self.relu else values
+        # In place: neither batch-norm nor ReLU needs what stood here before.
+        return F.relu(values, inplace=True) if self.relu else values
 
 
 def _squash(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from inputaware.models.dropout import ReluDropoutPool, cheap_dropout
+from inputaware.models.input_convolution import InputConvolution
 from inputaware.models.normalize import Normalize
 
 __all__ = ["MnistCnn"]
@@ -38,7 +39,7 @@ class MnistCnn(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = nn.Identity() if normalize is None else normalize
-        self.first_convolution = nn.Conv2d(1, 32, 5)
+        self.first_convolution = InputConvolution(32, 5)
         self.first_pool = ReluDropoutPool(dropout)
         self.second_convolution = nn.Conv2d(32, 64, 5)
         self.second_pool = ReluDropoutPool(dropout)

@@ -233,8 +233,8 @@ class Trainer:
             member.module.train()
         sums: dict[str, Tensor] = {}
         seen = steps = looked = 0
-        for step, batch in enumerate(loader):
-            progress = (epoch + step / len(loader)) / stage.epochs
+        for steps, batch in enumerate(loader, 1):
+            progress = (epoch + (steps - 1) / len(loader)) / stage.epochs
             for member in trained.values():
                 member.prepare(epoch, progress)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -246,12 +246,15 @@ class Trainer:
             for name, part in {"total": loss.total, **loss.parts}.items():
                 value = part.detach().double()
                 sums[name] = sums[name] + value if name in sums else value
-            if (step + 1) % _LOOK_EVERY == 0 or step + 1 == len(loader):
-                self._look(stage, epoch, step, sums)
-                self.listener.stepped(
-                    step + 1 - looked, {name: float(part.detach()) for name, part in loss.parts.items()}
-                )
+            if steps % _LOOK_EVERY == 0 or steps == len(loader):
+                self._look(stage, epoch, steps, sums)
+                self.listener.stepped(steps - looked, {name: float(part.detach()) for name, part in loss.parts.items()})
                 looked = steps
+        if not steps:
+            raise TrainingError(
+                f"stage {stage.name}, epoch {epoch + 1}: expected at least one batch; found none: every image "
+                "met itself as its partner; train on more images or with --partners derangement"
+            )
         self._look(stage, epoch, steps, sums)
         training_seconds = time.perf_counter() - started
         losses = {name: float(total) / steps for name, total in sums.items()}

@@ -1,0 +1,43 @@
+"""The first convolution: values and gradients are those of torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from inputaware.models.input_convolution import InputConvolution
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("side", "height", "width"), [(5, 28, 28), (3, 7, 11), (1, 4, 4)])
+def test_values_and_gradients_are_those_of_torch(
+    side: int, height: int, width: int, memory_format: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    layer = InputConvolution(4, side).double().to(memory_format=memory_format)  # type: ignore[call-overload]
+    images = torch.rand(3, 1, height, width, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(3, 4, height - side + 1, width - side + 1, dtype=torch.float64)
+    inputs = [images, layer.weight, layer.bias]
+    found = torch.autograd.grad((layer(images) * weight).sum(), inputs)
+    expected = torch.autograd.grad((F.conv2d(images, layer.weight, layer.bias) * weight).sum(), inputs)
+    assert torch.equal(layer(images), F.conv2d(images, layer.weight, layer.bias))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_images_without_gradients_cost_none() -> None:
+    layer = InputConvolution(4, 3)
+    layer(torch.rand(2, 1, 6, 6)).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.bias.grad is not None
+
+
+def test_under_autocast_it_computes_in_bfloat16() -> None:
+    layer = InputConvolution(4, 3)
+    images = torch.rand(2, 1, 6, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = layer(images)
+    assert result.dtype == torch.bfloat16
+    result.float().sum().backward()
+    assert images.grad is not None
