@@ -37,7 +37,7 @@ class InputConvolution(nn.Conv2d):
         """
         if input.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
             return super().forward(input)
-        result: Tensor = _Convolve.apply(input, self.weight, self.bias)
+        result: Tensor = _Convolve.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return result
 
 
