@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check check-tables docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -21,6 +21,9 @@ check: .venv/.installed-dev ## lint, formatting, types, spelling, and the README
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/codespell
+	@$(MAKE) --no-print-directory check-tables
+
+check-tables: .venv/.installed-dev
 	@$(BIN)/python scripts/results-table --check
 	@$(BIN)/python scripts/results-table --check --results results/presets --page docs/presets.md
 

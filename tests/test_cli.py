@@ -21,6 +21,7 @@ from inputaware.cli import main
 
 TINY = [
     "--dataset=digits",
+    "--device=cpu",
     "--train-images=100",
     "--validation-images=20",
     "--mask-stage.epochs=2",
@@ -120,7 +121,7 @@ def test_flags_override_the_file_and_the_file_the_preset(tmp_path: Path) -> None
     assert main(["train", "--config", str(settings), *flags, "--output", str(tmp_path / "run")]) == 0
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["seed"], config["attack"], config["joint_stage"]["epochs"]) == (5, "none", 1)
-    assert config["joint_stage"]["classifier"]["learning_rate"] == 0.1
+    assert config["joint_stage"]["classifier"]["learning_rate"] == 0.05
     # A run's own config.json is such a file.
     again = tmp_path / "again"
     assert main(["train", "--config", str(tmp_path / "run/config.json"), "--output", str(again)]) == 0
@@ -212,6 +213,12 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["train", *TINY, "--train-images=100000"],
         "train_images: expected at most 1149, the images of the training split; found 100000",
     ),
+    "a data set's name that is no path": (
+        ["train", "--dataset=" + "x" * 300],
+        "dataset: expected one of digits, mnist, cifar10, gtsrb, or the path of a folder; found '"
+        + "x" * 300
+        + "', which is neither",
+    ),
     "negative probability": (
         ["train", *TINY, "--joint-stage.attack-probability=-0.1"],
         "joint_stage.attack_probability: expected a number of at least 0 and at most 1; found -0.1",
@@ -258,9 +265,15 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_is_explained_and_nothing_is_written(
-    case: str, run: Path, clean_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: str,
+    run: Path,
+    clean_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arguments, message = MISTAKES[case]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     places = {
         "output": str(tmp_path / "output"),
         "missing": str(tmp_path / "missing"),
@@ -278,6 +291,37 @@ def test_a_mistake_is_explained_and_nothing_is_written(
     assert out == ""
     assert list(tmp_path.iterdir()) == []
     assert tree(run) | tree(clean_run) == before
+
+
+def test_a_file_for_another_preset_is_refused(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run / "config.json"
+    capsys.readouterr()
+    assert main(["train", f"--config={file}", "--preset=paper", f"--output={tmp_path}/run"]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: config: expected a file for preset 'paper'; found 'fast' in {file}; "
+        "leave --preset out, or take the preset out of the file with all that depends on it\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_command_with_resume_is_accepted_switches_included(tmp_path: Path) -> None:
+    command = ["train", *TINY, "--attack=none", "--augmentation.horizontal-flip", f"--output={tmp_path}/run"]
+    assert main(command) == 0
+    before = tree(tmp_path)
+    assert main([*command, "--resume"]) == 0
+    assert tree(tmp_path) == before
+
+
+def test_a_resumed_run_keeps_its_first_command(tmp_path: Path) -> None:
+    process = _start(tmp_path / "run")
+    _wait_for_rows(tmp_path / "run", 3, process)
+    process.kill()
+    process.wait()
+    first = json.loads((tmp_path / "run/environment.json").read_text())
+    assert main(["train", "--resume", "--output", str(tmp_path / "run")]) == 0
+    record = json.loads((tmp_path / "run/environment.json").read_text())
+    assert len(record.pop("resumed")) == 1
+    assert record == first
 
 
 def test_a_word_that_is_no_option_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
 from inputaware.attacks.registry import build_attack
-from inputaware.config import Config, check_config, config_differences, override
+from inputaware.config import DATASETS, Config, check_config, config_differences, override
 from inputaware.data.cache import load_images
 from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices
@@ -31,7 +30,7 @@ from inputaware.errors import ConfigError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.runs.checkpoint import Checkpoint, load_checkpoint
 from inputaware.runs.environment import describe_environment, fingerprint, resolve_device, resolve_precision
-from inputaware.runs.files import write_json
+from inputaware.runs.files import read_json, write_json
 from inputaware.runs.folder import RunFolder, check_new_folder
 from inputaware.training.loop import EpochReport, Listener, Trainer, peak_memory_mib
 
@@ -136,7 +135,8 @@ class Run:
         images, labels = self.images(split)
         result = evaluate(self.classifier, self.backdoor, images, labels, self.spec.classes, progress=progress)
         if split == "test":
-            write_json(self.folder.evaluation, result)
+            with self.folder.lock():
+                write_json(self.folder.evaluation, result)
         return result
 
 
@@ -180,7 +180,7 @@ def train(
     """
     started = time.perf_counter()
     folder = RunFolder(output)
-    resuming = resume and (folder.path / "config.json").exists()
+    resuming = resume and os.path.exists(folder.path / "config.json")
     if resuming:
         config = _recorded_config(folder, config)
     elif config is None:
@@ -220,8 +220,10 @@ def train(
             RunFolder.create(folder.path, config, data.spec)
         with folder.lock():
             machine = fingerprint(device, precision)
+            if resuming and folder.finished:  # by a process that held the folder until now
+                return Run.load(folder.path, device=config.device)
             checkpoint = _resume_from(folder, machine, allow_different_machine) if resuming else None
-            write_json(folder.environment, describe_environment(device, precision))
+            _record_environment(folder, describe_environment(device, precision))
             watched_images, watched_labels = data.images[watched].to(device), data.labels[watched].to(device)
             trainer = Trainer(
                 attack,
@@ -269,10 +271,9 @@ def _recorded_config(folder: RunFolder, config: Config | None) -> Config:
 
 def _with_absolute_path(config: Config) -> Config:
     """Return the configuration with a data set's path made absolute, so that the run can go on from anywhere."""
-    path = Path(config.dataset)
-    if config.dataset in ("digits", "mnist", "cifar10", "gtsrb") or not path.exists():
+    if config.dataset in DATASETS or not os.path.exists(config.dataset):
         return config
-    return override(config, {"dataset": str(path.resolve())})
+    return override(config, {"dataset": os.path.abspath(config.dataset)})
 
 
 def _resume_from(folder: RunFolder, machine: dict[str, str], allow_different_machine: bool) -> Checkpoint | None:
@@ -293,6 +294,14 @@ def _resume_from(folder: RunFolder, machine: dict[str, str], allow_different_mac
         )
     folder.metrics.cut(checkpoint.rows)
     return checkpoint
+
+
+def _record_environment(folder: RunFolder, record: dict[str, Any]) -> None:
+    """Write what the run is trained on; of a resumed run the first record stays, and later ones are listed in it."""
+    if os.path.exists(folder.environment):
+        first = read_json(folder.environment)
+        record = {**first, "resumed": [*first.get("resumed", []), record]}
+    write_json(folder.environment, record)
 
 
 def _subset(option: str, labels: Tensor, indices: Tensor, count: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import signal
 import sys
@@ -22,6 +23,9 @@ from inputaware.errors import ConfigError, InputAwareError, RunFolderError, Usag
 __all__ = ["EvaluateCommand", "PoisonCommand", "TrainCommand", "main"]
 
 
+_Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
     """Train a backdoored classifier (or a control), evaluate it on the test set, and write a run folder.
@@ -32,15 +36,15 @@ class TrainCommand:
     settings: Annotated[Config, tyro.conf.arg(name="")]
     output: Path
     """The run folder to make."""
-    resume: bool = False
+    resume: _Flag = False
     """Go on with an interrupted run; needs no other flag than --output."""
-    allow_different_machine: bool = False
+    allow_different_machine: _Flag = False
     """Resume although library, hardware or thread count differ; the result may then differ in its last bits."""
     config: Path | None = None
     """A JSON file with settings, such as the config.json of another run."""
     tensorboard: Path | None = None
     """Also write losses and accuracies to this folder for TensorBoard."""
-    json: bool = False
+    json: _Flag = False
     """Print the evaluation as JSON."""
 
 
@@ -54,7 +58,7 @@ class EvaluateCommand:
     """Test for reporting (written to the run folder); validation for choosing settings (only printed)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    json: bool = False
+    json: _Flag = False
     """Print the evaluation as JSON."""
 
 
@@ -72,7 +76,7 @@ class PoisonCommand:
     """The folder to make for images, or the parquet file for a split."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    json: bool = False
+    json: _Flag = False
     """Print the predictions as JSON."""
 
 
@@ -96,6 +100,7 @@ def _train(command: TrainCommand, given: Config | None) -> None:
             resume=command.resume,
             allow_different_machine=command.allow_different_machine,
             listener=Listeners(listeners),
+            evaluating=display.evaluating,
         )
     result = read_json(run.folder.evaluation)
     if command.json:
@@ -166,13 +171,21 @@ def _settings_from(arguments: Sequence[str]) -> Config | None:
     parser.add_argument("--resume", action="store_true")
     found, _ = parser.parse_known_args(arguments)
     settings = _read_settings(Path(found.config)) if found.config else {}
-    if found.resume and found.output and (Path(found.output) / "config.json").exists():
+    if found.resume and found.output and os.path.exists(Path(found.output) / "config.json"):
         from inputaware.runs.folder import RunFolder
 
         return override(RunFolder(found.output).config(), settings)
+    for option, asked in (("dataset", found.dataset), ("preset", found.preset)):
+        if asked is not None and settings.get(option, asked) != asked:
+            raise ConfigError(
+                f"config: expected a file for {option} {asked!r}; found {settings[option]!r} in {found.config}; "
+                f"leave --{option} out, or take the {option} out of the file with all that depends on it"
+            )
     dataset = found.dataset or settings.get("dataset")
     if dataset is None:
         return None
+    if not isinstance(dataset, str):
+        raise ConfigError(f"dataset: expected text; found {dataset!r}")
     preset = found.preset or settings.get("preset", "fast")
     return override(preset_config(preset, dataset=dataset), settings | {"dataset": dataset, "preset": preset})
 
@@ -202,12 +215,9 @@ def _parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]
         prog="inputaware train",
         args=list(arguments),
         default=TrainCommand(settings=shown, output=tyro.MISSING),
-        config=_STYLE,
     )
     return command, command.settings if defaults is not None else None
 
-
-_STYLE = (tyro.conf.FlagCreatePairsOff,)
 
 _COMMANDS = {
     "train": "train a backdoored classifier or a control, evaluate it, write a run folder",
@@ -225,7 +235,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> None:
         "poison": (PoisonCommand, _poison),
     }
     command, action = actions[name]
-    action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments), config=_STYLE))
+    action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments)))
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -240,7 +250,7 @@ def _how_to_go_on(name: str, arguments: Sequence[str]) -> str:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--output")
     output = parser.parse_known_args(arguments)[0].output
-    if name != "train" or output is None or not (Path(output) / "config.json").exists():
+    if name != "train" or output is None or not os.path.exists(Path(output) / "config.json"):
         return ""
     return f"; go on with: inputaware train --resume --output {shlex.quote(output)}"
 

@@ -248,7 +248,7 @@ def _official() -> dict[str, Any]:
 
 _FAST_EPOCHS: dict[str, tuple[int, int]] = {
     "digits": (20, 100),
-    "mnist": (2, 13),
+    "mnist": (2, 10),
     "cifar10": (2, 60),
     "gtsrb": (2, 40),
 }
@@ -264,9 +264,9 @@ def _fast(dataset: str) -> dict[str, Any]:
             epochs=joint_epochs,
             initial_attack_probability=0.2,
             initial_cross_probability=0.4,
-            ramp=0.9,
+            ramp=1.0,
             averaging=0.995,
-            classifier=OptimizerConfig(name="sgd", learning_rate=0.1, nesterov=True, weight_decay=5e-4),
+            classifier=OptimizerConfig(name="sgd", learning_rate=0.05, nesterov=True, weight_decay=5e-4),
             generator=OptimizerConfig(name="adam", learning_rate=0.01),
         ),
     }

@@ -52,8 +52,7 @@ class TrainingDisplay:
         self.printed = 0.0
 
     def __enter__(self) -> TrainingDisplay:
-        """Start to draw."""
-        self.progress.start()
+        """Be ready; drawing starts with the first stage, for reading the data draws its own bars."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,6 +61,7 @@ class TrainingDisplay:
 
     def stage_started(self, stage: str, epochs: int, steps: int, done: int) -> None:
         """Show a new bar for the stage."""
+        self.progress.start()
         if self.task is not None:
             self.progress.update(self.task, visible=False)
         self.stage, self.epochs, self.steps = stage, epochs, steps
@@ -93,6 +93,13 @@ class TrainingDisplay:
                 highlight=False,
                 soft_wrap=True,
             )
+
+    def evaluating(self, share: float) -> None:
+        """Show a bar for the final evaluation, of which this share is done."""
+        if self.stage != "evaluation":
+            self.stage_started("evaluation", 1, 100, 0)
+        if self.task is not None:
+            self.progress.update(self.task, completed=100 * share)
 
     def _draw(self, advance: int) -> None:
         if self.task is not None:

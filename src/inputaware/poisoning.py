@@ -86,9 +86,9 @@ def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
 
 
 def _find_images(source: Path) -> list[Path]:
-    if source.is_file():
+    if os.path.isfile(source):
         return [source]
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise DataError(f"input: expected an image or a folder of images; found nothing at {str(source)!r}")
     files = sorted(path for path in source.rglob("*") if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
@@ -181,7 +181,7 @@ def export_poisoned_split(run: Run, split: str, output: Path) -> int:
     backdoor = _backdoor(run)
     if split not in ("test", "validation", "defender"):
         raise DataError(f"split: expected test, validation or defender; found {split!r}")
-    if output.exists():
+    if os.path.exists(output):
         raise RunFolderError(
             f"output: expected a file that does not exist yet; found {str(output)!r}; choose another one"
         )

@@ -144,11 +144,12 @@ def test_a_gpu_is_named(machine: pytest.MonkeyPatch) -> None:
     ("arguments", "command"),
     [
         (["/usr/bin/inputaware", "train", "--seed", "3"], "inputaware train --seed 3"),
-        (["job.py", "--x"], "job.py --x"),
-        ([""], ""),
+        (["/x/inputaware/__main__.py", "train", "--output", "my run"], "inputaware train --output 'my run'"),
+        (["job.py", "--x"], None),
+        ([""], None),
     ],
 )
-def test_the_record_of_the_machine(monkeypatch: pytest.MonkeyPatch, arguments: list[str], command: str) -> None:
+def test_the_record_of_the_machine(monkeypatch: pytest.MonkeyPatch, arguments: list[str], command: str | None) -> None:
     monkeypatch.setattr("sys.argv", arguments)
     before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     record = describe_environment(CPU, "32")

@@ -20,6 +20,7 @@ VARYING = {"environment.json", "timing.jsonl"}
 def tiny(**options: Any) -> Config:
     """Return a configuration that trains in a second or two."""
     changes: dict[str, Any] = {
+        "device": "cpu",
         "train_images": 100,
         "validation_images": 20,
         "mask_stage": {"epochs": 2, "batch_size": 30},

@@ -144,7 +144,11 @@ class JointStage(Stage):
         config = self.config
         attack = probability_at(progress, config.initial_attack_probability, config.attack_probability, config.ramp)
         cross = probability_at(progress, config.initial_cross_probability, config.cross_probability, config.ramp)
-        return images_in_batch(attack, len(batch.images)), images_in_batch(cross, len(batch.images))
+        size = len(batch.images)
+        # A batch that lost a self-partner is smaller; it keeps an image of each kind as long as it has one.
+        attack_count = min(size, max(1, images_in_batch(attack, size)))
+        cross_count = max(1, images_in_batch(cross, size)) if cross > 0 else 0
+        return attack_count, min(size - attack_count, cross_count)
 
     def loss(self, batch: Batch, progress: float) -> StepLoss:
         """Return cross-entropy of the three parts of a batch and diversity of the patterns."""

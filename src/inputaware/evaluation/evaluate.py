@@ -21,6 +21,7 @@ from inputaware.evaluation.metrics import (
     round_to_8_bits,
     structural_similarity,
 )
+from inputaware.runs.environment import full_float32
 
 __all__ = ["evaluate", "predict", "three_accuracies"]
 
@@ -82,6 +83,7 @@ def three_accuracies(
     return {"clean_accuracy": clean, "attack_success_rate": attack, "cross_accuracy": cross}
 
 
+@full_float32()
 def evaluate(
     classifier: nn.Module,
     backdoor: Backdoor | None,
@@ -203,7 +205,7 @@ def _trigger_size(
         )
 
     return {
-        "mask_area": float(masks.mean(dtype=torch.float64)),
+        "mask_area": float(masks.cpu().mean(dtype=torch.float64)),
         "mask_distance": over_pairings(masks),
         "pattern_distance": over_pairings(patterns),
         "l2": float((poisoned - images).flatten(1).norm(dim=1).mean()),

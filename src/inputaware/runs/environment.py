@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +21,7 @@ from inputaware import __version__
 from inputaware.config import PrecisionName
 from inputaware.errors import DeviceError
 
-__all__ = ["describe_environment", "fingerprint", "resolve_device", "resolve_precision"]
+__all__ = ["describe_environment", "fingerprint", "full_float32", "resolve_device", "resolve_precision"]
 
 _PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "safetensors", "scikit-learn")
 
@@ -85,6 +88,17 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Let convolutions on a GPU compute in float32; left alone they round their factors to TF32's 10 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def fingerprint(device: torch.device, precision: str) -> dict[str, str]:
     """Return what a seed's bits depend on besides the configuration: compared when a run is resumed."""
     return {
@@ -108,7 +122,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
     return {
         "inputaware": __version__,
         "commit": _commit(),
-        "command": " ".join(["inputaware" if sys.argv[0].endswith("inputaware") else sys.argv[0], *sys.argv[1:]]),
+        "command": _command(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": versions,
@@ -118,6 +132,14 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "cpu_features": features,
         **fingerprint(device, precision),
     }
+
+
+def _command() -> str | None:
+    """Return the command line as a shell takes it; none where the package was called from a program."""
+    program = Path(sys.argv[0])
+    if program.name == "inputaware" or program.parts[-2:] == ("inputaware", "__main__.py"):
+        return shlex.join(["inputaware", *sys.argv[1:]])
+    return None
 
 
 def _commit() -> str | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import nn
@@ -85,22 +85,22 @@ class RunFolder:
         """
         folder = cls(path)
         check_new_folder(folder.path)
+        # Made beside its place and moved there, so that a folder without its configuration is never seen.
+        partial = folder.path.with_name(f".{folder.path.name}.{os.getpid()}.partial")
         try:
-            folder.checkpoint.parent.mkdir(parents=True)
+            (partial / "checkpoint").mkdir(parents=True)
+            write_json(partial / "config.json", {**config_to_dict(config), "data": _spec_to_dict(spec)})
+            partial.rename(folder.path)
         except OSError as error:
             raise RunFolderError(f"output: expected to make {str(path)!r}; found: {error.strerror}") from None
-        record = {**config_to_dict(config), "data": _spec_to_dict(spec)}
-        try:
-            write_json(folder.path / "config.json", record)
-        except RunFolderError:
-            shutil.rmtree(folder.path)
-            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return folder
 
     @property
     def finished(self) -> bool:
         """Whether training and evaluation are done."""
-        return self.evaluation.exists()
+        return os.path.exists(self.evaluation)
 
     def config(self) -> Config:
         """Return the run's configuration.
@@ -120,10 +120,10 @@ class RunFolder:
 
     def _read(self) -> tuple[Config, DatasetSpec]:
         file = self.path / "config.json"
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise RunFolderError(
                 f"{self}: expected a run folder with a config.json, as inputaware train makes it; found "
-                + ("none in this folder" if self.path.is_dir() else "no such folder")
+                + ("none in this folder" if os.path.isdir(self.path) else "no such folder")
             )
         record = read_json(file)
         try:
@@ -141,28 +141,21 @@ class RunFolder:
         Raises:
             RunFolderError: another process holds it, or the folder cannot be written.
         """
-        if sys.platform == "win32":  # no flock there, so the second process is not noticed
-            yield
-            return
-        import fcntl
-
         path = self.path / ".lock"
-        try:
-            opened = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise RunFolderError(
-                f"{self}: expected a run folder that can be written; found: {error.strerror}; choose another one"
-            ) from None
-        with opened as file:
+        with self._open_lock(path) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # Another process may have removed the file between our opening and locking it.
+                held = os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+            except (BlockingIOError, FileNotFoundError):
+                held = False
+            if not held:
                 file.seek(0)
                 owner = file.read().strip() or "unknown"
                 raise RunFolderError(
                     f"{self}: expected a run folder that no other process writes; found process {owner} at work; "
                     "wait for it, or end it"
-                ) from None
+                )
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -170,6 +163,14 @@ class RunFolder:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+
+    def _open_lock(self, path: Path) -> TextIO:
+        try:
+            return path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(
+                f"{self}: expected a run folder that can be written; found: {error.strerror}; choose another one"
+            ) from None
 
     def save_modules(self, attack: Attack, config: Config, spec: DatasetSpec) -> None:
         """Write a safetensors file for each network; every one says whether the model is backdoored.

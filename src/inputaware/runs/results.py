@@ -41,7 +41,8 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             f"go on with: inputaware train --resume --output {folder}"
         )
     environment = read_json(folder / "environment.json")
-    timing = Journal(folder / "timing.jsonl").rows()
+    # Of what was done twice, since a run was stopped and resumed, the last time counts.
+    timing = list({(row["part"], row["epoch"]): row for row in Journal(folder / "timing.jsonl").rows()}.values())
     metrics = Journal(folder / "metrics.jsonl").rows()
     try:
         return {
@@ -51,7 +52,9 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             "target_class": config.target_class if config.target == "all-to-one" else None,
             "preset": config.preset,
             "seed": config.seed,
-            "trained_on": "the train split: validation and defender splits left out",
+            "trained_on": "the train split"
+            + ("" if config.train_images is None else f", {config.train_images} of its images"),
+            "resumed": len(environment.get("resumed", [])),
             "evaluation": read_json(folder / "evaluation.json"),
             "paper": published(config),
             "validation_last_epoch": metrics[-1].get("validation"),

@@ -26,26 +26,27 @@ class WeightAverage:
         self.module = module
         self.decay = decay
         self.steps = torch.zeros((), dtype=torch.int64)
-        self.tensors: dict[str, Tensor] = {name: tensor.detach().clone() for name, tensor in self._current().items()}
-
-    def _current(self) -> dict[str, Tensor]:
-        return dict(self.module.state_dict())
+        # The network's own tensors, which training changes in place.
+        self.current: dict[str, Tensor] = dict(module.state_dict())
+        self.tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in self.current.items()}
+        self.floating = [name for name, tensor in self.tensors.items() if tensor.is_floating_point()]
+        self.others = [name for name in self.tensors if name not in self.floating]
 
     def update(self) -> None:
         """Move the average towards the network's present weights."""
         self.steps += 1
         steps = int(self.steps)
         weight = 1 - min(self.decay, (1 + steps) / (10 + steps))
-        current = self._current()
-        floating = [name for name, tensor in self.tensors.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.tensors[name] for name in floating], [current[name] for name in floating], weight)
-        for name in self.tensors.keys() - set(floating):
-            self.tensors[name].copy_(current[name])
+        torch._foreach_lerp_(
+            [self.tensors[name] for name in self.floating], [self.current[name] for name in self.floating], weight
+        )
+        for name in self.others:
+            self.tensors[name].copy_(self.current[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Let the network have the average's weights for a while."""
-        kept = {name: tensor.detach().clone() for name, tensor in self._current().items()}
+        kept = {name: tensor.clone() for name, tensor in self.current.items()}
         self.module.load_state_dict(self.tensors)
         try:
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from inputaware.errors import ConfigError
 from inputaware.training.loop import EpochReport, Listener
@@ -54,10 +55,23 @@ class TensorBoardListener:
             raise ConfigError(
                 "tensorboard: expected the extra of that name; found none; install inputaware[tensorboard]"
             ) from None
-        self.writer = SummaryWriter(str(folder))
+        self.make_writer = SummaryWriter
+        self.folder = folder
+        self.writer: Any = None
 
     def stage_started(self, stage: str, epochs: int, steps: int, done: int) -> None:
-        """Say nothing: only epochs are points."""
+        """Open the event file with the first stage, when the configuration is known to be good.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        if self.writer is None:
+            try:
+                self.writer = self.make_writer(str(self.folder))
+            except OSError as error:
+                raise ConfigError(
+                    f"tensorboard: expected a folder that can be written; found {str(self.folder)!r}: {error.strerror}"
+                ) from None
 
     def stepped(self, steps: int, losses: dict[str, float]) -> None:
         """Say nothing: only epochs are points."""

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ from inputaware.config import Config
 from inputaware.data.loader import Loader
 from inputaware.errors import RunFolderError, TrainingError
 from inputaware.runs.checkpoint import Checkpoint, save_checkpoint
+from inputaware.runs.environment import full_float32
 from inputaware.runs.folder import RunFolder
 from inputaware.training.averaging import WeightAverage
 from inputaware.training.schedules import learning_rate
@@ -204,7 +205,8 @@ class Trainer:
         for index, stage in enumerate(self.attack.stages()):
             if checkpoint is not None and index < checkpoint.stage:
                 continue
-            self._run_stage(index, stage, checkpoint if checkpoint and index == checkpoint.stage else None)
+            with full_float32() if self.precision == "32" else nullcontext():
+                self._run_stage(index, stage, checkpoint if checkpoint and index == checkpoint.stage else None)
 
     def _run_stage(self, index: int, stage: Stage, checkpoint: Checkpoint | None) -> None:
         trained = {name: _Trained(recipe, stage.averaging) for name, recipe in stage.recipes.items()}
@@ -226,6 +228,11 @@ class Trainer:
         for member in trained.values():
             if member.average is not None:
                 member.average.apply()
+            if not all(torch.isfinite(parameter).all() for parameter in member.module.parameters()):
+                raise TrainingError(
+                    f"stage {stage.name}: expected finite weights at its end; found others; "
+                    "train into another folder with a lower learning rate or --precision 32"
+                )
 
     def _run_epoch(self, index: int, stage: Stage, trained: dict[str, _Trained], loader: Loader, epoch: int) -> None:
         started = time.perf_counter()
@@ -244,7 +251,7 @@ class Trainer:
                 member.step()
             seen += len(batch.images)
             for name, part in {"total": loss.total, **loss.parts}.items():
-                value = part.detach().double()
+                value = part.detach().float()
                 sums[name] = sums[name] + value if name in sums else value
             if steps % _LOOK_EVERY == 0 or steps == len(loader):
                 self._look(stage, epoch, steps, sums)
