@@ -51,9 +51,17 @@ def run(tmp_path: Path, config: Config) -> Path:
     write_json(folder / "environment.json", ENVIRONMENT)
     for epoch in (1, 2):
         Journal(folder / "metrics.jsonl").append({"epoch": epoch, "validation": {"clean_accuracy": epoch / 4}})
-    rows = (("preparation", 0.26, 100), ("mask", 1.5, 300), ("mask", 2.0, 310), ("joint", 4, 250))
-    for part, seconds, memory in rows:
-        Journal(folder / "timing.jsonl").append({"part": part, "seconds": seconds, "peak_memory_mib": memory})
+    # The second epoch of the mask stage was done twice.
+    rows = (
+        ("preparation", None, 0.26, 100),
+        ("mask", 1, 1.5, 300),
+        ("mask", 2, 99.0, 310),
+        ("mask", 2, 2.0, 310),
+        ("joint", 1, 4, 250),
+    )
+    for part, epoch, seconds, memory in rows:
+        row = {"part": part, "epoch": epoch, "seconds": seconds, "peak_memory_mib": memory}
+        Journal(folder / "timing.jsonl").append(row)
     return folder
 
 
@@ -81,7 +89,8 @@ def test_a_result_holds_what_the_folder_says(run: Path, config: Config) -> None:
         "target_class": 3,
         "preset": "fast",
         "seed": 5,
-        "trained_on": "the train split: validation and defender splits left out",
+        "trained_on": "the train split",
+        "resumed": 0,
         "evaluation": {"clean_accuracy": 0.5},
         "paper": {"clean_accuracy": 0.9954, "attack_success_rate": 0.9954, "cross_accuracy": 0.9525},
         "validation_last_epoch": {"clean_accuracy": 0.5},
@@ -105,6 +114,13 @@ def test_what_depends_on_target_and_device(run: Path, config: Config) -> None:
     assert result["device"] == "a GPU"
 
 
+def test_what_part_of_the_data_was_trained_on_and_that_it_was_resumed_are_said(run: Path, config: Config) -> None:
+    write_json(run / "environment.json", {**ENVIRONMENT, "resumed": [ENVIRONMENT]})
+    result = collect_result(run, override(config, {"train_images": 700}))
+    assert result["trained_on"] == "the train split, 700 of its images"
+    assert result["resumed"] == 1
+
+
 def test_a_result_is_written_as_json(run: Path, config: Config, tmp_path: Path) -> None:
     write_result(run, config, tmp_path / "result.json")
     assert read_json(tmp_path / "result.json") == json.loads(json.dumps(collect_result(run, config)))
@@ -126,7 +142,7 @@ def test_a_run_that_is_not_finished_is_refused(run: Path, config: Config, tmp_pa
     [
         ("environment.json", "{}", "KeyError: 'device'"),
         ("metrics.jsonl", "", "IndexError: list index out of range"),
-        ("timing.jsonl", "{}\n", "KeyError: 'seconds'"),
+        ("timing.jsonl", "{}\n", "KeyError: 'part'"),
     ],
 )
 def test_a_run_with_incomplete_records_is_refused(

@@ -41,10 +41,11 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             f"go on with: inputaware train --resume --output {folder}"
         )
     environment = read_json(folder / "environment.json")
-    # Of what was done twice, since a run was stopped and resumed, the last time counts.
-    timing = list({(row["part"], row["epoch"]): row for row in Journal(folder / "timing.jsonl").rows()}.values())
+    rows = Journal(folder / "timing.jsonl").rows()
     metrics = Journal(folder / "metrics.jsonl").rows()
     try:
+        # Of what was done twice, since a run was stopped and resumed, the last time counts.
+        timing = list({(row["part"], row["epoch"]): row for row in rows}.values())
         return {
             "dataset": config.dataset,
             "attack": config.attack,
