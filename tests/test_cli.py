@@ -398,7 +398,9 @@ def test_resuming_a_run_of_another_data_set_is_refused(run: Path, capsys: pytest
 
 def _start(folder: Path, err: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     code = (
-        "import sys, inputaware.training.loop as loop; loop._SAVE_EVERY = 0.0\n"
+        "import signal, sys, inputaware.training.loop as loop; loop._SAVE_EVERY = 0.0\n"
+        # A job that a shell starts in the background inherits that SIGINT is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from inputaware.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     slow = [*TINY, "--mask-stage.epochs=4", "--joint-stage.epochs=30"]
