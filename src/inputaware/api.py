@@ -29,10 +29,16 @@ from inputaware.data.splits import split_indices, subset_indices
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.runs.checkpoint import Checkpoint, load_checkpoint
-from inputaware.runs.environment import describe_environment, fingerprint, resolve_device, resolve_precision
+from inputaware.runs.environment import (
+    describe_environment,
+    fingerprint,
+    peak_memory_mib,
+    resolve_device,
+    resolve_precision,
+)
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.folder import RunFolder, check_new_folder
-from inputaware.training.loop import EpochReport, Listener, Trainer, peak_memory_mib
+from inputaware.training.loop import EpochReport, Listener, Trainer
 
 __all__ = ["EvaluationSplit", "Run", "train"]
 
