@@ -76,6 +76,14 @@ class FinePruningSettings:
 
     tolerance: float = 0.04
     """Clean accuracy that pruning may cost on held-out data."""
+    held_out: float = 0.5
+    """Share of the defender's images that choose how many channels are pruned; the others rank and fine-tune."""
+    epochs: int = 10
+    """Passes of the fine-tuning; 0 leaves it out."""
+    batch_size: int = 32
+    """Images in a step of the fine-tuning."""
+    learning_rate: float = 0.01
+    """Learning rate of the fine-tuning, SGD with momentum 0.9."""
 
     def check(self) -> None:
         """Check every range.
@@ -84,6 +92,10 @@ class FinePruningSettings:
             ConfigError: a value is out of its range.
         """
         _number("fine_pruning.tolerance", self.tolerance, 0, 1)
+        _number("fine_pruning.held_out", self.held_out, 0.05, 0.95)
+        _number("fine_pruning.epochs", self.epochs, 0)
+        _number("fine_pruning.batch_size", self.batch_size, 1)
+        _number("fine_pruning.learning_rate", self.learning_rate, 0, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +103,7 @@ class ImageRegularizationSettings:
     """Image regularization."""
 
     kernels: tuple[int, ...] = (3, 5)
-    """Sides of the smoothing windows, odd numbers of pixels."""
+    """Sides of the smoothing windows in pixels: 3, 5 or 7."""
     bits: tuple[int, ...] = (3, 2, 1)
     """Colour depths in bits."""
 
@@ -101,8 +113,11 @@ class ImageRegularizationSettings:
         Raises:
             ConfigError: a value is out of its range.
         """
+        if not self.kernels or not self.bits:
+            raise ConfigError("image_regularization: expected at least one of kernels and one of bits; found none")
         for kernel in self.kernels:
-            _number("image_regularization.kernels", kernel, 3)
+            if kernel not in (3, 5, 7):
+                raise ConfigError(f"image_regularization.kernels: expected 3, 5 or 7; found {kernel!r}")
         for bits in self.bits:
             _number("image_regularization.bits", bits, 1, 8)
 

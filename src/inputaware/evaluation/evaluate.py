@@ -14,6 +14,7 @@ from inputaware.attacks.base import Backdoor
 from inputaware.attacks.trigger import apply_trigger
 from inputaware.data.loader import derangement, to_pixels
 from inputaware.evaluation.metrics import (
+    attack_rates,
     class_rates,
     mean_over,
     peak_signal_to_noise,
@@ -125,8 +126,8 @@ def evaluate(
         "clean_accuracy": mean_over(clean_hits),
         # Clean images are 8-bit already, so rounding leaves them as they are.
         "clean_accuracy_8bit": mean_over(clean_hits),
-        **_attack_rates(None, None, labels, classes, ""),
-        **_attack_rates(None, None, labels, classes, "_8bit"),
+        **_attack_rates(None, None, labels, ""),
+        **_attack_rates(None, None, labels, "_8bit"),
         **_cross_rates([], ""),
         **_cross_rates([], "_8bit"),
         "trigger": None,
@@ -139,8 +140,8 @@ def evaluate(
         advance()
         rounded = predict(classifier, round_to_8_bits(poisoned.images))
         advance()
-        result |= _attack_rates(predicted, poisoned.targets, labels, classes, "")
-        result |= _attack_rates(rounded, poisoned.targets, labels, classes, "_8bit")
+        result |= _attack_rates(predicted, poisoned.targets, labels, "")
+        result |= _attack_rates(rounded, poisoned.targets, labels, "_8bit")
         per_class["attack_success_rate"] = class_rates(predicted == poisoned.targets, labels, classes)
         per_class["robust_accuracy"] = class_rates(predicted == labels, labels, classes)
         pairings = _pairings(len(labels), _PAIRINGS, labels.device) if len(labels) > 1 else []
@@ -163,20 +164,13 @@ def evaluate(
 
 
 def _attack_rates(
-    predicted: Tensor | None, targets: Tensor | None, labels: Tensor, classes: int, suffix: str
+    predicted: Tensor | None, targets: Tensor | None, labels: Tensor, suffix: str
 ) -> dict[str, float | None]:
-    """Return attack success and robust accuracy by both conventions."""
+    """Return attack success and robust accuracy by both conventions; none of them for a clean model."""
     names = ("attack_success_rate", "robust_accuracy")
     if predicted is None or targets is None:
         return {f"{name}{part}{suffix}": None for name in names for part in ("", "_excluding_target")}
-    others = labels != targets
-    success, robust = predicted == targets, predicted == labels
-    return {
-        f"attack_success_rate{suffix}": mean_over(success),
-        f"attack_success_rate_excluding_target{suffix}": mean_over(success, others),
-        f"robust_accuracy{suffix}": mean_over(robust),
-        f"robust_accuracy_excluding_target{suffix}": mean_over(robust, others),
-    }
+    return {f"{name}{suffix}": rate for name, rate in attack_rates(predicted, targets, labels).items()}
 
 
 def _cross_rates(accuracies: list[float], suffix: str) -> dict[str, Any]:

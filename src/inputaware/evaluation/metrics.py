@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 __all__ = [
+    "attack_rates",
     "class_rates",
     "mean_over",
     "peak_signal_to_noise",
@@ -26,6 +27,30 @@ def mean_over(hits: Bool[Tensor, " batch"], where: Bool[Tensor, " batch"] | None
     """Return the share of hits among the images that are counted; none where none is counted."""
     counted = hits if where is None else hits[where]
     return None if counted.numel() == 0 else int(counted.sum()) / counted.numel()
+
+
+def attack_rates(
+    predicted: Int64[Tensor, " batch"], targets: Int64[Tensor, " batch"], labels: Int64[Tensor, " batch"]
+) -> dict[str, float | None]:
+    """Return attack success and robust accuracy by both conventions.
+
+    Args:
+        predicted: the classes of images with their triggers.
+        targets: the classes that the attacker wants.
+        labels: the true classes.
+
+    Returns:
+        Fractions in [0, 1], over all images and over those that are not of the target class already; none where
+        there are no such images.
+    """
+    others = labels != targets
+    success, robust = predicted == targets, predicted == labels
+    return {
+        "attack_success_rate": mean_over(success),
+        "attack_success_rate_excluding_target": mean_over(success, others),
+        "robust_accuracy": mean_over(robust),
+        "robust_accuracy_excluding_target": mean_over(robust, others),
+    }
 
 
 def round_to_8_bits(images: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
