@@ -14,7 +14,7 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError
 from inputaware.models.mnist_cnn import MnistCnn
 from inputaware.models.preact_resnet import PreActResNet18
-from inputaware.models.registry import architecture_name, build_classifier, last_convolution
+from inputaware.models.registry import architecture_name, build_classifier, head_after, last_convolution
 
 
 def spec_of(shape: tuple[int, int, int], classes: int = 4) -> DatasetSpec:
@@ -112,8 +112,17 @@ def test_logits_follow_from_the_last_map_of_features(
         else:
             assert isinstance(classifier, PreActResNet18)
             found = classifier.output(maps[0].flatten(2).mean(2))
+        head = head_after(classifier, last_convolution(classifier))
+        assert head is not None
+        assert torch.equal(head(maps[0]), logits)
     handle.remove()
     torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-6)
+
+
+def test_the_head_after_another_layer_is_not_known() -> None:
+    classifier = build_classifier(ModelConfig(hidden_units=8), spec_of((1, 28, 28)))
+    assert head_after(classifier, classifier.get_submodule("first_convolution")) is None
+    assert head_after(nn.Sequential(classifier), last_convolution(classifier)) is None
 
 
 def test_last_map_of_another_network_is_refused() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64
@@ -21,6 +22,7 @@ from inputaware.defenses.base import CleanData, Defense, Examination, Finding, P
 from inputaware.defenses.settings import FinePruningSettings
 from inputaware.errors import DefenseError
 from inputaware.evaluation.metrics import attack_rates, mean_over
+from inputaware.models.registry import head_after
 from inputaware.runs.environment import full_float32
 
 __all__ = ["FeatureCut", "FinePruning", "channel_activity", "most_pruned"]
@@ -45,8 +47,8 @@ def _changed_output(layer: nn.Module, change: Callable[[Tensor], Tensor]) -> Ite
 class FeatureCut:
     """A classifier cut in two at its last map of features, so that its head can be run alone.
 
-    The head of any network is the network on one image, with the output of the feature layer replaced by the
-    features of a whole batch. The part before the layer then costs one image, however many features follow.
+    The networks of this package offer their head. Of any other network the head is the whole, with the output of its
+    feature layer replaced: right, but the part before the layer is computed again each time.
 
     Args:
         suspect: the classifier and its feature layer.
@@ -66,10 +68,12 @@ class FeatureCut:
         self.classifier = suspect.classifier.eval()
         self.layer = suspect.feature_layer
         self.suspect = suspect
+        self.head = head_after(suspect.classifier, suspect.feature_layer)
         features = self.features(images)
         whole = suspect.logits(images)
         try:
-            parts = self.logits(features)
+            # Of other images, so that whatever takes another way is seen.
+            parts = self.logits(features, images.roll(1, 0))
             matches = torch.allclose(parts, whole, rtol=1e-3, atol=1e-3)
         except (RuntimeError, DefenseError):
             matches = False
@@ -99,11 +103,23 @@ class FeatureCut:
             )
         return found[0]
 
-    def logits(self, features: Float[Tensor, "batch features rows columns"]) -> Float[Tensor, "batch classes"]:
-        """Return the logits of a chunk of features."""
-        image = torch.zeros(1, *self.suspect.shape, device=features.device, dtype=features.dtype)
-        with torch.no_grad(), full_float32(), _changed_output(self.layer, lambda output: features):
-            logits: Tensor = self.classifier(image)
+    def logits(
+        self,
+        features: Float[Tensor, "batch features rows columns"],
+        images: Float[Tensor, "batch channel height width"],
+    ) -> Float[Tensor, "batch classes"]:
+        """Return the logits of a chunk of features.
+
+        Args:
+            features: the map of features, pruned or not.
+            images: as many images, for a network whose head is not known; what they show does not matter.
+        """
+        with torch.no_grad(), full_float32():
+            if self.head is not None:
+                logits = self.head(features)
+            else:
+                with _changed_output(self.layer, lambda output: features):
+                    logits = self.classifier(images)
         self.suspect.check(logits)
         return logits
 
@@ -116,7 +132,7 @@ class FeatureCut:
         sums: list[Tensor] = []
         for chunk in torch.split(images, _CHUNK):
             features = self.features(chunk)
-            rectified = torch.equal(self.logits(features), self.logits(features.relu()))
+            rectified = torch.equal(self.logits(features, chunk), self.logits(features.relu(), chunk))
             sums.append(len(chunk) * channel_activity(features, rectified=rectified))
         return torch.stack(sums).sum(0) / len(images)
 
@@ -128,7 +144,7 @@ class FeatureCut:
     ) -> Int64[Tensor, "counts batch"]:
         """Return the predicted classes with no channel pruned, with the first one, and so on to all of them.
 
-        The part before the feature layer is run once an image.
+        The part before the feature layer is run once an image, where the head is known.
 
         Args:
             images: pixels in [0, 1].
@@ -136,14 +152,16 @@ class FeatureCut:
             progress: told the share of the work that is done.
         """
         parts = []
-        for start in range(0, len(images), _CHUNK):
-            features = self.features(images[start : start + _CHUNK]).clone()
-            rows = [self.logits(features).argmax(1)]
+        done = 0
+        for chunk in torch.split(images, _CHUNK):
+            features = self.features(chunk).clone()
+            rows = [self.logits(features, chunk).argmax(1)]
             for channel in order.tolist():
                 features[:, channel] = 0
-                rows.append(self.logits(features).argmax(1))
+                rows.append(self.logits(features, chunk).argmax(1))
             parts.append(torch.stack(rows))
-            progress(min(1.0, (start + _CHUNK) / len(images)))
+            done += len(chunk)
+            progress(done / len(images))
         return torch.cat(parts, 1)
 
 
@@ -268,11 +286,11 @@ class FinePruning(Defense):
 
         curve = [rates(clean[row], None if poisoned is None else poisoned[row]) for row in range(len(clean))]
         points = {"original": curve[0], "pruned": curve[count], "fine_tuned": rates(clean_tuned, poisoned_tuned)}
-        arrays = {"clean_accuracy": torch.tensor([row["clean_accuracy"] for row in curve]).double().numpy()}
+        arrays = {"clean_accuracy": np.array([row["clean_accuracy"] for row in curve])}
         if poisoned is not None:
             for name in curve[0]["attack"]:
                 values = [float("nan") if row["attack"][name] is None else row["attack"][name] for row in curve]
-                arrays[name] = torch.tensor(values, dtype=torch.float64).numpy()
+                arrays[name] = np.array(values)
         return Score(_sentence(points, count), {"pruned_channels": count, **points}, arrays)
 
     def _divide(self, labels: Tensor, seed: int) -> tuple[Int64[Tensor, " ranking"], Int64[Tensor, " held"]]:

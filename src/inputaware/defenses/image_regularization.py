@@ -7,6 +7,7 @@ measured, the ones of the authors' release and those of feature squeezing, each 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -179,19 +180,15 @@ class ImageRegularization(Defense):
 
     def _filters(self) -> Iterator[tuple[str, str, _Filter]]:
         """Yield each filter with its set and its name, in table 4's order."""
-        sets = {
+        sets: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
             "release": (gaussian_blur, floor_depth),
             "feature-squeezing": (median_filter, round_depth),
         }
         for kind, (smooth, shrink) in sets.items():
             for side in self.settings.kernels:
-                yield kind, f"k={side}", lambda images, smooth=smooth, side=side: smooth(images, side)  # type: ignore[misc]
+                yield kind, f"k={side}", partial(smooth, side=side)
             for bits in self.settings.bits:
-                yield (
-                    kind,
-                    f"{bits} {'bit' if bits == 1 else 'bits'}",
-                    lambda images, shrink=shrink, bits=bits: shrink(images, bits),
-                )  # type: ignore[misc]
+                yield kind, f"{bits} {'bit' if bits == 1 else 'bits'}", partial(shrink, bits=bits)
 
     def _sentence(self, scores: dict[str, Any]) -> str:
         original = scores["original"]

@@ -54,8 +54,15 @@ class MnistCnn(nn.Module):
             images: pixels in [0, 1].
         """
         values = self.first_pool(self.first_convolution(self.normalize(images)))
-        values = self.second_pool(self.second_convolution(values))
-        values = F.relu(self.hidden(values.flatten(1)))
+        return self.head(self.second_convolution(values))
+
+    def head(self, features: Float[Tensor, "batch features rows columns"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits that follow from the second convolution's output, the last map of features.
+
+        Args:
+            features: that map, before ReLU.
+        """
+        values = F.relu(self.hidden(self.second_pool(features).flatten(1)))
         if self.training:
             values = cheap_dropout(values, self.dropout)
         logits: Tensor = self.output(values)

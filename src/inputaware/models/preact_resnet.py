@@ -52,8 +52,15 @@ class PreActResNet18(nn.Module):
         Args:
             images: pixels in [0, 1].
         """
-        values = self.groups(self.convolution(self.normalize(images)))
-        logits: Tensor = self.output(values.mean((2, 3)))
+        return self.head(self.groups(self.convolution(self.normalize(images))))
+
+    def head(self, features: Float[Tensor, "batch features rows columns"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits that follow from the last block's output, the last map of features.
+
+        Args:
+            features: that map.
+        """
+        logits: Tensor = self.output(features.mean((2, 3)))
         return logits
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from inputaware.config import ModelConfig
 from inputaware.data.spec import DatasetSpec
@@ -13,7 +14,7 @@ from inputaware.models.mnist_cnn import MnistCnn
 from inputaware.models.normalize import Normalize
 from inputaware.models.preact_resnet import PreActResNet18
 
-__all__ = ["architecture_name", "build_classifier", "last_convolution"]
+__all__ = ["architecture_name", "build_classifier", "head_after", "last_convolution"]
 
 
 def architecture_name(config: ModelConfig, spec: DatasetSpec) -> Literal["mnist-cnn", "preact-resnet18"]:
@@ -49,6 +50,18 @@ def build_classifier(config: ModelConfig, spec: DatasetSpec) -> nn.Module:
             f"found {found}; resize the images"
         )
     return PreActResNet18(spec.classes, channels=channels, width=config.width, normalize=normalize)
+
+
+def head_after(classifier: nn.Module, layer: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Return what computes the logits from a layer's output alone; none where it is not known.
+
+    Args:
+        classifier: any network.
+        layer: one of its modules; known is what follows :func:`last_convolution` of a network of this package.
+    """
+    if isinstance(classifier, MnistCnn | PreActResNet18) and layer is last_convolution(classifier):
+        return classifier.head
+    return None
 
 
 def last_convolution(classifier: nn.Module) -> nn.Module:

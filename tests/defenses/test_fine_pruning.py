@@ -1,0 +1,408 @@
+"""Ranking against NumPy, pruning against really smaller networks, and what fine-tuning may touch."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inputaware.attacks.base import Backdoor
+from inputaware.defenses.base import CleanData, Finding, Suspect, Trial
+from inputaware.defenses.fine_pruning import FeatureCut, FinePruning, channel_activity, most_pruned
+from inputaware.defenses.registry import build_defense
+from inputaware.defenses.settings import FinePruningSettings
+from inputaware.errors import ConfigError, DefenseError
+from inputaware.models.mnist_cnn import MnistCnn
+from inputaware.models.normalize import Normalize
+from inputaware.models.preact_resnet import PreActResNet18
+from inputaware.models.registry import last_convolution
+
+SHAPE = (1, 28, 28)
+CLASSES = 3
+KINDS = ("mnist-cnn", "preact-resnet18")
+
+
+def network(kind: str, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        normalize = Normalize((0.5,), (0.5,))
+        if kind == "mnist-cnn":
+            return MnistCnn(CLASSES, hidden_units=16, normalize=normalize).eval()
+        found = PreActResNet18(CLASSES, channels=1, width=0.05, normalize=normalize)
+        for module in found.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.5
+        with torch.no_grad():  # so that batch-norm has something to normalise by
+            for _ in range(3):
+                found(torch.rand(16, *SHAPE))
+        return found.eval()
+
+
+def suspect(kind: str, seed: int = 0) -> Suspect:
+    classifier = network(kind, seed)
+    return Suspect(classifier, SHAPE, CLASSES, last_convolution(classifier))
+
+
+def data(per_class: int = 8, seed: int = 0) -> CleanData:
+    """Return stripes whose position is the class, on noise."""
+    random = np.random.RandomState(seed)
+    labels = np.arange(CLASSES).repeat(per_class)
+    images = random.randint(0, 120, (len(labels), *SHAPE))
+    for image, label in zip(images, labels, strict=True):
+        image[0, 8 * label : 8 * label + 6] += 130
+    return CleanData(torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels))
+
+
+class WhiteSquare(Backdoor):
+    universal = True
+
+    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mask = torch.zeros(len(images), 1, *SHAPE[1:])
+        mask[:, :, 24:, 24:] = 1
+        return mask, torch.ones_like(images)
+
+
+def backdoor() -> Backdoor:
+    return WhiteSquare(shape=SHAPE, classes=CLASSES, target="all-to-one", target_class=0)
+
+
+@functools.cache
+def trained(kind: str) -> Suspect:
+    """Return a suspect that knows the stripes and the square."""
+    found = suspect(kind)
+    clean = data(5, seed=3)
+    poisoned = backdoor().poison(clean.pixels, clean.labels)
+    images, labels = torch.cat([clean.pixels, poisoned.images]), torch.cat([clean.labels, poisoned.targets])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        optimizer = torch.optim.Adam(found.classifier.parameters(), lr=3e-3)
+        found.classifier.train()
+        for _ in range(25):
+            optimizer.zero_grad()
+            F.cross_entropy(found.classifier(images), labels).backward()
+            optimizer.step()
+    found.classifier.eval()
+    return found
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def examined(request: pytest.FixtureRequest) -> tuple[Suspect, FinePruning, Finding]:
+    kind = request.param
+    found = trained(kind)
+    defense = FinePruning(FinePruningSettings(epochs=2, batch_size=4))
+    return found, defense, defense.run(found, data(), seed=1)
+
+
+def numpy_features(found: Suspect, images: Tensor) -> np.ndarray:
+    maps: list[Tensor] = []
+    assert found.feature_layer is not None
+    handle = found.feature_layer.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    with torch.no_grad():
+        found.classifier(images)
+    handle.remove()
+    return maps[0].numpy().astype(np.float64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_activity_is_numpys(kind: str) -> None:
+    found, images = suspect(kind), data().pixels
+    features = numpy_features(found, images)
+    seen = np.maximum(features, 0) if kind == "mnist-cnn" else np.abs(features)
+    expected = seen.mean((0, 2, 3))
+    assert (features < 0).any()
+    activity = FeatureCut(found, images[:2]).activity(images)
+    np.testing.assert_allclose(activity, expected, rtol=1e-5)
+
+
+def test_activity_counts_what_the_next_layer_reads() -> None:
+    features = torch.tensor([[[[1.0, -3.0]]], [[[2.0, 0.0]]]])
+    assert channel_activity(features, rectified=True).tolist() == [0.75]
+    assert channel_activity(features, rectified=False).tolist() == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "tolerance", "expected"),
+    [
+        ([0.9, 0.9, 0.86, 0.8], 0.04, 2),
+        ([0.9, 0.8, 0.87, 0.1], 0.04, 2),
+        ([0.9, 0.8, 0.7, 0.1], 0.04, 0),
+        ([0.5, 0.6, 0.7], 0.0, 2),
+        ([0.9, 0.85, 0.1], 1.0, 2),
+    ],
+)
+def test_as_many_channels_as_the_tolerance_allows(accuracy: list[float], tolerance: float, expected: int) -> None:
+    assert most_pruned(torch.tensor(accuracy, dtype=torch.float64), tolerance) == expected
+
+
+def smaller(classifier: nn.Module, keep: list[int]) -> nn.Module:
+    """Return a network from whose weights the other channels were taken out."""
+    if isinstance(classifier, MnistCnn):
+        small = copy.deepcopy(classifier)
+        convolution = nn.Conv2d(32, len(keep), 5)
+        convolution.weight.data = classifier.second_convolution.weight.data[keep]
+        assert classifier.second_convolution.bias is not None
+        convolution.bias.data = classifier.second_convolution.bias.data[keep]
+        small.second_convolution = convolution
+        small.hidden = nn.Linear(len(keep) * 16, 16)
+        small.hidden.weight.data = classifier.hidden.weight.data.view(16, 64, 16)[:, keep].flatten(1)
+        small.hidden.bias.data = classifier.hidden.bias.data
+        return small.eval()
+    assert isinstance(classifier, PreActResNet18)
+    output = nn.Linear(len(keep), CLASSES)
+    output.weight.data = classifier.output.weight.data[:, keep]
+    output.bias.data = classifier.output.bias.data
+
+    class Small(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            values = classifier.groups(classifier.convolution(classifier.normalize(images)))
+            logits: Tensor = output(values[:, keep].mean((2, 3)))
+            return logits
+
+    return Small().eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pruning_is_taking_channels_out_of_the_weights(kind: str) -> None:
+    found, images = suspect(kind), data().pixels
+    cut = FeatureCut(found, images[:2])
+    features = cut.features(images)
+    order = torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(0))
+    for count in (0, 1, 7, len(order) - 1):
+        pruned = features.clone()
+        pruned[:, order[:count]] = 0
+        with torch.no_grad():
+            expected = smaller(found.classifier, order[count:].tolist())(images)
+        torch.testing.assert_close(cut.logits(pruned, images), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_curve_prunes_one_channel_more_each_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inputaware.defenses.fine_pruning._CHUNK", 10)
+    found, images = trained(kind), data().pixels
+    cut = FeatureCut(found, images[:2])
+    order = cut.activity(images).argsort(stable=True)
+    heard: list[float] = []
+    predictions = cut.pruned_predictions(images, order, heard.append)
+    assert predictions.shape == (len(order) + 1, len(images))
+    assert heard == pytest.approx([10 / 24, 20 / 24, 1])
+    with torch.no_grad():
+        assert torch.equal(predictions[0], found.classifier(images).argmax(1))
+        middle = smaller(found.classifier, order[len(order) // 2 :].tolist())(images).argmax(1)
+        assert torch.equal(predictions[len(order) // 2], middle)
+    assert predictions[-1].unique().numel() == 1
+
+
+def test_a_network_with_an_unknown_head_gives_the_same() -> None:
+    found, images = trained("mnist-cnn"), data().pixels
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = found.classifier
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.inner(images)
+            return logits
+
+    order = torch.arange(64)[::13]
+    stranger = FeatureCut(Suspect(Wrapper(), SHAPE, CLASSES, found.feature_layer), images[:2])
+    assert stranger.head is None
+    expected = FeatureCut(found, images[:2]).pruned_predictions(images, order)
+    assert torch.equal(stranger.pruned_predictions(images, order), expected)
+
+
+def test_the_trunk_is_run_once_an_image() -> None:
+    found, images = suspect("mnist-cnn"), data().pixels
+    cut = FeatureCut(found, images[:2])
+    seen = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal seen
+        seen += len(inputs[0])
+
+    handle = found.classifier.get_submodule("first_convolution").register_forward_hook(count)
+    cut.pruned_predictions(images, torch.arange(64))
+    handle.remove()
+    assert seen == len(images)
+
+
+def test_ranking_and_choice_use_different_images(examined: tuple[Suspect, FinePruning, Finding]) -> None:
+    found, _, finding = examined
+    channels = 64 if isinstance(found.classifier, MnistCnn) else 26
+    assert finding.scores["channels"] == channels
+    assert (finding.scores["ranking_images"], finding.scores["held_out_images"]) == (12, 12)
+    ranking, held_out = FinePruning(FinePruningSettings())._divide(data().labels, 1)
+    assert set(ranking.tolist()) | set(held_out.tolist()) == set(range(24))
+    assert not set(ranking.tolist()) & set(held_out.tolist())
+    assert torch.bincount(data().labels[held_out]).tolist() == [4, 4, 4]
+    activity = FeatureCut(found, data().pixels[:2]).activity(data().pixels[ranking])
+    np.testing.assert_allclose(finding.arrays["activity"], activity, rtol=1e-6)
+    assert finding.arrays["order"].tolist() == np.argsort(activity.numpy(), kind="stable").tolist()
+    curve = finding.arrays["held_out_accuracy"]
+    assert len(curve) == channels + 1
+    assert finding.scores["pruned_channels"] == max(np.flatnonzero(curve >= curve[0] - 0.04))
+
+
+def test_the_scores_follow_from_the_curves(examined: tuple[Suspect, FinePruning, Finding]) -> None:
+    found, defense, finding = examined
+    test = data(seed=9)
+    heard: list[float] = []
+    score = defense.score(finding, found, Trial(test, backdoor()), progress=heard.append)
+    count = finding.scores["pruned_channels"]
+    poisoned = backdoor().poison(test.pixels, test.labels)
+    with torch.no_grad():
+        clean_hits = found.classifier(test.pixels).argmax(1) == test.labels
+        attack_hits = found.classifier(poisoned.images).argmax(1) == poisoned.targets
+    assert score.arrays["clean_accuracy"][0] == float(clean_hits.double().mean())
+    assert score.arrays["attack_success_rate"][0] == float(attack_hits.double().mean())
+    assert float(attack_hits.double().mean()) > 0.9
+    assert score.arrays["clean_accuracy"][-1] == pytest.approx(1 / 3)
+    for point, place in (("original", 0), ("pruned", count)):
+        assert score.scores[point]["clean_accuracy"] == score.arrays["clean_accuracy"][place]
+        assert score.scores[point]["attack"]["attack_success_rate"] == score.arrays["attack_success_rate"][place]
+    assert heard == [0.5, 1.0]
+    json.dumps([finding.record(), score.scores], allow_nan=False)
+
+
+def test_fine_tuned_weights_are_kept_and_pruned_channels_stay_so(
+    examined: tuple[Suspect, FinePruning, Finding],
+) -> None:
+    found, defense, finding = examined
+    count, order = finding.scores["pruned_channels"], finding.arrays["order"]
+    assert 0 < count < len(order)
+    tuned = copy.deepcopy(found.classifier)
+    weights = {
+        name.removeprefix("fine_tuned."): torch.from_numpy(values)
+        for name, values in finding.arrays.items()
+        if name.startswith("fine_tuned.")
+    }
+    tuned.load_state_dict(weights)
+    test = data(seed=9)
+    with torch.no_grad():
+        expected = smaller(tuned, sorted(order[count:].tolist()))(test.pixels).argmax(1) == test.labels
+    score = defense.score(finding, found, Trial(test, None))
+    assert score.scores["fine_tuned"] == {"clean_accuracy": float(expected.double().mean()), "attack": None}
+    assert list(score.arrays) == ["clean_accuracy"]
+    if isinstance(tuned, MnistCnn):
+        # No gradient reached a pruned channel's filters, and one reached every other's.
+        before = found.classifier.get_parameter("second_convolution.weight")
+        same = (tuned.second_convolution.weight == before).flatten(1).all(1)
+        assert same[order[:count]].all()
+        assert not same[order[count:]].all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_suspect_is_left_as_it_was(kind: str) -> None:
+    found = trained(kind)
+    before = copy.deepcopy(found.classifier.state_dict())
+    defense = FinePruning(FinePruningSettings(epochs=1, batch_size=4))
+    finding = defense.run(found, data())
+    defense.score(finding, found, Trial(data(seed=9), backdoor()))
+    after = found.classifier.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    changed = [name for name in before if not np.array_equal(before[name], finding.arrays[f"fine_tuned.{name}"])]
+    assert "output.weight" in changed
+    assert found.feature_layer is not None
+    assert not found.feature_layer._forward_hooks
+
+
+def test_the_seed_decides() -> None:
+    defense = build_defense("fine-pruning")
+    one, same, other = (defense.run(suspect("mnist-cnn"), data(), seed=seed) for seed in (1, 1, 2))
+    assert one.record() == same.record()
+    for name, values in one.arrays.items():
+        np.testing.assert_array_equal(values, same.arrays[name])
+    name = "fine_tuned.output.weight"
+    assert not np.array_equal(one.arrays[name], other.arrays[name])
+
+
+def test_without_epochs_the_network_is_only_pruned() -> None:
+    found = suspect("mnist-cnn")
+    finding = FinePruning(FinePruningSettings(epochs=0)).run(found, data())
+    held_out = finding.scores["held_out_accuracy"]
+    assert held_out["fine_tuned"] == held_out["pruned"]
+
+
+class Around(nn.Module):
+    """A convolution, and a way around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 3, padding=1)
+        self.output = nn.Linear(4, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.convolution(images).relu() + 5 * images
+        logits: Tensor = self.output(values.mean((2, 3)))
+        return logits
+
+
+def case_without_layer() -> Suspect:
+    return Suspect(network("mnist-cnn"), SHAPE, CLASSES)
+
+
+def case_around() -> Suspect:
+    classifier = Around()
+    return Suspect(classifier, SHAPE, CLASSES, classifier.convolution)
+
+
+def case_flat() -> Suspect:
+    classifier = network("mnist-cnn")
+    return Suspect(classifier, SHAPE, CLASSES, classifier.get_submodule("hidden"))
+
+
+def case_stranger() -> Suspect:
+    return Suspect(network("mnist-cnn"), SHAPE, CLASSES, nn.Conv2d(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (
+            case_without_layer,
+            "suspect: expected a feature layer, the module whose output is the last map of features; found none; "
+            "give it as feature_layer",
+        ),
+        (
+            case_around,
+            "suspect: expected a feature layer that everything passes through on its way to the logits; "
+            "found one (Conv2d) beside which something else does; give a later layer",
+        ),
+        (
+            case_flat,
+            "suspect: expected a feature layer that is run once and returns a map (batch, channel, height, width); "
+            "found shape (8, 16); give the last convolution or the block around it",
+        ),
+        (
+            case_stranger,
+            "suspect: expected a feature layer that is run once and returns a map (batch, channel, height, width); "
+            "found 0 runs; give the last convolution or the block around it",
+        ),
+    ],
+)
+def test_a_layer_that_cuts_nothing_is_refused(case, message: str) -> None:
+    with pytest.raises(DefenseError) as error:
+        FinePruning(FinePruningSettings()).run(case(), data())
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tolerance": 1.5}, "fine_pruning.tolerance: expected a number of at least 0 and at most 1; found 1.5"),
+        ({"held_out": 0.0}, "fine_pruning.held_out: expected a number of at least 0.05 and at most 0.95; found 0.0"),
+        ({"epochs": -1}, "fine_pruning.epochs: expected a number of at least 0; found -1"),
+        ({"batch_size": 0}, "fine_pruning.batch_size: expected a number of at least 1; found 0"),
+        ({"learning_rate": 0.0}, "fine_pruning.learning_rate: expected a number above 0; found 0.0"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        FinePruning(FinePruningSettings(**settings))  # type: ignore[arg-type]
+    assert str(error.value) == message
