@@ -50,12 +50,12 @@ def suspect(kind: str, seed: int = 0) -> Suspect:
 
 
 def data(per_class: int = 8, seed: int = 0) -> CleanData:
-    """Return stripes whose position is the class, on noise."""
+    """Return stripes whose place and distance are the class, on noise."""
     random = np.random.RandomState(seed)
     labels = np.arange(CLASSES).repeat(per_class)
     images = random.randint(0, 120, (len(labels), *SHAPE))
     for image, label in zip(images, labels, strict=True):
-        image[0, 8 * label : 8 * label + 6] += 130
+        image[0, 8 * label : 8 * label + 8 : label + 1] += 130
     return CleanData(torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels))
 
 
@@ -81,9 +81,9 @@ def trained(kind: str) -> Suspect:
     images, labels = torch.cat([clean.pixels, poisoned.images]), torch.cat([clean.labels, poisoned.targets])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        optimizer = torch.optim.Adam(found.classifier.parameters(), lr=3e-3)
+        optimizer = torch.optim.Adam(found.classifier.parameters(), lr=1e-2)
         found.classifier.train()
-        for _ in range(25):
+        for _ in range(40):
             optimizer.zero_grad()
             F.cross_entropy(found.classifier(images), labels).backward()
             optimizer.step()
