@@ -16,10 +16,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64, UInt8
+from PIL import Image
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
@@ -33,6 +35,7 @@ from inputaware.defenses.registry import build_defense
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
+from inputaware.inspection.inspect import inspect_classifier
 from inputaware.models.registry import last_convolution
 from inputaware.runs.checkpoint import Checkpoint, load_checkpoint
 from inputaware.runs.environment import (
@@ -43,7 +46,7 @@ from inputaware.runs.environment import (
     resolve_precision,
 )
 from inputaware.runs.files import read_json, write_arrays, write_json
-from inputaware.runs.folder import RunFolder, check_new_folder
+from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
 from inputaware.training.loop import EpochReport, Listener, Trainer
 
 __all__ = ["EvaluationSplit", "Run", "train"]
@@ -251,6 +254,57 @@ class Run:
         _note_time(self.folder, f"defense {defense.name}", started, self.device)
         progress(defense.name, 1.0)
         return record
+
+    def inspect(
+        self,
+        *,
+        images: int = 1,
+        seed: int = 0,
+        overwrite: bool = False,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> dict[str, Any]:
+        """Look at test images with and without their triggers, and write pictures and arrays to the folder.
+
+        Args:
+            images: samples of each class, drawn at random.
+            seed: of the draw.
+            overwrite: replace an inspection that is there.
+            progress: told the share of the work that is done.
+
+        Returns:
+            What ``inspection/inspection.json`` holds.
+
+        Raises:
+            ConfigError: fewer than one image of each class is asked for, or more than the test set has.
+            DataError: the data set is missing or corrupt.
+            RunFolderError: an inspection is there, or the folder cannot be written.
+        """
+        target = self.folder.inspection
+        with self.folder.lock():
+            if target.exists() and not overwrite:
+                raise RunFolderError(
+                    f"{target}: expected a run without an inspection; found one; replace it with --overwrite"
+                )
+            found = inspect_classifier(
+                self.classifier,
+                last_convolution(self.classifier),
+                self.backdoor,
+                *self.images("test"),
+                self.spec.class_names,
+                each=images,
+                seed=seed,
+                progress=progress,
+            )
+
+            def write(folder: Path) -> None:
+                for name, picture in found.pictures.items():
+                    Image.fromarray(picture).save(folder / f"{name}.png")
+                write_arrays(folder / "gallery.npz", found.gallery)
+                write_arrays(folder / "grad_cam.npz", found.grad_cam)
+                write_json(folder / "inspection.json", found.record)
+
+            write_folder(target, write)
+        return found.record
 
 
 def _check_same_data(expected: DatasetSpec, found: DatasetSpec, folder: RunFolder) -> None:

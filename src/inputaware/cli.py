@@ -21,7 +21,7 @@ from inputaware.config import Config, override, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError
 
-__all__ = ["DefendCommand", "EvaluateCommand", "PoisonCommand", "TrainCommand", "main"]
+__all__ = ["DefendCommand", "EvaluateCommand", "InspectCommand", "PoisonCommand", "TrainCommand", "main"]
 
 
 _Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -102,6 +102,24 @@ class DefendCommand:
     """auto, cpu, cuda, cuda:N or mps."""
     json: _Flag = False
     """Print the results as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectCommand:
+    """Look at test images with and without their triggers: galleries and Grad-CAM, written to RUN/inspection/."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run folder."""
+    images: int = 1
+    """Images of each class, drawn at random from the test set."""
+    seed: int = 0
+    """Seed of the draw."""
+    overwrite: _Flag = False
+    """Replace the inspection that is in the run folder."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    json: _Flag = False
+    """Print the record as JSON."""
 
 
 def _train(command: TrainCommand, given: Config | None) -> None:
@@ -204,6 +222,25 @@ def _defend(command: DefendCommand) -> None:
     output.print(f"Results and arrays: {run.folder.defenses}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _inspect(command: InspectCommand) -> None:
+    if command.images < 1:
+        raise ConfigError(f"images: expected a number of at least 1, the images of each class; found {command.images}")
+    from rich.console import Console
+
+    from inputaware.api import Run
+    from inputaware.console import inspection_table, progress_bar
+
+    run = Run.load(command.run, device=command.device)
+    with progress_bar(Console(stderr=True), "inspecting") as progress:
+        record = run.inspect(images=command.images, seed=command.seed, overwrite=command.overwrite, progress=progress)
+    if command.json:
+        print(json.dumps(record, indent=2))
+        return
+    output = Console()
+    output.print(inspection_table(record, f"{run.spec.name}, {run.config.attack}, {run.config.target}, test set"))
+    output.print(f"Pictures and arrays: {run.folder.inspection}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _settings_from(arguments: Sequence[str]) -> Config | None:
     """Return the configuration that flags override, or none where no data set is named.
 
@@ -270,6 +307,7 @@ _COMMANDS = {
     "evaluate": "run the paper's three tests on a finished run",
     "poison": "apply a run's trigger to your own images, or export a poisoned split",
     "defend": "run defenses on a run's classifier, and score them",
+    "inspect": "look at triggers and at where the classifier looks: galleries and Grad-CAM",
 }
 
 
@@ -281,6 +319,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> None:
         "evaluate": (EvaluateCommand, _evaluate),
         "poison": (PoisonCommand, _poison),
         "defend": (DefendCommand, _defend),
+        "inspect": (InspectCommand, _inspect),
     }
     command, action = actions[name]
     action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments)))

@@ -15,7 +15,15 @@ from rich.table import Table
 if TYPE_CHECKING:
     from inputaware.training.loop import EpochReport
 
-__all__ = ["TrainingDisplay", "defense_table", "evaluation_table", "named_progress", "poison_table", "progress_bar"]
+__all__ = [
+    "TrainingDisplay",
+    "defense_table",
+    "evaluation_table",
+    "inspection_table",
+    "named_progress",
+    "poison_table",
+    "progress_bar",
+]
 
 
 def _percent(value: float | None) -> str:
@@ -204,6 +212,43 @@ def evaluation_table(result: dict[str, Any], paper: dict[str, float] | None, tit
         table.caption = f"{result['test_images']} images; trigger: {size}"
     else:
         table.caption = f"{result['test_images']} images; a clean model has no trigger"
+    return table
+
+
+def inspection_table(record: dict[str, Any], title: str) -> Table:
+    """Return how much of the heat lies on triggers; of a clean model what it says of the samples.
+
+    Args:
+        record: what ``inspection.json`` holds.
+        title: what stands above the table.
+    """
+    table = Table(title=escape(title), title_justify="left")
+    heat = record["heat_on_trigger"]
+    if heat is None:
+        for column in ("image", "class", "prediction"):
+            table.add_column(column)
+        for row in record["samples"]:
+            said = f"{row['clean']['class']} ({100 * row['clean']['probability']:.0f} %)"
+            table.add_row(*(escape(cell) for cell in (str(row["index"]), row["class"], said)))
+        table.caption = "a clean model has no trigger"
+        return table
+    table.add_column("Grad-CAM's heat on the trigger's mask")
+    table.add_column("with trigger", justify="right")
+    table.add_column("without", justify="right")
+    table.add_column("what it means")
+    rows = (
+        ("share of the heat, %", "heat_share", 100, "how much of the heat lies on the mask"),
+        ("over its share of the area", "concentration", 1, "1: heat knows nothing of the mask"),
+        ("pixel AUROC", "auroc", 1, "a pixel on the mask is hotter than one beside it; 0.5: no difference"),
+    )
+    for words, key, factor, meaning in rows:
+        cells = [
+            "-" if heat[kind][key] is None else f"{factor * heat[kind][key]:.2f}" for kind in ("backdoor", "clean")
+        ]
+        table.add_row(words, *cells, meaning)
+    table.caption = (
+        f"means over {heat['images']} test images; the masks cover {100 * heat['mask_area']:.1f} % of the area"
+    )
     return table
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from inputaware.data.sources import IMAGE_SUFFIXES, open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
 from inputaware.evaluation.metrics import round_to_8_bits
 from inputaware.runs.files import write_atomically
-from inputaware.runs.folder import check_new_folder
+from inputaware.runs.folder import check_new_folder, write_folder
 
 __all__ = ["export_poisoned_split", "poison_files"]
 
@@ -81,7 +79,7 @@ def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
                 "target": run.spec.class_names[int(poisoned.targets[index])],
             }
         )
-    _write_folder(output, lambda folder: _write_pictures(folder, names, poisoned, rows))
+    write_folder(output, lambda folder: _write_pictures(folder, names, poisoned, rows))
     return rows
 
 
@@ -113,24 +111,6 @@ def _picture_names(files: list[Path], source: Path) -> list[str]:
 def _probabilities(run: Run, images: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.cat([run.classifier(chunk).softmax(1) for chunk in torch.split(images, _CHUNK)])
-
-
-def _write_folder(output: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder beside its place and move it there, so that a failure leaves nothing."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
-        try:
-            write(partial)
-            partial.chmod(0o755)
-            partial.rename(output)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise RunFolderError(
-            f"output: expected to write {str(output)!r}; found: {error.strerror or error}; "
-            "free space or choose another folder"
-        ) from error
 
 
 def _write_pictures(folder: Path, names: list[str], poisoned: Poisoned, rows: list[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,7 +24,7 @@ from inputaware.runs.checkpoint import load_tensors, save_tensors
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.journal import Journal
 
-__all__ = ["RunFolder", "check_new_folder"]
+__all__ = ["RunFolder", "check_new_folder", "write_folder"]
 
 
 def check_new_folder(path: Path) -> None:
@@ -57,6 +57,42 @@ def check_new_folder(path: Path) -> None:
         ) from None
 
 
+def write_folder(output: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder beside its place and move it there, so that a failure leaves what was there before.
+
+    Args:
+        output: the folder to make or replace.
+        write: fills the folder that it is given.
+
+    Raises:
+        RunFolderError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+        try:
+            write(partial)
+            partial.chmod(0o755)
+            if output.exists():
+                # A folder that is not empty cannot be replaced in one step: it steps aside first.
+                with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".old", dir=output.parent) as aside:
+                    output.rename(Path(aside) / output.name)
+                    try:
+                        partial.rename(output)
+                    except OSError:
+                        (Path(aside) / output.name).rename(output)
+                        raise
+            else:
+                partial.rename(output)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"output: expected to write {str(output)!r}; found: {error.strerror or error}; "
+            "free space or choose another folder"
+        ) from error
+
+
 class RunFolder:
     """Paths and files of one run.
 
@@ -72,6 +108,7 @@ class RunFolder:
         self.evaluation = self.path / "evaluation.json"
         self.environment = self.path / "environment.json"
         self.defenses = self.path / "defenses"
+        self.inspection = self.path / "inspection"
 
     def __str__(self) -> str:
         """Return the path, for messages."""

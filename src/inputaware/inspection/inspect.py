@@ -1,0 +1,227 @@
+"""A run looked at: galleries and heat maps of a few images, and how much of the heat lies on triggers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from inputaware.attacks.base import Backdoor
+from inputaware.data.loader import to_pixels
+from inputaware.data.splits import subset_indices
+from inputaware.inspection.gallery import (
+    choose_images,
+    enlarge,
+    grid,
+    make_gallery,
+    show_pixels,
+    show_residuals,
+)
+from inputaware.inspection.grad_cam import concentration, grad_cam, heat_auroc, heat_share, show_heat
+from inputaware.runs.environment import full_float32
+
+__all__ = ["Inspection", "inspect_classifier"]
+
+_MEASURED = 1000
+"""Images over which the numbers are averaged, where there are as many."""
+_CHUNK = 500
+_CELL = 112
+"""About how many pixels a picture in a grid is wide."""
+_GAP = 6
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was seen.
+
+    Attributes:
+        record: what ``inspection.json`` holds.
+        gallery: the arrays of ``gallery.npz``.
+        grad_cam: the arrays of ``grad_cam.npz``.
+        pictures: grids of bytes, by name.
+    """
+
+    record: dict[str, Any]
+    gallery: dict[str, NDArray[Any]]
+    grad_cam: dict[str, NDArray[Any]]
+    pictures: dict[str, UInt8[np.ndarray, "high wide 3"]]
+
+
+def inspect_classifier(
+    classifier: nn.Module,
+    layer: nn.Module,
+    backdoor: Backdoor | None,
+    images: UInt8[Tensor, "batch channel height width"],
+    labels: Int64[Tensor, " batch"],
+    class_names: tuple[str, ...],
+    *,
+    each: int = 1,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Inspection:
+    """Return samples, heat maps, and numbers that say whether the heat lies on the triggers.
+
+    Samples are drawn at random from each class. The numbers are means over up to 1,000 images, drawn in proportion to
+    the classes. A heat map explains the class that the classifier predicts for that very image.
+
+    Args:
+        classifier: maps pixels in [0, 1] to logits.
+        layer: the module whose output is its last map of features.
+        backdoor: how to apply the trigger; none for a clean model.
+        images: 8-bit images.
+        labels: their true labels.
+        class_names: name of each class, by label.
+        each: samples of each class.
+        seed: of both draws.
+        progress: told the share of the work that is done.
+
+    Raises:
+        ConfigError: fewer than one sample of each class is asked for, or more than there are.
+    """
+    chosen = choose_images(labels, each, seed).to(labels.device)
+    measured = subset_indices(labels, torch.arange(len(labels)), min(_MEASURED, len(labels)), seed).to(labels.device)
+    samples, sample_labels = to_pixels(images[chosen]), labels[chosen]
+    clean = _probabilities(classifier, samples)
+    clean_heat = grad_cam(classifier, layer, samples, clean.argmax(1))
+    progress(0.1)
+    arrays: dict[str, NDArray[Any]] = {"index": chosen.cpu().numpy(), "label": sample_labels.cpu().numpy()}
+    heat_arrays = dict(arrays) | {"clean": clean_heat.cpu().numpy()}
+    shown, factor = show_pixels(samples), max(1, round(_CELL / images.shape[-1]))
+    columns = [shown, show_heat(clean_heat, shown)]
+    pictures = {}
+    poisoned = targets = heat_numbers = None
+    if backdoor is None:
+        arrays["image"] = samples.cpu().numpy()
+        pictures["gallery"] = grid([enlarge(shown, factor)], _GAP)
+    else:
+        gallery = make_gallery(backdoor, images[chosen], sample_labels)
+        targets = gallery.targets
+        poisoned = _probabilities(classifier, gallery.poisoned)
+        poisoned_heat = grad_cam(classifier, layer, gallery.poisoned, poisoned.argmax(1))
+        arrays |= {
+            "image": gallery.images.cpu().numpy(),
+            "mask": gallery.masks.cpu().numpy(),
+            "pattern": gallery.patterns.cpu().numpy(),
+            "poisoned": gallery.poisoned.cpu().numpy(),
+            "residual": gallery.residuals.cpu().numpy(),
+            "target": targets.cpu().numpy(),
+        }
+        heat_arrays |= {"backdoor": poisoned_heat.cpu().numpy(), "mask": gallery.masks[:, 0].cpu().numpy()}
+        shown_poisoned = show_pixels(gallery.poisoned)
+        cells = [
+            shown,
+            show_pixels(gallery.masks),
+            show_pixels(gallery.patterns),
+            shown_poisoned,
+            show_residuals(gallery.residuals),
+        ]
+        pictures["gallery"] = grid([enlarge(cell, factor) for cell in cells], _GAP)
+        columns += [shown_poisoned, show_heat(poisoned_heat, shown_poisoned)]
+        heat_numbers, per_image = _heat_on_triggers(
+            classifier, layer, backdoor, to_pixels(images[measured]), labels[measured], progress
+        )
+        heat_arrays |= {"measured_index": measured.cpu().numpy(), **per_image}
+    pictures["grad_cam"] = grid([enlarge(cell, factor) for cell in columns], _GAP)
+    rows = []
+    for place, index in enumerate(chosen.tolist()):
+        label = int(sample_labels[place])
+        rows.append(
+            {
+                "index": index,
+                "label": label,
+                "class": class_names[label],
+                "clean": _said(clean[place], class_names),
+                "backdoor": None if poisoned is None else _said(poisoned[place], class_names),
+                "target": None if targets is None else int(targets[place]),
+            }
+        )
+    progress(1.0)
+    record = {
+        "seed": seed,
+        "images_of_each_class": each,
+        "test_images": len(labels),
+        "gallery_columns": ["clean"] if backdoor is None else ["clean", "mask", "pattern", "backdoor", "residual"],
+        "grad_cam_columns": ["clean", "heat"] + ([] if backdoor is None else ["backdoor", "heat"]),
+        "pixels_for_a_pixel": factor,
+        "residual_scale": "0.5 + (backdoor - clean) / 2",
+        "heat_scale": "each map over its own maximum",
+        "feature_map": list(_map_size(layer, classifier, samples[:1])),
+        "heat_on_trigger": heat_numbers,
+        "samples": rows,
+    }
+    return Inspection(record, arrays, heat_arrays, pictures)
+
+
+def _heat_on_triggers(
+    classifier: nn.Module,
+    layer: nn.Module,
+    backdoor: Backdoor,
+    images: Float[Tensor, "batch channel height width"],
+    labels: Int64[Tensor, " batch"],
+    progress: Callable[[float], None],
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return how the heat of triggered and of clean images lies on the triggers' masks: means, and each image's."""
+    poisoned = backdoor.poison(images, labels)
+    masks = poisoned.masks[:, 0]
+    numbers: dict[str, Any] = {
+        "images": len(images),
+        "mask_area": float(masks.double().mean()),
+    }
+    arrays: dict[str, NDArray[Any]] = {}
+    for done, (name, shown) in enumerate((("backdoor", poisoned.images), ("clean", images))):
+        predicted = _probabilities(classifier, shown).argmax(1)
+        heat = grad_cam(classifier, layer, shown, predicted)
+        found = {
+            "heat_share": heat_share(heat, masks),
+            "concentration": concentration(heat, masks),
+            "auroc": heat_auroc(heat, masks),
+        }
+        numbers[name] = {
+            **{key: _finite_mean(values) for key, values in found.items()},
+            "without_heat": int((heat.amax((1, 2)) == 0).sum()),
+        }
+        arrays |= {f"{name}_{key}": values.cpu().numpy() for key, values in found.items()}
+        progress(0.55 + 0.4 * done)
+    return numbers, arrays
+
+
+def _finite_mean(values: Float64[Tensor, " batch"]) -> float | None:
+    """Return the mean over the images for which there is a number; none where there is none."""
+    mean = float(values.nanmean())
+    return None if math.isnan(mean) else mean
+
+
+def _probabilities(
+    classifier: nn.Module, images: Float[Tensor, "batch channel height width"]
+) -> Float[Tensor, "batch classes"]:
+    classifier.eval()
+    with torch.no_grad(), full_float32():
+        return torch.cat([classifier(chunk).softmax(1) for chunk in torch.split(images, _CHUNK)])
+
+
+def _said(probabilities: Float[Tensor, " classes"], class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the predicted class with its name and probability."""
+    label = int(probabilities.argmax())
+    return {
+        "prediction": label,
+        "class": class_names[label],
+        "probability": round(float(probabilities[label]), 4),
+    }
+
+
+def _map_size(layer: nn.Module, classifier: nn.Module, images: Tensor) -> tuple[int, int]:
+    """Return rows and columns of the map of features."""
+    sizes: list[tuple[int, int]] = []
+    handle = layer.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[2:])))
+    try:
+        _probabilities(classifier, images)
+    finally:
+        handle.remove()
+    return sizes[0]
