@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,14 @@ def clean_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the run folder of a clean model."""
     folder = tmp_path_factory.mktemp("runs") / "clean"
     assert main(["train", *TINY, "--attack=none", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def badnets_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of the fixed patch."""
+    folder = tmp_path_factory.mktemp("runs") / "badnets"
+    assert main(["train", *TINY, "--attack=badnets", "--output", str(folder)]) == 0
     return folder
 
 
@@ -158,6 +167,102 @@ def test_poison_writes_pictures_and_predictions(run: Path, tmp_path: Path) -> No
     assert np.abs(image - (original + (pattern - original) * mask / 255)).max() < 2
 
 
+INSPECTION = {"gallery.png", "grad_cam.png", "gallery.npz", "grad_cam.npz", "inspection.json"}
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as file:
+        return np.asarray(file)
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def copied(run: Path, tmp_path: Path) -> Path:
+    """Return a copy of a run folder, for tests that write in it."""
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("attack", ["input-aware", "badnets"])
+def test_inspect_writes_pictures_arrays_and_numbers(
+    attack: str, run: Path, badnets_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(run if attack == "input-aware" else badnets_run, tmp_path)
+    before = tree(folder)
+    capsys.readouterr()
+    assert main(["inspect", str(folder), "--images", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "pixel AUROC" in out
+    assert out.endswith(f"Pictures and arrays: {folder}/inspection\n")
+    assert {path.name for path in (folder / "inspection").iterdir()} == INSPECTION
+    after = {path: time for path, time in tree(folder).items() if f"{folder}/inspection" not in path}
+    assert after == before
+    record = json.loads((folder / "inspection/inspection.json").read_text())
+    gallery = arrays(folder / "inspection/gallery.npz")
+    assert gallery["image"].shape == gallery["residual"].shape == (20, 1, 28, 28)
+    assert [row["label"] for row in record["samples"]] == gallery["label"].tolist() == sorted([*range(10)] * 2)
+    np.testing.assert_array_equal(gallery["poisoned"] - gallery["image"], gallery["residual"])
+    shown = picture(folder / "inspection/gallery.png")
+    assert shown.shape == (6 + 20 * 118, 6 + 5 * 118, 3)
+    np.testing.assert_array_equal(shown[6:118:4, 6:118:4, 0], np.rint(gallery["image"][0, 0] * 255))
+    assert picture(folder / "inspection/grad_cam.png").shape == (6 + 20 * 118, 6 + 4 * 118, 3)
+    heat = arrays(folder / "inspection/grad_cam.npz")
+    numbers = record["heat_on_trigger"]
+    assert numbers["images"] == len(heat["measured_index"]) == 360
+    for kind in ("clean", "backdoor"):
+        assert numbers[kind]["auroc"] == pytest.approx(np.nanmean(heat[f"{kind}_auroc"]))
+        assert 0 <= numbers[kind]["heat_share"] <= 1
+    if attack == "badnets":
+        assert numbers["mask_area"] == pytest.approx(9 / 784)
+    assert numbers["backdoor"]["concentration"] == pytest.approx(
+        np.nanmean(heat["backdoor_heat_share"] / numbers["mask_area"])
+        if attack == "badnets"
+        else np.nanmean(heat["backdoor_concentration"])
+    )
+
+
+def test_inspect_shows_a_clean_model_without_triggers(
+    clean_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(clean_run, tmp_path)
+    capsys.readouterr()
+    assert main(["inspect", str(folder), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record == json.loads((folder / "inspection/inspection.json").read_text())
+    assert record["heat_on_trigger"] is None
+    assert {row["backdoor"] for row in record["samples"]} == {row["target"] for row in record["samples"]} == {None}
+    assert picture(folder / "inspection/grad_cam.png").shape == (6 + 10 * 118, 6 + 2 * 118, 3)
+    assert set(arrays(folder / "inspection/gallery.npz")) == {"index", "label", "image"}
+    assert main(["inspect", str(folder), "--overwrite"]) == 0
+    assert "a clean model has no trigger" in capsys.readouterr().out
+
+
+def test_an_inspection_is_replaced_only_on_request_and_repeats_its_bytes(
+    badnets_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(badnets_run, tmp_path)
+    assert main(["inspect", str(folder)]) == 0
+    before = {path.name: path.read_bytes() for path in (folder / "inspection").iterdir()}
+    (folder / "inspection/note.txt").write_text("mine")
+    kept = tree(folder)
+    capsys.readouterr()
+    assert main(["inspect", str(folder), "--seed=1"]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: {folder}/inspection: expected a run without an inspection; found one; "
+        "replace it with --overwrite\n"
+    )
+    assert tree(folder) == kept
+    assert main(["inspect", str(folder), "--overwrite"]) == 0
+    assert {path.name: path.read_bytes() for path in (folder / "inspection").iterdir()} == before
+    assert main(["inspect", str(folder), "--seed=1", "--overwrite"]) == 0
+    assert {path.name: path.read_bytes() for path in (folder / "inspection").iterdir()} != before
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
 def test_poison_exports_the_test_set(run: Path, tmp_path: Path) -> None:
     output = tmp_path / "new/poisoned.parquet"
     assert main(["poison", str(run), "--split", "test", "--output", str(output)]) == 0
@@ -248,6 +353,18 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["train", "--dataset=digits", "--config={missing}"],
         "config: {missing}: expected this file of a run folder; found none",
     ),
+    "no run to inspect": (
+        ["inspect", "{missing}"],
+        "{missing}: expected a run folder with a config.json, as inputaware train makes it; found no such folder",
+    ),
+    "no images to inspect": (
+        ["inspect", "{run}", "--images=0"],
+        "images: expected a number of at least 1, the images of each class; found 0",
+    ),
+    "more images to inspect than there are": (
+        ["inspect", "{run}", "--images=1000"],
+        "images: expected at most 35, the test images of class 2; found 1000",
+    ),
     "nothing to poison": (
         ["poison", "{run}"],
         "poison: expected either --input or --split; found neither",
@@ -281,7 +398,7 @@ def test_a_mistake_is_explained_and_nothing_is_written(
         "clean_run": str(clean_run),
     }
     given = [argument.format(**places) for argument in arguments]
-    if given[0] != "evaluate":
+    if given[0] not in ("evaluate", "inspect"):
         given += ["--output", places["output"]]
     before = tree(run) | tree(clean_run)
     capsys.readouterr()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,7 +22,7 @@ from inputaware.config import AttackName, Config, override
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import RunFolderError
 from inputaware.runs.checkpoint import load_tensors, save_tensors
-from inputaware.runs.folder import RunFolder, check_new_folder
+from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
 
 NETWORKS = {
     "input-aware": ["classifier", "mask_generator", "pattern_generator"],
@@ -357,7 +358,7 @@ UNWRITABLE = """
 import os, sys
 from pathlib import Path
 from inputaware.errors import RunFolderError
-from inputaware.runs.folder import RunFolder, check_new_folder
+from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
 
 os.chdir(sys.argv[1])
 os.chmod("readable", 0o555)
@@ -401,3 +402,29 @@ def test_a_folder_that_cannot_be_written_is_refused(start_child: Callable[..., s
         message("closed"),
         "readable: expected a run folder that can be written; found: Permission denied; choose another one",
     ]
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    output = tmp_path / "parent" / "output"
+
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    def fill(folder: Path) -> None:
+        (folder / "whole").write_text("whole")
+
+    message = (
+        f"output: expected to write {str(output)!r}; found: No space left on device; "
+        "free space or choose another folder"
+    )
+    with pytest.raises(RunFolderError, match=f"^{re.escape(message)}$"):
+        write_folder(output, fail)
+    assert list(output.parent.iterdir()) == []
+    write_folder(output, fill)
+    with pytest.raises(RunFolderError):
+        write_folder(output, fail)
+    (output / "old").write_text("old")
+    write_folder(output, fill)
+    assert [path.name for path in output.parent.iterdir()] == ["output"]
+    assert [path.name for path in output.iterdir()] == ["whole"]
