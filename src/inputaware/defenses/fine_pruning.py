@@ -180,7 +180,8 @@ def channel_activity(
         rectified: whether ReLU follows.
     """
     values = features.relu() if rectified else features.abs()
-    return values.double().mean((0, 2, 3))
+    # In float64 on the CPU, for not every device has it.
+    return values.mean((0, 2, 3)).cpu().double()
 
 
 def most_pruned(accuracy: Float64[Tensor, " counts"], tolerance: float) -> int:
@@ -216,9 +217,9 @@ class FinePruning(Defense):
         activity = cut.activity(clean.pixels[ranking])
         order = activity.argsort(stable=True)
         predictions = cut.pruned_predictions(clean.pixels[held_out], order, lambda share: progress(share / 2))
-        accuracy = (predictions == clean.labels[held_out]).double().mean(1).cpu()
+        accuracy = (predictions == clean.labels[held_out]).cpu().double().mean(1)
         count = most_pruned(accuracy, self.settings.tolerance)
-        keep = _kept(order, count)
+        keep = _kept(order, count).to(clean.images.device)
         tuned, layer = self._fine_tune(
             suspect, keep, clean.pixels[ranking], clean.labels[ranking], seed, lambda share: progress(0.5 + share / 2)
         )
@@ -244,8 +245,8 @@ class FinePruning(Defense):
                 },
             },
             {
-                "order": order.cpu().numpy(),
-                "activity": activity.cpu().numpy(),
+                "order": order.numpy(),
+                "activity": activity.numpy(),
                 "held_out_accuracy": accuracy.numpy(),
                 **{f"{_WEIGHTS}{name}": values.cpu().numpy() for name, values in tuned.state_dict().items()},
             },
@@ -259,7 +260,7 @@ class FinePruning(Defense):
         Arrays hold the rates for every number of pruned channels, which is figure 4.
         """
         labels = trial.clean.labels
-        order = torch.from_numpy(finding.arrays["order"]).to(labels.device)
+        order = torch.from_numpy(finding.arrays["order"])
         count = finding.scores["pruned_channels"]
         cut = FeatureCut(suspect, trial.clean.pixels[:8])
         tuned, layer = _copy(suspect)
@@ -270,7 +271,7 @@ class FinePruning(Defense):
                 if name.startswith(_WEIGHTS)
             }
         )
-        keep = _kept(order, count)
+        keep = _kept(order, count).to(labels.device)
         shares = 2 if trial.poisoned is not None else 1
         clean = cut.pruned_predictions(trial.clean.pixels, order, lambda share: progress(share / shares))
         clean_tuned = _predict_pruned(tuned, layer, keep, trial.clean.pixels)
@@ -331,7 +332,7 @@ def _copy(suspect: Suspect) -> tuple[nn.Module, nn.Module]:
 
 def _kept(order: Tensor, count: int) -> Bool[Tensor, " features"]:
     """Return which channels stay where the first ``count`` are pruned."""
-    keep = torch.ones(len(order), dtype=torch.bool, device=order.device)
+    keep = torch.ones(len(order), dtype=torch.bool)
     keep[order[:count]] = False
     return keep
 

@@ -169,7 +169,8 @@ def _heat_on_triggers(
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return how the heat of triggered and of clean images lies on the triggers' masks: means, and each image's."""
     poisoned = backdoor.poison(images, labels)
-    masks = poisoned.masks[:, 0]
+    # The numbers are computed in float64 on the CPU, for not every device has it.
+    masks = poisoned.masks[:, 0].cpu()
     numbers: dict[str, Any] = {
         "images": len(images),
         "mask_area": float(masks.double().mean()),
@@ -177,7 +178,7 @@ def _heat_on_triggers(
     arrays: dict[str, NDArray[Any]] = {}
     for done, (name, shown) in enumerate((("backdoor", poisoned.images), ("clean", images))):
         predicted = _probabilities(classifier, shown).argmax(1)
-        heat = grad_cam(classifier, layer, shown, predicted)
+        heat = grad_cam(classifier, layer, shown, predicted).cpu()
         found = {
             "heat_share": heat_share(heat, masks),
             "concentration": concentration(heat, masks),
@@ -187,7 +188,7 @@ def _heat_on_triggers(
             **{key: _finite_mean(values) for key, values in found.items()},
             "without_heat": int((heat.amax((1, 2)) == 0).sum()),
         }
-        arrays |= {f"{name}_{key}": values.cpu().numpy() for key, values in found.items()}
+        arrays |= {f"{name}_{key}": values.numpy() for key, values in found.items()}
         progress(0.55 + 0.4 * done)
     return numbers, arrays
 
