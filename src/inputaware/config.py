@@ -143,11 +143,11 @@ class JointStageConfig:
     cross_probability: float = 0.1
     """Share of a batch that carries another image's trigger and keeps its label (at the end of training)."""
     initial_attack_probability: float | None = None
-    """Attack probability at the start, from where it falls linearly over the ramp; none: constant."""
+    """Attack probability before the ramp, over which it goes linearly to the final one; none: constant."""
     initial_cross_probability: float | None = None
-    """Cross probability at the start, from where it falls linearly over the ramp; none: constant."""
+    """Cross probability before the ramp, over which it goes linearly to the final one; none: constant."""
     ramp: float = 0.5
-    """Share of the stage over which the initial probabilities go over into the final ones."""
+    """Share of the stage, at its end, over which the initial probabilities go over into the final ones."""
     lambda_div: float = 1.0
     """Weight of the diversity loss between patterns."""
     label_smoothing: float = 0.0
