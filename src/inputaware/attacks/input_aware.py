@@ -87,7 +87,7 @@ class MaskStage(Stage):
 
 
 def probability_at(progress: float, initial: float | None, final: float, ramp: float) -> float:
-    """Return a probability that keeps its initial value, and goes linearly to the final one over the ramp at the end."""
+    """Return a probability that keeps its initial value and goes linearly to its final one over a ramp at the end."""
     if initial is None:
         return final
     return final + (initial - final) * min(1.0, (1.0 - progress) / ramp)
