@@ -78,7 +78,7 @@ class _Trained:
         self.optimizer: torch.optim.Optimizer
         if config.name == "adam":
             self.optimizer = torch.optim.Adam(
-                self.parameters, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+                self.parameters, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
             )
         else:
             self.optimizer = torch.optim.SGD(
