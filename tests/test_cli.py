@@ -214,15 +214,15 @@ def test_inspect_writes_pictures_arrays_and_numbers(
     numbers = record["heat_on_trigger"]
     assert numbers["images"] == len(heat["measured_index"]) == 360
     for kind in ("clean", "backdoor"):
-        assert numbers[kind]["auroc"] == pytest.approx(np.nanmean(heat[f"{kind}_auroc"]))
+        for name in ("heat_share", "concentration", "auroc"):
+            there = heat[f"{kind}_{name}"][~np.isnan(heat[f"{kind}_{name}"])]
+            # The small run's soft masks may have no pixel above 0.5, and so no AUROC.
+            assert numbers[kind][name] == (pytest.approx(there.mean()) if len(there) else None)
         assert 0 <= numbers[kind]["heat_share"] <= 1
     if attack == "badnets":
         assert numbers["mask_area"] == pytest.approx(9 / 784)
-    assert numbers["backdoor"]["concentration"] == pytest.approx(
-        np.nanmean(heat["backdoor_heat_share"] / numbers["mask_area"])
-        if attack == "badnets"
-        else np.nanmean(heat["backdoor_concentration"])
-    )
+        assert 0 <= numbers["backdoor"]["auroc"] <= 1
+        assert numbers["backdoor"]["concentration"] == pytest.approx(numbers["backdoor"]["heat_share"] * 784 / 9)
 
 
 def test_inspect_shows_a_clean_model_without_triggers(
