@@ -1,0 +1,90 @@
+"""What is measured on a network that is known to look at the trigger."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inputaware.attacks.base import Backdoor
+from inputaware.inspection.inspect import inspect_classifier
+
+SHAPE = (1, 8, 8)
+
+
+class Corner(nn.Module):
+    """Class 1 where the lower right corner is bright, else class 0: it looks nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 2, 1, bias=False)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        corner = self.layer(images - 0.25)[:, :, 6:, 6:]
+        logits: Tensor = corner.mean((2, 3)) * 10
+        return logits
+
+
+class BrightCorner(Backdoor):
+    universal = True
+
+    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mask = torch.zeros(len(images), 1, *SHAPE[1:])
+        mask[:, :, 6:, 6:] = 1
+        return mask, torch.ones_like(images)
+
+
+def data() -> tuple[Tensor, Tensor]:
+    images = torch.randint(0, 50, (12, *SHAPE), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return images, torch.zeros(12, dtype=torch.int64)
+
+
+def inspected(backdoor: Backdoor | None, **options: int):
+    classifier = Corner()
+    return inspect_classifier(classifier, classifier.layer, backdoor, *data(), ("dark", "bright"), **options)
+
+
+def test_heat_lies_where_the_network_looks() -> None:
+    backdoor = BrightCorner(shape=SHAPE, classes=2, target="all-to-one", target_class=1)
+    found = inspected(backdoor, each=3)
+    numbers = found.record["heat_on_trigger"]
+    # On a black image with a white corner the weights are the same everywhere, and so is the map's sign.
+    assert numbers["images"] == 12
+    assert numbers["mask_area"] == 4 / 64
+    assert numbers["backdoor"]["heat_share"] == 1
+    assert numbers["backdoor"]["concentration"] == 16
+    assert numbers["backdoor"]["auroc"] == 1
+    assert numbers["clean"]["heat_share"] < 0.2
+    assert numbers["clean"]["without_heat"] == 0
+    for row in found.record["samples"]:
+        assert (row["label"], row["class"], row["target"]) == (0, "dark", 1)
+        assert row["clean"]["class"] == "dark"
+        assert row["backdoor"]["prediction"] == 1
+        assert row["backdoor"]["probability"] > 0.99
+    assert found.record["feature_map"] == [8, 8]
+    assert set(found.pictures) == {"gallery", "grad_cam"}
+    assert len(found.grad_cam["backdoor_auroc"]) == 12
+    json.dumps(found.record, allow_nan=False)
+
+
+def test_the_seed_decides_which_images_are_shown() -> None:
+    one, same, other = (inspected(None, each=4, seed=seed) for seed in (0, 0, 1))
+    assert one.record == same.record
+    assert all(np.array_equal(one.gallery[name], same.gallery[name]) for name in one.gallery)
+    assert one.gallery["index"].tolist() != other.gallery["index"].tolist()
+
+
+def test_a_clean_model_has_heat_maps_of_clean_images_only() -> None:
+    heard: list[float] = []
+    classifier = Corner()
+    found = inspect_classifier(classifier, classifier.layer, None, *data(), ("dark", "bright"), progress=heard.append)
+    assert found.record["heat_on_trigger"] is None
+    assert found.record["samples"][0]["backdoor"] is None
+    assert found.record["samples"][0]["target"] is None
+    assert set(found.grad_cam) == {"index", "label", "clean"}
+    assert set(found.gallery) == {"index", "label", "image"}
+    assert heard[-1] == 1
