@@ -35,7 +35,18 @@ ROOMS = [
 ]
 """A module imports from the rooms above its own, and from its own."""
 
-LIGHT = ["errors", "config", "data.spec", "runs.files", "runs.journal", "runs.results", "report", "console", "cli"]
+LIGHT = [
+    "errors",
+    "config",
+    "data.spec",
+    "runs.files",
+    "runs.journal",
+    "runs.results",
+    "defenses.settings",
+    "report",
+    "console",
+    "cli",
+]
 """Modules and rooms that are imported without torch; a function in them may import it when it is called."""
 
 

@@ -11,9 +11,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -26,13 +28,23 @@ from inputaware.config import DATASETS, Config, check_config, config_differences
 from inputaware.data.cache import load_images
 from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices
+from inputaware.defenses.base import CleanData, Defense, Suspect, Trial
+from inputaware.defenses.registry import build_defense
+from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
+from inputaware.models.registry import last_convolution
 from inputaware.runs.checkpoint import Checkpoint, load_checkpoint
-from inputaware.runs.environment import describe_environment, fingerprint, resolve_device, resolve_precision
-from inputaware.runs.files import read_json, write_json
+from inputaware.runs.environment import (
+    describe_environment,
+    fingerprint,
+    peak_memory_mib,
+    resolve_device,
+    resolve_precision,
+)
+from inputaware.runs.files import read_json, write_arrays, write_json
 from inputaware.runs.folder import RunFolder, check_new_folder
-from inputaware.training.loop import EpochReport, Listener, Trainer, peak_memory_mib
+from inputaware.training.loop import EpochReport, Listener, Trainer
 
 __all__ = ["EvaluationSplit", "Run", "train"]
 
@@ -138,6 +150,107 @@ class Run:
             with self.folder.lock():
                 write_json(self.folder.evaluation, result)
         return result
+
+    def suspect(self) -> Suspect:
+        """Return the classifier as a defender gets it: without generators, configuration or training data."""
+        return Suspect(self.classifier, self.spec.shape, self.spec.classes, last_convolution(self.classifier))
+
+    def defend(
+        self,
+        names: Sequence[DefenseName] = DEFENSES,
+        settings: DefenseSettings | None = None,
+        *,
+        seed: int = 0,
+        overwrite: bool = False,
+        progress: Callable[[str, float], None] = lambda name, share: None,
+    ) -> dict[str, dict[str, Any]]:
+        """Run defenses on the classifier, score them from outside, and write the results to the folder.
+
+        Each defense gets the classifier and the ``defender`` split. What it found is then scored on the test set, with
+        and without triggers. A result that is in the folder already, with the same settings, seed and data, is
+        returned as it is.
+
+        Args:
+            names: which defenses.
+            settings: the settings of all defenses; none: the defaults.
+            seed: of the defenses' random choices.
+            overwrite: replace results that were made with other settings.
+            progress: told the defense that is at work and the share of it that is done.
+
+        Returns:
+            What each ``defenses/NAME.json`` holds, by name.
+
+        Raises:
+            ConfigError: a name is unknown or a setting is out of its range.
+            DefenseError: the classifier or the data are not such that the defense can work with them.
+            DataError: the data set is missing or corrupt.
+            RunFolderError: a result with other settings is there, or the folder cannot be written.
+        """
+        settings = settings or DefenseSettings()
+        defenses = [build_defense(name, settings) for name in dict.fromkeys(names)]
+        with self.folder.lock():
+            kept = {} if overwrite else self._kept_findings(defenses, seed)
+            if len(kept) < len(defenses):
+                suspect = self.suspect()
+                clean = CleanData(*self.images("defender"), split="defender")
+                trial = Trial(CleanData(*self.images("test"), split="test"), self.backdoor)
+            for defense in defenses:
+                if defense.name not in kept:
+                    kept[defense.name] = self._defend(defense, suspect, clean, trial, seed, progress)
+        return {defense.name: kept[defense.name] for defense in defenses}
+
+    def _kept_findings(self, defenses: Sequence[Defense], seed: int) -> dict[str, dict[str, Any]]:
+        """Return the results that are in the folder; one that was made otherwise is refused before any work."""
+        kept = {}
+        for defense in defenses:
+            path = self.folder.defenses / f"{defense.name}.json"
+            if not path.exists():
+                continue
+            record = read_json(path)
+            # As a file holds them: lists for tuples.
+            asked = json.loads(json.dumps({**asdict(defense.settings), "seed": seed}))
+            found = {**record.get("settings", {}), "seed": record.get("seed")}
+            if different := [
+                f"{key} {found.get(key)!r} there, {asked.get(key)!r} here"
+                for key in asked | found
+                if asked.get(key) != found.get(key)
+            ]:
+                raise RunFolderError(
+                    f"{path}: expected a result with the settings that are asked for; found {'; '.join(different)}; "
+                    "replace it with --overwrite, or leave these options out"
+                )
+            kept[defense.name] = record
+        return kept
+
+    def _defend(
+        self,
+        defense: Defense,
+        suspect: Suspect,
+        clean: CleanData,
+        trial: Trial,
+        seed: int,
+        progress: Callable[[str, float], None],
+    ) -> dict[str, Any]:
+        started = time.perf_counter()
+        # The examination and its scoring share the bar in equal halves.
+        finding = defense.run(suspect, clean, seed=seed, progress=lambda share: progress(defense.name, share / 2))
+        score = defense.score(
+            finding, suspect, trial, progress=lambda share: progress(defense.name, 0.5 + min(share, 1) / 2)
+        )
+        record = {
+            **finding.record(),
+            "scoring": {"sentence": score.sentence, "data": trial.clean.describe(), "scores": score.scores},
+        }
+        self.folder.defenses.mkdir(exist_ok=True)
+        # The JSON file last: where it is, the arrays are.
+        write_arrays(
+            self.folder.defenses / f"{defense.name}.npz",
+            {**finding.arrays, **{f"scoring_{name}": array for name, array in score.arrays.items()}},
+        )
+        write_json(self.folder.defenses / f"{defense.name}.json", record)
+        _note_time(self.folder, f"defense {defense.name}", started, self.device)
+        progress(defense.name, 1.0)
+        return record
 
 
 def _check_same_data(expected: DatasetSpec, found: DatasetSpec, folder: RunFolder) -> None:

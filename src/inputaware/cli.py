@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -18,9 +18,10 @@ import tyro
 
 from inputaware import __version__
 from inputaware.config import Config, override, preset_config
+from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError
 
-__all__ = ["EvaluateCommand", "PoisonCommand", "TrainCommand", "main"]
+__all__ = ["DefendCommand", "EvaluateCommand", "PoisonCommand", "TrainCommand", "main"]
 
 
 _Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -78,6 +79,29 @@ class PoisonCommand:
     """auto, cpu, cuda, cuda:N or mps."""
     json: _Flag = False
     """Print the predictions as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefendCommand:
+    """Run defenses on a run's classifier and score them on its test set.
+
+    A defense gets the classifier and clean images of the defender split, nothing of the attacker's. Results go to
+    RUN/defenses/; those that are there already, with the same settings, are shown as they are.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run folder."""
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = DEFENSES
+    """Which defenses; all, where none is named."""
+    settings: Annotated[DefenseSettings, tyro.conf.arg(name="")] = field(default_factory=DefenseSettings)
+    seed: int = 0
+    """Seed of the defenses' random choices."""
+    overwrite: _Flag = False
+    """Replace results in the run folder that were made with other settings."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    json: _Flag = False
+    """Print the results as JSON."""
 
 
 def _train(command: TrainCommand, given: Config | None) -> None:
@@ -158,6 +182,28 @@ def _poison(command: PoisonCommand) -> None:
     output.print(f"Pictures and poison.csv: {command.output}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _defend(command: DefendCommand) -> None:
+    names: list[DefenseName] = []
+    for name in command.names:
+        if name not in DEFENSES:
+            raise ConfigError(f"defense: expected one of {', '.join(DEFENSES)}; found {name!r}")
+        names.append(name)
+    from rich.console import Console
+
+    from inputaware.api import Run
+    from inputaware.console import defense_table, named_progress
+
+    run = Run.load(command.run, device=command.device)
+    with named_progress(Console(stderr=True)) as progress:
+        records = run.defend(names, command.settings, seed=command.seed, overwrite=command.overwrite, progress=progress)
+    if command.json:
+        print(json.dumps(records, indent=2))
+        return
+    output = Console()
+    output.print(defense_table(records, f"{run.spec.name}, {run.config.attack}, {run.config.target}"))
+    output.print(f"Results and arrays: {run.folder.defenses}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _settings_from(arguments: Sequence[str]) -> Config | None:
     """Return the configuration that flags override, or none where no data set is named.
 
@@ -223,6 +269,7 @@ _COMMANDS = {
     "train": "train a backdoored classifier or a control, evaluate it, write a run folder",
     "evaluate": "run the paper's three tests on a finished run",
     "poison": "apply a run's trigger to your own images, or export a poisoned split",
+    "defend": "run defenses on a run's classifier, and score them",
 }
 
 
@@ -233,6 +280,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> None:
     actions: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
         "evaluate": (EvaluateCommand, _evaluate),
         "poison": (PoisonCommand, _poison),
+        "defend": (DefendCommand, _defend),
     }
     command, action = actions[name]
     action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments)))

@@ -15,7 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from inputaware.training.loop import EpochReport
 
-__all__ = ["TrainingDisplay", "evaluation_table", "poison_table", "progress_bar"]
+__all__ = ["TrainingDisplay", "defense_table", "evaluation_table", "named_progress", "poison_table", "progress_bar"]
 
 
 def _percent(value: float | None) -> str:
@@ -120,6 +120,51 @@ def progress_bar(console: Console, words: str) -> Iterator[Any]:
     ) as progress:
         task = progress.add_task(words, total=1.0)
         yield lambda share: progress.update(task, completed=share)
+
+
+@contextmanager
+def named_progress(console: Console) -> Iterator[Any]:
+    """Show a bar for each of several works; yields the function that is told a work's name and the share that is done.
+
+    Where stderr is no terminal, a line is printed when a work is done instead.
+    """
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+        done: set[str] = set()
+
+        def tell(name: str, share: float) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=1.0)
+            progress.update(tasks[name], completed=share)
+            if share >= 1 and name not in done:
+                done.add(name)
+                if not console.is_terminal:
+                    console.print(f"{name}: done", highlight=False)
+
+        yield tell
+
+
+def defense_table(records: dict[str, dict[str, Any]], title: str) -> Table:
+    """Return what each defense decided, and how it did on the test set.
+
+    Args:
+        records: what the files ``defenses/NAME.json`` hold, by name.
+        title: what stands above the table.
+    """
+    table = Table(title=escape(title), title_justify="left", show_lines=True)
+    for column in ("defense", "verdict", "what it found", "how it did on the test set"):
+        table.add_column(column)
+    for name, record in records.items():
+        cells = (name, record["verdict"], record["sentence"], record["scoring"]["sentence"])
+        table.add_row(*(escape(cell) for cell in cells))
+    return table
 
 
 def evaluation_table(result: dict[str, Any], paper: dict[str, float] | None, title: str) -> Table:

@@ -6,6 +6,7 @@
     ├── UsageError                 the caller can mend it: exit code 2, nothing was written
     │   ├── ConfigError            an option is out of its range, or options contradict each other
     │   ├── DataError              a data set or an image is missing, corrupt or of the wrong form
+    │   ├── DefenseError           a suspect or clean data that a defense cannot work with
     │   ├── DeviceError            the device or precision asked for is not there
     │   └── RunFolderError         a run folder is missing, in the way, corrupt, locked or of another kind
     └── TrainingError              training cannot go on (a loss that is not finite): exit code 1
@@ -16,6 +17,7 @@ A message says what was expected, what was found and what to do.
 __all__ = [
     "ConfigError",
     "DataError",
+    "DefenseError",
     "DeviceError",
     "InputAwareError",
     "RunFolderError",
@@ -38,6 +40,10 @@ class ConfigError(UsageError):
 
 class DataError(UsageError):
     """A data set or an image is missing, corrupt or of the wrong form."""
+
+
+class DefenseError(UsageError):
+    """A defense cannot work with this suspect or these clean data."""
 
 
 class DeviceError(UsageError):

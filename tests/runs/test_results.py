@@ -97,6 +97,7 @@ def test_a_result_holds_what_the_folder_says(run: Path, config: Config) -> None:
         "wall_seconds": 7.8,
         "seconds_by_part": {"preparation": 0.3, "mask": 3.5, "joint": 4},
         "peak_memory_mib": 310,
+        "defenses": {},
         "device": "a processor",
         "threads": "2",
         "precision": "32",

@@ -13,7 +13,7 @@ from inputaware.config import AugmentationConfig, PartnerRule
 from inputaware.data.augment import augment
 from inputaware.errors import ConfigError
 
-__all__ = ["Batch", "Loader", "derangement"]
+__all__ = ["Batch", "Loader", "derangement", "to_pixels"]
 
 
 @dataclass
@@ -126,3 +126,8 @@ def derangement(count: int, generator: torch.Generator) -> Int64[Tensor, " count
     partners = torch.empty_like(order)
     partners[order] = order.roll(1)
     return partners
+
+
+def to_pixels(images: UInt8[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:
+    """Return 8-bit images as pixels in [0, 1], in the memory layout that the networks are fast in."""
+    return (images.float() / 255).contiguous(memory_format=torch.channels_last)

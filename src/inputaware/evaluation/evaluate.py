@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
 from inputaware.attacks.trigger import apply_trigger
-from inputaware.data.loader import derangement
+from inputaware.data.loader import derangement, to_pixels
 from inputaware.evaluation.metrics import (
     class_rates,
     mean_over,
@@ -43,10 +43,6 @@ def predict(classifier: nn.Module, images: Float[Tensor, "batch channel height w
         return torch.cat([classifier(chunk).argmax(1) for chunk in torch.split(images, _CHUNK)])
 
 
-def _pixels(images: UInt8[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:
-    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
-
-
 def _pairings(count: int, number: int, device: torch.device) -> list[Tensor]:
     """Return partners for the cross-trigger test: the same for every run on the same set."""
     generator = torch.Generator().manual_seed(0)
@@ -69,7 +65,7 @@ def three_accuracies(
         images: 8-bit images.
         labels: their true labels.
     """
-    pixels = _pixels(images)
+    pixels = to_pixels(images)
     clean = mean_over(predict(classifier, pixels) == labels)
     if backdoor is None:
         return {"clean_accuracy": clean, "attack_success_rate": None, "cross_accuracy": None}
@@ -109,7 +105,7 @@ def evaluate(
     Returns:
         Rates as fractions in [0, 1]; none where a notion does not apply.
     """
-    pixels = _pixels(images)
+    pixels = to_pixels(images)
     total = 3 if backdoor is None or backdoor.universal else 3 + 2 * _PAIRINGS
     done = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -21,7 +22,14 @@ from inputaware import __version__
 from inputaware.config import PrecisionName
 from inputaware.errors import DeviceError
 
-__all__ = ["describe_environment", "fingerprint", "full_float32", "resolve_device", "resolve_precision"]
+__all__ = [
+    "describe_environment",
+    "fingerprint",
+    "full_float32",
+    "peak_memory_mib",
+    "resolve_device",
+    "resolve_precision",
+]
 
 _PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "safetensors", "scikit-learn")
 
@@ -97,6 +105,14 @@ def full_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    """Return the peak memory of the process, or of its share of a GPU, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 2**20 if sys.platform == "darwin" else peak // 2**10
 
 
 def fingerprint(device: torch.device, precision: str) -> dict[str, str]:

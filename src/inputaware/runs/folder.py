@@ -71,6 +71,7 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint" / "state.safetensors"
         self.evaluation = self.path / "evaluation.json"
         self.environment = self.path / "environment.json"
+        self.defenses = self.path / "defenses"
 
     def __str__(self) -> str:
         """Return the path, for messages."""

@@ -46,6 +46,8 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
     try:
         # Of what was done twice, since a run was stopped and resumed, the last time counts.
         timing = list({(row["part"], row["epoch"]): row for row in rows}.values())
+        defending = {row["part"]: row for row in timing if row["part"].startswith("defense ")}
+        timing = [row for row in timing if row["part"] not in defending]
         return {
             "dataset": config.dataset,
             "attack": config.attack,
@@ -65,6 +67,10 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
                 for part in dict.fromkeys(row["part"] for row in timing)
             },
             "peak_memory_mib": max(row["peak_memory_mib"] for row in timing),
+            "defenses": {
+                path.stem: {**read_json(path), **_cost(defending[f"defense {path.stem}"])}
+                for path in sorted(folder.glob("defenses/*.json"))
+            },
             "device": environment["processor"] if environment["device"] == "cpu" else environment["device"],
             "threads": environment["threads"],
             "precision": environment["precision"],
@@ -78,6 +84,11 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             f"{folder}: expected the records of a finished run; found {type(error).__name__}: {error}; "
             "restore its files or train again"
         ) from None
+
+
+def _cost(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what a defense cost."""
+    return {key: row[key] for key in ("seconds", "peak_memory_mib")}
 
 
 def write_result(folder: Path, config: Config, output: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -19,11 +17,11 @@ from inputaware.config import Config
 from inputaware.data.loader import Loader
 from inputaware.errors import RunFolderError, TrainingError
 from inputaware.runs.checkpoint import Checkpoint, save_checkpoint
-from inputaware.runs.environment import full_float32
+from inputaware.runs.environment import full_float32, peak_memory_mib
 from inputaware.runs.folder import RunFolder
 from inputaware.training.step import TrainedModule, TrainingStep, beneath, place_modules
 
-__all__ = ["EpochReport", "Listener", "Trainer", "peak_memory_mib"]
+__all__ = ["EpochReport", "Listener", "Trainer"]
 
 _LOOK_EVERY = 10
 """Steps between two looks at the loss: a look waits for the device."""
@@ -68,12 +66,6 @@ class Listener(Protocol):
         """Hear what an epoch gave."""
 
 
-def peak_memory_mib(device: torch.device) -> int:
-    """Return the peak memory of the process, or of its share of a GPU, in MiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) // 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // 2**20 if sys.platform == "darwin" else peak // 2**10
 
 
 class Trainer:

@@ -1,0 +1,313 @@
+"""What every defense is: one way in, what it may see, and how its verdict is scored from outside.
+
+A defense gets a :class:`Suspect` and :class:`CleanData`, and returns a :class:`Finding`. It never sees the backdoor.
+Whether the finding is right is asked afterwards by :meth:`Defense.score`, which has the triggered images of a
+:class:`Trial` and does not change the verdict.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from inputaware.attacks.base import Backdoor, Poisoned
+from inputaware.data.loader import to_pixels
+from inputaware.errors import DefenseError
+from inputaware.runs.environment import full_float32, peak_memory_mib
+
+__all__ = ["CleanData", "Defense", "Examination", "Finding", "Progress", "Score", "Suspect", "Trial", "Verdict"]
+
+Verdict = Literal["flagged", "not-flagged", "no-verdict"]
+"""Of a model: flagged or not-flagged. no-verdict: the defense judges inputs, or gives curves."""
+
+Progress = Callable[[float], None]
+"""Is told the share of the work that is done, in [0, 1]."""
+
+_CHUNK = 500
+"""Images in a forward pass."""
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A classifier that a defender was handed, and nothing of who trained it.
+
+    Attributes:
+        classifier: maps pixels in [0, 1] to logits.
+        shape: channels, height and width of its images.
+        classes: how many classes it has.
+        feature_layer: the module whose output is its last map of features; none where the defender does not
+            know it. Fine-Pruning needs it.
+    """
+
+    classifier: nn.Module
+    shape: tuple[int, int, int]
+    classes: int
+    feature_layer: nn.Module | None = None
+
+    def logits(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of pixels in [0, 1], in evaluation mode and without gradients.
+
+        Raises:
+            DefenseError: they are not finite, or not one for each class.
+        """
+        self.classifier.eval()
+        with torch.no_grad(), full_float32():
+            logits = torch.cat([self.classifier(chunk) for chunk in torch.split(images, _CHUNK)])
+        self.check(logits)
+        return logits
+
+    def check(self, logits: Tensor) -> None:
+        """Check logits that the classifier returned.
+
+        Raises:
+            DefenseError: they are not finite, or not one for each class.
+        """
+        if logits.ndim != 2 or logits.shape[1] != self.classes:
+            raise DefenseError(
+                f"suspect: expected a classifier with {self.classes} classes, logits of shape (batch, {self.classes}); "
+                f"found {tuple(logits.shape)}; give the number of classes that it was trained on"
+            )
+        if not torch.isfinite(logits).all():
+            raise DefenseError(
+                "suspect: expected a classifier with finite logits; found NaN or infinity; "
+                "its weights are broken: train it again"
+            )
+
+
+@dataclass(frozen=True)
+class CleanData:
+    """Clean images that the defender has, which no training saw.
+
+    Attributes:
+        images: 8-bit images.
+        labels: their true labels.
+        split: what they are called in the record.
+    """
+
+    images: UInt8[Tensor, "batch channel height width"]
+    labels: Int64[Tensor, " labels"]
+    split: str = "defender"
+
+    @cached_property
+    def pixels(self) -> Float[Tensor, "batch channel height width"]:
+        """The images as pixels in [0, 1]."""
+        return to_pixels(self.images)
+
+    def describe(self) -> dict[str, Any]:
+        """Return how many images of which split these are, for the record."""
+        return {"split": self.split, "images": len(self.images)}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Images on which a finding is scored: none that the defense saw, and the backdoor that it never sees.
+
+    Attributes:
+        clean: clean images, of the test set where a result is reported.
+        backdoor: how to apply the trigger; none for a clean model.
+    """
+
+    clean: CleanData
+    backdoor: Backdoor | None
+
+    @cached_property
+    def poisoned(self) -> Poisoned | None:
+        """The images with their own triggers; none for a clean model."""
+        if self.backdoor is None:
+            return None
+        return self.backdoor.poison(self.clean.pixels, self.clean.labels)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a defense says of a suspect.
+
+    Attributes:
+        defense: its name.
+        verdict: what it decides.
+        sentence: what that means, in plain words.
+        settings: its settings by name.
+        seed: what its random choices were drawn from.
+        data: how many images of which split it was given.
+        scores: numbers, lists and text for a JSON file; none where a notion does not apply.
+        arrays: what is needed to draw it.
+        seconds: how long it took.
+        peak_memory_mib: peak memory of the process, or of its share of a GPU.
+    """
+
+    defense: str
+    verdict: Verdict
+    sentence: str
+    settings: dict[str, Any]
+    seed: int
+    data: dict[str, Any]
+    scores: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+    seconds: float
+    peak_memory_mib: int
+
+    def record(self) -> dict[str, Any]:
+        """Return what the result file holds: all but the arrays and what differs from one execution to the next."""
+        return {
+            "defense": self.defense,
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "settings": self.settings,
+            "seed": self.seed,
+            "data": self.data,
+            "scores": self.scores,
+        }
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a finding did, asked from outside.
+
+    Attributes:
+        sentence: what came out, in plain words.
+        scores: numbers, lists and text for a JSON file.
+        arrays: what is needed to draw it.
+    """
+
+    sentence: str
+    scores: dict[str, Any]
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a defense's own part returns; :meth:`Defense.run` makes a :class:`Finding` of it."""
+
+    verdict: Verdict
+    sentence: str
+    scores: dict[str, Any]
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+class Defense(ABC):
+    """A defense with its settings.
+
+    Args:
+        settings: a frozen dataclass of :mod:`inputaware.defenses.settings`, checked when the defense is made.
+    """
+
+    name: ClassVar[str]
+    """What it is called on the command line and in files."""
+    minimum_images: ClassVar[int] = 2
+    """Fewer clean images than this are refused."""
+
+    def __init__(self, settings: Any) -> None:
+        settings.check()
+        self.settings = settings
+
+    @final
+    def run(
+        self,
+        suspect: Suspect,
+        clean: CleanData,
+        *,
+        seed: int = 0,
+        progress: Progress = lambda share: None,
+    ) -> Finding:
+        """Examine a suspect with clean data.
+
+        Args:
+            suspect: the classifier that was handed over.
+            clean: clean images that no training saw.
+            seed: of every random choice.
+            progress: told the share of the work that is done.
+
+        Raises:
+            DefenseError: the data are too few, constant, of another shape, or lack a class; the classifier has
+                another number of classes or returns numbers that are not finite.
+        """
+        self._check(suspect, clean)
+        device = clean.images.device
+        started = time.perf_counter()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        training = {module: module.training for module in suspect.classifier.modules()}
+        frozen = {parameter: parameter.requires_grad for parameter in suspect.classifier.parameters()}
+        try:
+            # No defense changes the weights that it was given, so none of their gradients is computed.
+            suspect.classifier.eval().requires_grad_(False)
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(seed)
+                suspect.logits(clean.pixels[:_CHUNK])
+                found = self.examine(suspect, clean, seed, progress)
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+            for parameter, wanted in frozen.items():
+                parameter.requires_grad_(wanted)
+        progress(1.0)
+        return Finding(
+            defense=self.name,
+            verdict=found.verdict,
+            sentence=found.sentence,
+            settings=asdict(self.settings),
+            seed=seed,
+            data=clean.describe(),
+            scores=found.scores,
+            arrays=found.arrays,
+            seconds=time.perf_counter() - started,
+            peak_memory_mib=peak_memory_mib(device),
+        )
+
+    @abstractmethod
+    def examine(self, suspect: Suspect, clean: CleanData, seed: int, progress: Progress) -> Examination:
+        """Return verdict and scores; the data and the classifier are checked, and its weights need no gradients."""
+
+    @abstractmethod
+    def score(
+        self, finding: Finding, suspect: Suspect, trial: Trial, *, progress: Progress = lambda share: None
+    ) -> Score:
+        """Return how the finding does on images that the defense did not see, with and without triggers.
+
+        Args:
+            finding: what :meth:`run` returned.
+            suspect: the same suspect.
+            trial: test images, and the backdoor.
+            progress: told the share of the work that is done.
+        """
+
+    def _check(self, suspect: Suspect, clean: CleanData) -> None:
+        images, labels = clean.images, clean.labels
+        if tuple(images.shape[1:]) != suspect.shape:
+            raise DefenseError(
+                f"clean data: expected images of shape {suspect.shape}, as the suspect takes them; "
+                f"found {tuple(images.shape[1:])}; give data of the set that it was trained on"
+            )
+        if len(labels) != len(images):
+            raise DefenseError(f"clean data: expected {len(images)} labels, one for each image; found {len(labels)}")
+        if len(images) < self.minimum_images:
+            raise DefenseError(
+                f"clean data: expected at least {self.minimum_images} images for {self.name}; "
+                f"found {len(images)}; give more"
+            )
+        if int(labels.min()) < 0 or int(labels.max()) >= suspect.classes:
+            raise DefenseError(
+                f"clean data: expected labels from 0 to {suspect.classes - 1}; "
+                f"found {int(labels.min())} to {int(labels.max())}; give data of the suspect's own set"
+            )
+        counts = torch.bincount(labels, minlength=suspect.classes)
+        if not counts.all():
+            absent = [index for index, count in enumerate(counts.tolist()) if count == 0]
+            raise DefenseError(
+                f"clean data: expected images of all {suspect.classes} classes; "
+                f"found none of class {', '.join(map(str, absent))}; give some of each"
+            )
+        flat = images.flatten(1)
+        if bool((flat == flat[:1]).all()) or bool((flat == flat[:, :1]).all()):
+            raise DefenseError(
+                "clean data: expected images that show something; found constant ones; give natural images"
+            )
