@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from inputaware import __version__
-from inputaware.config import Config, override, preset_config
+from inputaware.config import Config, PrecisionName, override, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError
 
-__all__ = ["DefendCommand", "EvaluateCommand", "PoisonCommand", "TrainCommand", "main"]
+__all__ = ["BenchmarkCommand", "DefendCommand", "EvaluateCommand", "PoisonCommand", "TrainCommand", "main"]
 
 
 _Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -102,6 +102,34 @@ class DefendCommand:
     """auto, cpu, cuda, cuda:N or mps."""
     json: _Flag = False
     """Print the results as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkCommand:
+    """Measure how fast training and the networks are on this machine, beside a plainly written training and the paper.
+
+    Images are random, so no data set has to be there.
+    """
+
+    dataset: str = "mnist"
+    """digits, mnist, cifar10 or gtsrb: what training and size are measured on."""
+    parts: tuple[Literal["training", "latency", "size", "startup"], ...] = ("training", "latency", "size", "startup")
+    """training: images a second, and where the time goes. latency: the paper's table 2. size: time of an epoch by
+    its images and by batch size. startup: seconds until a command begins."""
+    quick: _Flag = False
+    """Fewer rounds and small epochs: under two minutes on two cores for grey images."""
+    repeats: int | None = None
+    """Rounds in which what is compared takes turns; none: 11, or 3 with --quick."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    precision: PrecisionName = "auto"
+    """32, bf16 (mixed precision), or auto: bf16 where the hardware computes in it."""
+    output: Path | None = None
+    """Also write the result to this new JSON file."""
+    plot: Path | None = None
+    """Also draw the result to this new picture, .png or .svg."""
+    json: _Flag = False
+    """Print the result as JSON."""
 
 
 def _train(command: TrainCommand, given: Config | None) -> None:
@@ -204,6 +232,36 @@ def _defend(command: DefendCommand) -> None:
     output.print(f"Results and arrays: {run.folder.defenses}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _benchmark(command: BenchmarkCommand) -> None:
+    from rich.console import Console
+
+    from inputaware.benchmarking import benchmark
+    from inputaware.console import benchmark_tables, named_progress
+
+    # Drawn seldom, since drawing takes time from what is measured.
+    with named_progress(Console(stderr=True), draws_per_second=1) as progress:
+        result = benchmark(
+            dataset=command.dataset,
+            parts=command.parts,
+            quick=command.quick,
+            repeats=command.repeats,
+            device=command.device,
+            precision=command.precision,
+            output=command.output,
+            plot=command.plot,
+            progress=progress,
+        )
+    if command.json:
+        print(json.dumps(result, indent=2))
+        return
+    output = Console()
+    for table in benchmark_tables(result):
+        output.print(table)
+    for words, path in (("Result", command.output), ("Plot", command.plot)):
+        if path is not None:
+            output.print(f"{words}: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _settings_from(arguments: Sequence[str]) -> Config | None:
     """Return the configuration that flags override, or none where no data set is named.
 
@@ -270,6 +328,7 @@ _COMMANDS = {
     "evaluate": "run the paper's three tests on a finished run",
     "poison": "apply a run's trigger to your own images, or export a poisoned split",
     "defend": "run defenses on a run's classifier, and score them",
+    "benchmark": "measure how fast training and the networks are on this machine",
 }
 
 
@@ -281,6 +340,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> None:
         "evaluate": (EvaluateCommand, _evaluate),
         "poison": (PoisonCommand, _poison),
         "defend": (DefendCommand, _defend),
+        "benchmark": (BenchmarkCommand, _benchmark),
     }
     command, action = actions[name]
     action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments)))

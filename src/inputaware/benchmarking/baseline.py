@@ -1,7 +1,8 @@
 """The same training written plainly: what a reader of the paper would write down first.
 
-Architecture, batch, losses and optimisers are the product's. Plain are the memory layout (contiguous), ``nn.Dropout``, torch's
-own convolution for the first layer, and the generators, which run once for the images and once more for their partners.
+Architecture, batch, losses and optimisers are the product's. Plain are the memory layout (contiguous), ``nn.Dropout``,
+torch's own convolution for the first layer, and the generators, which run once for the images and once more for their
+partners.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ def count_operations(action: Callable[[], object]) -> int:
     """Return the floating-point operations of the convolutions and matrix products in an action.
 
     A multiplication and an addition count as two. What is counted is what reaches torch's kernels, forward and
-    backward, the hand-written gradients in ``models`` included: they call the same kernels. Not counted is what is done to
-    one element at a time (batch-norm, ReLU, dropout, pooling, resizing, blending, losses, optimisers).
+    backward, the hand-written gradients in ``models`` included: they call the same kernels. Not counted is what is
+    done to one element at a time (batch-norm, ReLU, dropout, pooling, resizing, blending, losses, optimisers).
 
     Args:
         action: does it once; it should have been done before, so that what is made only once is there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -79,9 +80,7 @@ def seconds_by_part(workload: Workload, steps: int) -> dict[str, float]:
                 times.append(now())
                 step.update()
                 times.append(now())
-                data, preparing, forward, backward, updating = (
-                    end - start for start, end in zip(times, times[1:], strict=False)
-                )
+                data, preparing, forward, backward, updating = (end - start for start, end in itertools.pairwise(times))
                 rows.append(
                     {
                         "data": data,

@@ -58,6 +58,7 @@ def measure_training(
     device: torch.device,
     precision: Literal["32", "bf16"],
     peak_rate: float,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Any]:
     """Return what is measured of a stage.
 
@@ -70,10 +71,10 @@ def measure_training(
         device: where to compute.
         precision: the product's.
         peak_rate: the machine's floating-point operations a second in this precision.
+        progress: told the share of the work that is done, about.
 
     Returns:
-        The four rates, both speedups with the ratio of each round behind them, operations, share of the peak, memory and
-        seconds by part.
+        The four rates, both speedups, operations, share of the peak, memory, and seconds by part.
     """
     workload = Workload.build(dataset, stage, images=images, device=device, precision=precision)
     plain = workload.plain_step()
@@ -104,10 +105,13 @@ def measure_training(
         warm_up()
     operations = _operations(workload.step, batch)
     found = take_turns({"product": _timer(product_step, device), "plain": _timer(plain_step, device)}, repeats)
+    progress(0.3)
     settings = loop_settings(torch.get_num_threads())
     tried = {setting: plain_loop(setting) for setting in settings}
     best = min(tried, key=lambda setting: tried[setting])
+    progress(0.5)
     loops = take_turns({"product": _timer(product_loop, device), "plain": lambda: plain_loop(best)}, repeats)
+    progress(0.8)
 
     def rate(seconds: list[float]) -> dict[str, Any]:
         return summary([steps * size / value for value in seconds])
@@ -124,6 +128,9 @@ def measure_training(
         )
         for variant in ("product", "plain")
     }
+    progress(0.9)
+    parts = seconds_by_part(workload, max(steps, repeats))
+    progress(1.0)
     return {
         "batch_size": size,
         "steps_in_a_round": steps,
@@ -147,7 +154,7 @@ def measure_training(
         "operations_per_second": rate_of_operations,
         "share_of_peak": rate_of_operations / peak_rate,
         "memory": memory,
-        "seconds_by_part": seconds_by_part(workload, max(steps, repeats)),
+        "seconds_by_part": parts,
     }
 
 
@@ -184,4 +191,3 @@ def _plain_loop_seconds(
 
         run(ready + 1)
         return seconds_of(lambda: run(steps), device)
-

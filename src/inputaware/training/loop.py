@@ -66,8 +66,6 @@ class Listener(Protocol):
         """Hear what an epoch gave."""
 
 
-
-
 class Trainer:
     """Trains an attack and writes what it does to the run folder.
 
