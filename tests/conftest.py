@@ -11,7 +11,18 @@ from jaxtyping import install_import_hook
 
 # Before anything imports the package: from here on the shapes and types in annotations are checked at each call.
 # Only where tensors are: tyro fills dataclasses of the command line with marks of its own.
-ROOMS_WITH_TENSORS = ("api", "attacks", "data", "defenses", "evaluation", "models", "poisoning", "runs", "training")
+ROOMS_WITH_TENSORS = (
+    "api",
+    "attacks",
+    "benchmarking",
+    "data",
+    "defenses",
+    "evaluation",
+    "models",
+    "poisoning",
+    "runs",
+    "training",
+)
 install_import_hook([f"inputaware.{room}" for room in ROOMS_WITH_TENSORS], "beartype.beartype")
 
 

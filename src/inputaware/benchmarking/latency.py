@@ -102,4 +102,4 @@ def _seconds_of_pass(module: nn.Module, images: Tensor) -> float:
 
 
 def _milliseconds(seconds: list[float]) -> dict[str, float]:
-    return {"median_ms": 1e3 * statistics.median(seconds), "percentile_95_ms": 1e3 * percentile(seconds, 95)}
+    return {"median_ms": 1e3 * statistics.median(seconds), "percentile_95_ms": 1e3 * percentile(seconds, 95.0)}

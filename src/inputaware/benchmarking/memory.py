@@ -20,6 +20,12 @@ Variant = Literal["product", "plain"]
 
 _STEPS = 3
 
+_PROGRAM = """
+import json, sys
+from inputaware.benchmarking.memory import main
+print(json.dumps(main(sys.argv[1:])))
+"""
+
 
 def peak_memory(
     dataset: str,
@@ -54,7 +60,7 @@ def peak_memory(
     # The process is to compute with as many threads as this one.
     arguments.append(str(torch.get_num_threads()))
     answer = subprocess.run(
-        [sys.executable, "-m", "inputaware.benchmarking.memory", *arguments],
+        [sys.executable, "-c", _PROGRAM, *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -102,7 +108,3 @@ def _peak_mib(device: torch.device) -> int:
         with suppress(OSError), open("/proc/self/status", encoding="utf-8") as lines:
             return next(int(line.split()[1]) // 2**10 for line in lines if line.startswith("VmHWM:"))
     return peak_memory_mib(device)
-
-
-if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1:])))

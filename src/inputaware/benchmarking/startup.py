@@ -27,7 +27,7 @@ _PATIENCE = 300.0
 
 
 def measure_startup(start: str, *, repeats: int) -> dict[str, float]:
-    """Return the seconds of a command from the start of its process; a first one, which reads from the disk, is left out.
+    """Return the seconds of a command from the start of its process; a first time, from the disk, is left out.
 
     Args:
         start: one of :data:`STARTS`.
