@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = {"PIL", "numpy", "pyarrow", "safetensors", "scipy", "sklearn", "torch"}
+HEAVY = {"PIL", "matplotlib", "numpy", "pyarrow", "safetensors", "scipy", "sklearn", "torch"}
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ HEAVY = {"PIL", "numpy", "pyarrow", "safetensors", "scipy", "sklearn", "torch"}
         (["train", "--dataset", "digits", "--preset", "paper", "--help"], "--joint-stage.classifier.learning-rate"),
         (["evaluate", "--help"], "--split"),
         (["poison", "--help"], "--input"),
+        (["benchmark", "--help"], "--quick"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

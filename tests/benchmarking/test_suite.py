@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inputaware.benchmarking import benchmark, suite, training
+from inputaware.benchmarking import benchmark, latency, suite, training
 from inputaware.cli import main
 
 SPEEDUPS = ("mask_step_speedup", "mask_loop_speedup", "joint_step_speedup", "joint_loop_speedup")
@@ -19,10 +20,12 @@ SPEEDUPS = ("mask_step_speedup", "mask_loop_speedup", "joint_step_speedup", "joi
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let everything be measured on as little as there can be, and start no other processes."""
-    monkeypatch.setitem(suite.TRAINING_IMAGES, "digits", 128)
-    effort = suite._Effort(rounds=1, steps=1, passes=1, warm_up=1, images=128, starts=1)
+    monkeypatch.setitem(suite.TRAINING_IMAGES, "digits", 64)
+    monkeypatch.setattr(suite, "measure_training", partial(training.measure_training, batch_size=16))
+    monkeypatch.setattr(suite, "measure_latency", partial(latency.measure_latency, batches=(1, 2)))
+    effort = suite._Effort(rounds=1, steps=1, passes=1, warm_up=1, images=64, starts=1)
     monkeypatch.setattr(suite, "_effort", lambda *_, **__: effort)
-    monkeypatch.setattr(suite, "BATCH_SIZES", (32, 64))
+    monkeypatch.setattr(suite, "BATCH_SIZES", (16, 32))
     monkeypatch.setattr(suite, "LATENCY_DATASETS", ("mnist",))
     monkeypatch.setattr(suite, "matrix_product_peak", lambda *_: {"operations_per_second": 1e9, "side": 1})
     monkeypatch.setattr(
@@ -62,9 +65,9 @@ def test_the_command_measures_everything_and_writes_it(tmp_path: Path, capsys: p
         }
         size = result["size"][stage]
         assert [row["share"] for row in size["by_share"]] == [0.125, 0.25, 0.5, 1.0]
-        assert [row["images"] for row in size["by_share"]] == [16, 32, 64, 128]
-        assert [row["batch_size"] for row in size["by_share"]] == [16] * 4
-        assert [(row["batch_size"], row["images"]) for row in size["by_batch_size"]] == [(32, 64), (64, 128)]
+        assert [row["images"] for row in size["by_share"]] == [8, 16, 32, 64]
+        assert [row["batch_size"] for row in size["by_share"]] == [8] * 4
+        assert [(row["batch_size"], row["images"]) for row in size["by_batch_size"]] == [(16, 32), (32, 64)]
     assert set(result["startup"]) == {"help_seconds", "train_seconds", "evaluate_seconds"}
     with Image.open(plot) as picture:
         assert picture.format == "PNG"

@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from inputaware.attacks.input_aware import JointStage, MaskStage
-from inputaware.benchmarking.workload import MIDDLE, STAGES, TRAINING_IMAGES, StageName, Workload, random_images
+from inputaware.benchmarking.workload import MIDDLE, STAGES, StageName, Workload, random_images
 from inputaware.config import preset_config
-from inputaware.data.cache import load_images
 from inputaware.data.spec import dataset_spec
-from inputaware.data.splits import split_indices
 
 CPU = torch.device("cpu")
 
@@ -47,11 +45,6 @@ def test_both_steps_start_from_the_same_weights_and_change_their_own() -> None:
         weights = workload.step.trained[name].module.state_dict()
         assert any(not torch.equal(weights[key], entry) for key, entry in state.items())
     assert plain.precision == "32"
-
-
-def test_digits_have_as_many_images_as_their_train_split() -> None:
-    data = load_images("digits", "train")
-    assert len(split_indices(data.labels, name="digits").train) == TRAINING_IMAGES["digits"]
 
 
 def test_random_images_have_the_sets_shape_and_classes() -> None:

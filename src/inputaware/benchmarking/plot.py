@@ -92,7 +92,8 @@ def _draw_latency(axis: Any, result: dict[str, Any]) -> None:
     found = result["latency"]
     names = [(dataset, network) for dataset in found for network in NETWORKS]
     short = {"classifier": "f", "mask_generator": "$g_m$", "pattern_generator": "$g_p$"}
-    for size, marker in (("1", "o"), ("128", "s")):
+    sizes = next(iter(found.values()))["classifier"]["batch"]
+    for size, marker in zip(sizes, "os^v", strict=False):
         values = [found[dataset][network]["batch"][size]["median_ms"] for dataset, network in names]
         axis.plot(range(len(names)), values, marker, label=f"here, batch {size}")
     published = [found[dataset][network]["published_ms"] for dataset, network in names]

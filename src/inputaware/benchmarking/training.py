@@ -58,6 +58,7 @@ def measure_training(
     device: torch.device,
     precision: Literal["32", "bf16"],
     peak_rate: float,
+    batch_size: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Any]:
     """Return what is measured of a stage.
@@ -71,12 +72,13 @@ def measure_training(
         device: where to compute.
         precision: the product's.
         peak_rate: the machine's floating-point operations a second in this precision.
+        batch_size: images in a step; none takes the preset's.
         progress: told the share of the work that is done, about.
 
     Returns:
         The four rates, both speedups, operations, share of the peak, memory, and seconds by part.
     """
-    workload = Workload.build(dataset, stage, images=images, device=device, precision=precision)
+    workload = Workload.build(dataset, stage, images=images, device=device, precision=precision, batch_size=batch_size)
     plain = workload.plain_step()
     size = workload.stage.batch_size
     batches = workload.batches()
