@@ -248,6 +248,18 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["train", "--dataset=digits", "--config={missing}"],
         "config: {missing}: expected this file of a run folder; found none",
     ),
+    "unknown defense": (
+        ["defend", "{run}", "strop"],
+        "defense: expected one of neural-cleanse, strip, fine-pruning, image-regularization; found 'strop'",
+    ),
+    "setting of a defense": (
+        ["defend", "{run}", "strip", "--strip.overlays=0"],
+        "strip.overlays: expected a number of at least 1; found 0",
+    ),
+    "no run to defend": (
+        ["defend", "{missing}"],
+        "{missing}: expected a run folder with a config.json, as inputaware train makes it; found no such folder",
+    ),
     "nothing to poison": (
         ["poison", "{run}"],
         "poison: expected either --input or --split; found neither",
@@ -281,7 +293,7 @@ def test_a_mistake_is_explained_and_nothing_is_written(
         "clean_run": str(clean_run),
     }
     given = [argument.format(**places) for argument in arguments]
-    if given[0] != "evaluate":
+    if given[0] not in ("evaluate", "defend"):
         given += ["--output", places["output"]]
     before = tree(run) | tree(clean_run)
     capsys.readouterr()

@@ -37,8 +37,10 @@ def stage_of(number: int, options: dict[str, Any]) -> tuple[Stage, Batch]:
     attack = build_attack(config, spec)
     for module in attack.modules.values():
         module.double()
-    images = torch.rand(10, *spec.shape, dtype=torch.float64)
-    labels = torch.randint(spec.classes, (10,))
+    # Enough images for two with a trigger of their own in the joint stage.
+    count = 20 if number == 1 else 6
+    images = torch.rand(count, *spec.shape, dtype=torch.float64)
+    labels = torch.randint(spec.classes, (count,))
     return next(islice(attack.stages(), number, None)), Batch(images=images, labels=labels, partners=None)
 
 

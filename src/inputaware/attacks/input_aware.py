@@ -87,10 +87,10 @@ class MaskStage(Stage):
 
 
 def probability_at(progress: float, initial: float | None, final: float, ramp: float) -> float:
-    """Return a probability that goes linearly from its initial to its final value over the ramp."""
+    """Return a probability that keeps its initial value and goes linearly to its final one over a ramp at the end."""
     if initial is None:
         return final
-    return final + (initial - final) * max(0.0, 1.0 - progress / ramp)
+    return final + (initial - final) * min(1.0, (1.0 - progress) / ramp)
 
 
 class JointStage(Stage):

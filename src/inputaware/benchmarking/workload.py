@@ -31,7 +31,7 @@ TRAINING_IMAGES = {"digits": 1149, "mnist": 50_000, "cifar10": 40_000, "gtsrb": 
 """Images of each data set's ``train`` split."""
 
 MIDDLE = 0.5
-"""The share of a stage that lies behind: in the middle a batch has as many triggers as on average."""
+"""The share of a stage that lies behind: its middle, which says how many images of a batch carry triggers."""
 
 
 def random_images(

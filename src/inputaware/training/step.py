@@ -37,7 +37,7 @@ class TrainedModule:
         self.optimizer: torch.optim.Optimizer
         if config.name == "adam":
             self.optimizer = torch.optim.Adam(
-                self.parameters, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+                self.parameters, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
             )
         else:
             self.optimizer = torch.optim.SGD(

@@ -1,0 +1,145 @@
+"""Defenses on a run folder: what is written, what is kept, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inputaware.api import Run, train
+from inputaware.cli import main
+from inputaware.config import AttackName, preset_config
+from inputaware.defenses.settings import DEFENSES, DefenseSettings, StripSettings
+from inputaware.errors import RunFolderError
+from inputaware.runs.results import collect_result
+
+FEW = DefenseSettings(strip=StripSettings(overlays=5))
+
+
+@pytest.fixture(scope="module", params=["input-aware", "badnets", "none"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small finished run of each attack."""
+    attack: AttackName = request.param
+    config = preset_config(
+        "fast",
+        dataset="digits",
+        attack=attack,
+        device="cpu",
+        train_images=100,
+        validation_images=20,
+        model={"hidden_units": 32},
+        mask_stage={"epochs": 1, "batch_size": 30},
+        joint_stage={"epochs": 2, "batch_size": 30},
+    )
+    folder = tmp_path_factory.mktemp("defended") / attack
+    train(config, folder)
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Run:
+    """Return a copy of it that a test may change."""
+    shutil.copytree(trained, tmp_path / "run")
+    return Run.load(tmp_path / "run", device="cpu")
+
+
+def files(run: Run) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.folder.defenses.iterdir()}
+
+
+def test_a_result_is_a_json_file_and_its_arrays(run: Run) -> None:
+    records = run.defend(["strip"], FEW)
+    assert records == {"strip": json.loads((run.folder.defenses / "strip.json").read_text())}
+    record = records["strip"]
+    assert record["data"] == {"split": "defender", "images": 144}
+    assert record["scoring"]["data"] == {"split": "test", "images": 360}
+    assert record["settings"]["overlays"] == 5
+    assert record["sentence"]
+    assert record["scoring"]["sentence"]
+    with np.load(run.folder.defenses / "strip.npz", allow_pickle=False) as arrays:
+        assert arrays.files
+        assert any(name.startswith("scoring_") for name in arrays.files)
+
+
+def test_the_same_run_gives_the_same_bytes(run: Run) -> None:
+    run.defend(["strip", "image-regularization"], FEW)
+    first = files(run)
+    shutil.rmtree(run.folder.defenses)
+    run.defend(["strip", "image-regularization"], FEW)
+    assert first.keys() == {"strip.json", "strip.npz", "image-regularization.json", "image-regularization.npz"}
+    assert files(run) == first
+
+
+def test_a_result_that_is_there_is_not_made_again(run: Run) -> None:
+    first = run.defend(["strip"], FEW)
+    rows = len(run.folder.timing.rows())
+    heard: list[str] = []
+    assert run.defend(["strip"], FEW, progress=lambda name, share: heard.append(name)) == first
+    assert heard == []
+    assert len(run.folder.timing.rows()) == rows
+
+
+def test_a_result_with_other_settings_is_refused_and_left_alone(run: Run) -> None:
+    run.defend(["strip"], FEW)
+    before = files(run)
+    with pytest.raises(RunFolderError) as error:
+        run.defend(["image-regularization", "strip"], DefenseSettings(strip=StripSettings(overlays=6)), seed=1)
+    assert str(error.value) == (
+        f"{run.folder.defenses}/strip.json: expected a result with the settings that are asked for; "
+        "found overlays 5 there, 6 here; seed 0 there, 1 here; "
+        "replace it with --overwrite, or leave these options out"
+    )
+    assert files(run) == before
+
+
+def test_a_result_is_replaced_where_that_is_asked_for(run: Run) -> None:
+    run.defend(["strip"], FEW)
+    run.defend(["strip"], DefenseSettings(strip=StripSettings(overlays=6)), overwrite=True)
+    assert json.loads((run.folder.defenses / "strip.json").read_text())["settings"]["overlays"] == 6
+
+
+def test_seconds_are_in_the_journal_and_no_part_of_the_training(run: Run) -> None:
+    before = collect_result(run.folder.path, run.config)
+    run.defend(["strip"], FEW)
+    row = run.folder.timing.rows()[-1]
+    assert row["part"] == "defense strip"
+    assert row["seconds"] > 0
+    after = collect_result(run.folder.path, run.config)
+    assert after["wall_seconds"] == before["wall_seconds"]
+    assert after["defenses"]["strip"]["seconds"] == row["seconds"]
+    assert after["defenses"]["strip"]["verdict"] == "no-verdict"
+
+
+def test_the_suspect_has_nothing_of_the_attacker(run: Run) -> None:
+    suspect = run.suspect()
+    assert suspect.classifier is run.classifier
+    assert (suspect.shape, suspect.classes) == ((1, 28, 28), 10)
+    owned = {id(parameter) for parameter in run.classifier.parameters()}
+    assert all(id(parameter) in owned for parameter in suspect.feature_layer.parameters())  # type: ignore[union-attr]
+
+
+def test_a_folder_in_use_is_refused(run: Run) -> None:
+    with run.folder.lock(), pytest.raises(RunFolderError, match="no other process writes"):
+        run.defend(["strip"], FEW)
+    assert not run.folder.defenses.exists()
+
+
+def test_the_command_runs_all_and_prints_a_table(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    arguments = ["--neural-cleanse.steps=20", "--strip.overlays=5", "--fine-pruning.epochs=1"]
+    assert main(["defend", str(run.folder), "--device=cpu", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert {path.stem for path in run.folder.defenses.glob("*.json")} == set(DEFENSES)
+    for name in DEFENSES:
+        assert f"{name}: done" in err
+    assert "no-verdict" in out
+    assert str(run.folder.defenses) in out
+
+
+def test_json_goes_to_stdout_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["defend", str(run.folder), "strip", "--strip.overlays=5", "--device=cpu", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"strip"}
