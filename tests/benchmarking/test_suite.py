@@ -86,10 +86,12 @@ def test_only_the_parts_asked_for_are_measured(tmp_path: Path, capsys: pytest.Ca
     assert set(benchmark(dataset="digits", parts=["startup"])) == {"settings", "environment", "startup"}
 
 
-@pytest.mark.parametrize(("quick", "repeats", "expected"), [(True, None, 3), (False, None, 11), (True, 7, 7)])
-def test_rounds(quick: bool, repeats: int | None, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("quick", "repeats", "expected"), [(True, None, (3, 1)), (False, None, (11, 11)), (True, 7, (7, 7))]
+)
+def test_rounds(quick: bool, repeats: int | None, expected: tuple[int, int]) -> None:
     effort = suite._effort("mnist", quick=quick, repeats=repeats)
-    assert (effort.rounds, effort.starts) == (expected, expected)
+    assert (effort.rounds, effort.starts) == expected
     assert effort.images == (2048 if quick else 50_000)
 
 

@@ -106,5 +106,7 @@ def _peak_mib(device: torch.device) -> int:
     """
     if device.type != "cuda":
         with suppress(OSError), open("/proc/self/status", encoding="utf-8") as lines:
-            return next(int(line.split()[1]) // 2**10 for line in lines if line.startswith("VmHWM:"))
+            for line in lines:
+                if line.startswith("VmHWM:"):  # in KiB
+                    return int(line.split()[1]) // 2**10
     return peak_memory_mib(device)

@@ -33,7 +33,16 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 
 @dataclass(frozen=True)
 class _Effort:
-    """How much is measured: rounds of training, steps in a round, passes for latencies, images of an epoch, starts."""
+    """How much is measured.
+
+    Attributes:
+        rounds: turns of training's product and counterpart.
+        steps: steps in a round.
+        passes: timed passes of a network at batch 1.
+        warm_up: passes before them.
+        images: what counts as all images in the part size.
+        starts: timed starts of each command.
+    """
 
     rounds: int
     steps: int
@@ -47,8 +56,10 @@ def _effort(dataset: str, *, quick: bool, repeats: int | None) -> _Effort:
     grey = dataset_spec(dataset).shape[0] == 1
     everything = TRAINING_IMAGES[dataset]
     if quick:
-        return _Effort(repeats or 3, 3, 5 * (repeats or 3), 2, min(everything, 2048 if grey else 256), repeats or 3)
-    return _Effort(repeats or 11, 10, 10 * (repeats or 11), 10, everything, repeats or 11)
+        rounds, epoch = repeats or 3, min(everything, 2048 if grey else 256)
+        return _Effort(rounds, steps=3, passes=5 * rounds, warm_up=1, images=epoch, starts=repeats or 1)
+    rounds = repeats or 11
+    return _Effort(rounds, steps=10, passes=10 * rounds, warm_up=10, images=everything, starts=rounds)
 
 
 def benchmark(
@@ -71,7 +82,7 @@ def benchmark(
         dataset: digits, mnist, cifar10 or gtsrb: what training and size are measured on.
         parts: which parts to measure.
         quick: fewer rounds, and a small epoch in the part size: under two minutes on two cores with grey images.
-        repeats: rounds in which what is compared takes turns; none: 11, or 3 with quick.
+        repeats: rounds in which what is compared takes turns, and timed starts; none: 11, or 3 rounds and 1 start with quick.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: 32, bf16, or auto: bf16 where the hardware computes in it.
         output: a new file for the result as JSON; none: it is only returned.
