@@ -119,7 +119,7 @@ class BenchmarkCommand:
     quick: _Flag = False
     """Fewer rounds and small epochs: under two minutes on two cores for grey images."""
     repeats: int | None = None
-    """Rounds in which what is compared takes turns; none: 11, or 3 with --quick."""
+    """Rounds in which what is compared takes turns, and timed starts; none: 11, or 3 and 1 with --quick."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: PrecisionName = "auto"

@@ -82,7 +82,8 @@ def benchmark(
         dataset: digits, mnist, cifar10 or gtsrb: what training and size are measured on.
         parts: which parts to measure.
         quick: fewer rounds, and a small epoch in the part size: under two minutes on two cores with grey images.
-        repeats: rounds in which what is compared takes turns, and timed starts; none: 11, or 3 rounds and 1 start with quick.
+        repeats: rounds in which what is compared takes turns, and timed starts of a command; none: 11, or 3 rounds
+            and 1 start with quick.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: 32, bf16, or auto: bf16 where the hardware computes in it.
         output: a new file for the result as JSON; none: it is only returned.
