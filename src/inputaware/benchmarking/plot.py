@@ -84,8 +84,9 @@ def _draw_parts(axis: Any, result: dict[str, Any]) -> None:
         axis.bar(range(len(STAGES)), found, 0.6, bottom=below, label=part)
         below = [low + value for low, value in zip(below, found, strict=True)]
     axis.set_xticks(range(len(STAGES)), [f"{stage} stage" for stage in STAGES])
-    axis.set(title="time of a step by part", ylabel="milliseconds")
-    axis.legend(fontsize="small")
+    # Room for the legend beside the bars.
+    axis.set(title="time of a step by part", ylabel="milliseconds", xlim=(-0.5, len(STAGES) + 0.2))
+    axis.legend(fontsize="small", loc="center right", reverse=True)
 
 
 def _draw_latency(axis: Any, result: dict[str, Any]) -> None:
@@ -123,7 +124,8 @@ def _draw_batches(axis: Any, result: dict[str, Any]) -> None:
         rows = result["size"][stage]["by_batch_size"]
         sizes = [row["batch_size"] for row in rows]
         axis.plot(sizes, [row["images_per_second"] for row in rows], "o-", label=f"{stage} stage")
-    axis.set_xscale("log", base=2)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sizes, [str(size) for size in sizes])
     axis.set(title="images a second by batch size", xlabel="images in a batch", ylabel="images a second")
     axis.set_ylim(bottom=0)
     axis.legend(fontsize="small")
