@@ -14,6 +14,7 @@ from jaxtyping import install_import_hook
 ROOMS_WITH_TENSORS = (
     "api",
     "attacks",
+    "benchmarking",
     "data",
     "defenses",
     "evaluation",

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from inputaware.console import TrainingDisplay, evaluation_table, poison_table, progress_bar
+from inputaware.console import TrainingDisplay, benchmark_tables, evaluation_table, poison_table, progress_bar
 from inputaware.training.loop import EpochReport
 
 RESULT: dict[str, Any] = {
@@ -162,3 +162,96 @@ def test_a_bar_says_what_runs_only_on_a_terminal(terminal: bool) -> None:
         tell(0.5)
         tell(1.0)
     assert ("evaluating" in output.getvalue()) == terminal
+
+
+def ranged(median: float) -> dict[str, float]:
+    return {"median": median, "lowest": median / 2, "highest": median * 2, "rounds": 3}
+
+
+def measured(stage: str) -> dict[str, Any]:
+    """Return what a benchmark says of a stage."""
+    return {
+        "step": {
+            "images_per_second": ranged(2000.0),
+            "plain_images_per_second": ranged(1000.0),
+            "seconds": ranged(0.064),
+        },
+        "loop": {
+            "images_per_second": ranged(1900.0),
+            "plain_images_per_second": ranged(500.0),
+            "plain_workers": 2,
+            "plain_threads": 1,
+        },
+        "operations_per_step": 5_155_133_952,
+        "share_of_peak": 0.2621,
+        "memory": {"product": {"peak_mib": 470}, "plain": {"peak_mib": 583}},
+        "seconds_by_part": {"data": 0.001, "classifier": 0.012 if stage == "joint" else 0.0},
+    }
+
+
+BENCHMARK: dict[str, Any] = {
+    "settings": {"dataset": "mnist", "repeats": 3},
+    "environment": {"device": "cpu", "threads": "2", "precision": "32"},
+    "training": {
+        "peak": {"operations_per_second": 185e9},
+        "mask": measured("mask"),
+        "joint": measured("joint"),
+    },
+    **{f"{stage}_{kind}_speedup": ranged(2.0) for stage in ("mask", "joint") for kind in ("step", "loop")},
+    "latency": {
+        "mnist": {
+            "classifier": {
+                "published_ms": 6.51,
+                "batch": {
+                    "128": {
+                        "median_ms": 12.345,
+                        "percentile_95_ms": 15.0,
+                        "plain": {"median_ms": 14.0},
+                        "speedup": {"median": 1.13},
+                    }
+                },
+            }
+        }
+    },
+    "size": {
+        "joint": {
+            "by_share": [
+                {
+                    "images": 256,
+                    "batch_size": 128,
+                    "steps": 2,
+                    "seconds": 0.5,
+                    "images_per_second": 512.0,
+                    "seconds_per_step": 0.25,
+                }
+            ],
+            "by_batch_size": [],
+        }
+    },
+    "startup": {"help_seconds": ranged(0.25), "train_seconds": ranged(3.0), "evaluate_seconds": ranged(4.0)},
+}
+
+
+def test_a_benchmark_has_a_table_for_each_part() -> None:
+    speed, cost, latency, size, startup = benchmark_tables(BENCHMARK)
+    assert cells(speed, 0) == ["mask step", "mask loop", "joint step", "joint loop"]
+    assert cells(speed, 1) == ["2000", "1900", "2000", "1900"]
+    assert cells(speed, 2) == ["1000", "500", "1000", "500"]
+    assert cells(speed, 3) == ["2.00 (1.00 to 4.00)"] * 4
+    assert cells(speed, 4) == ["-", "2 workers, 1 threads"] * 2
+    assert speed.caption == "medians (ranges) of 3 rounds; cpu, 2 threads, precision 32"
+    assert cells(cost, 2) == ["64.0", "5.16", "26.21", "470", "583", "1.0", "12.0"]
+    assert cells(cost, 1)[-1] == "0.0"
+    assert "share of the peak (185 GFLOP/s), %" in cells(cost, 0)
+    row = ["mnist classifier", "128", "12.35", "15.00", "14.00", "1.13", "6.51"]
+    assert [cells(latency, column)[0] for column in range(7)] == row
+    assert [cells(size, column)[0] for column in range(6)] == ["256", "128", "2", "0.50", "512", "250.0"]
+    assert size.title == "An epoch of the joint stage"
+    assert cells(startup, 1) == ["0.25 (0.12 to 0.50)", "3.00 (1.50 to 6.00)", "4.00 (2.00 to 8.00)"]
+
+
+def test_a_benchmark_shows_only_what_was_measured() -> None:
+    assert [table.title for table in benchmark_tables({"startup": BENCHMARK["startup"]})] == ["Start-up"]
+    unpublished = {"digits": {"classifier": {**BENCHMARK["latency"]["mnist"]["classifier"], "published_ms": None}}}
+    (table,) = benchmark_tables({"latency": unpublished})
+    assert cells(table, 6) == ["-"]

@@ -17,11 +17,19 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from inputaware import __version__
-from inputaware.config import Config, override, preset_config
+from inputaware.config import Config, PrecisionName, override, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError
 
-__all__ = ["DefendCommand", "EvaluateCommand", "InspectCommand", "PoisonCommand", "TrainCommand", "main"]
+__all__ = [
+    "BenchmarkCommand",
+    "DefendCommand",
+    "EvaluateCommand",
+    "InspectCommand",
+    "PoisonCommand",
+    "TrainCommand",
+    "main",
+]
 
 
 _Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -120,6 +128,34 @@ class InspectCommand:
     """auto, cpu, cuda, cuda:N or mps."""
     json: _Flag = False
     """Print the record as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkCommand:
+    """Measure how fast training and the networks are on this machine, beside a plainly written training and the paper.
+
+    Images are random, so no data set has to be there.
+    """
+
+    dataset: str = "mnist"
+    """digits, mnist, cifar10 or gtsrb: what training and size are measured on."""
+    parts: tuple[Literal["training", "latency", "size", "startup"], ...] = ("training", "latency", "size", "startup")
+    """training: images a second, and where the time goes. latency: the paper's table 2. size: time of an epoch by
+    its images and by batch size. startup: seconds until a command begins."""
+    quick: _Flag = False
+    """Fewer rounds and small epochs: under two minutes on two cores for grey images."""
+    repeats: int | None = None
+    """Rounds in which what is compared takes turns, and timed starts; none: 11, or 3 and 1 with --quick."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    precision: PrecisionName = "auto"
+    """32, bf16 (mixed precision), or auto: bf16 where the hardware computes in it."""
+    output: Path | None = None
+    """Also write the result to this new JSON file."""
+    plot: Path | None = None
+    """Also draw the result to this new picture, .png or .svg."""
+    json: _Flag = False
+    """Print the result as JSON."""
 
 
 def _train(command: TrainCommand, given: Config | None) -> None:
@@ -241,6 +277,36 @@ def _inspect(command: InspectCommand) -> None:
     output.print(f"Pictures and arrays: {run.folder.inspection}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _benchmark(command: BenchmarkCommand) -> None:
+    from rich.console import Console
+
+    from inputaware.benchmarking import benchmark
+    from inputaware.console import benchmark_tables, named_progress
+
+    # Drawn seldom, since drawing takes time from what is measured.
+    with named_progress(Console(stderr=True), draws_per_second=1) as progress:
+        result = benchmark(
+            dataset=command.dataset,
+            parts=command.parts,
+            quick=command.quick,
+            repeats=command.repeats,
+            device=command.device,
+            precision=command.precision,
+            output=command.output,
+            plot=command.plot,
+            progress=progress,
+        )
+    if command.json:
+        print(json.dumps(result, indent=2))
+        return
+    output = Console()
+    for table in benchmark_tables(result):
+        output.print(table)
+    for words, path in (("Result", command.output), ("Plot", command.plot)):
+        if path is not None:
+            output.print(f"{words}: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _settings_from(arguments: Sequence[str]) -> Config | None:
     """Return the configuration that flags override, or none where no data set is named.
 
@@ -308,6 +374,7 @@ _COMMANDS = {
     "poison": "apply a run's trigger to your own images, or export a poisoned split",
     "defend": "run defenses on a run's classifier, and score them",
     "inspect": "look at triggers and at where the classifier looks: galleries and Grad-CAM",
+    "benchmark": "measure how fast training and the networks are on this machine",
 }
 
 
@@ -320,6 +387,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> None:
         "poison": (PoisonCommand, _poison),
         "defend": (DefendCommand, _defend),
         "inspect": (InspectCommand, _inspect),
+        "benchmark": (BenchmarkCommand, _benchmark),
     }
     command, action = actions[name]
     action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments)))

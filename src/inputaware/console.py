@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TrainingDisplay",
+    "benchmark_tables",
     "defense_table",
     "evaluation_table",
     "inspection_table",
@@ -131,7 +132,7 @@ def progress_bar(console: Console, words: str) -> Iterator[Any]:
 
 
 @contextmanager
-def named_progress(console: Console) -> Iterator[Any]:
+def named_progress(console: Console, draws_per_second: float = 10) -> Iterator[Any]:
     """Show a bar for each of several works; yields the function that is told a work's name and the share that is done.
 
     Where stderr is no terminal, a line is printed when a work is done instead.
@@ -142,6 +143,7 @@ def named_progress(console: Console) -> Iterator[Any]:
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
         console=console,
+        refresh_per_second=draws_per_second,
         disable=not console.is_terminal,
     ) as progress:
         tasks: dict[str, TaskID] = {}
@@ -266,4 +268,130 @@ def poison_table(rows: list[dict[str, Any]], limit: int = 20) -> Table:
         before = f"{row['prediction_before']} ({100 * row['probability_before']:.0f} %)"
         after = f"{row['prediction_after']} ({100 * row['probability_after']:.0f} %)"
         table.add_row(*(escape(cell) for cell in (row["picture"], before, after, row["target"])))
+    return table
+
+
+def benchmark_tables(result: dict[str, Any]) -> list[Table]:
+    """Return a table for each part of a benchmark.
+
+    Args:
+        result: what :func:`inputaware.benchmarking.benchmark` returned.
+    """
+    tables: list[Table] = []
+    if "training" in result:
+        tables += [_speed_table(result), _cost_table(result)]
+    if "latency" in result:
+        tables.append(_latency_table(result["latency"]))
+    if "size" in result:
+        tables += [_size_table(stage, found) for stage, found in result["size"].items()]
+    if "startup" in result:
+        tables.append(_startup_table(result["startup"]))
+    return tables
+
+
+def _spread(value: dict[str, Any], digits: int) -> str:
+    """Return a median with its range."""
+    return f"{value['median']:.{digits}f} ({value['lowest']:.{digits}f} to {value['highest']:.{digits}f})"
+
+
+def _new_table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {stage: result["training"][stage] for stage in ("mask", "joint")}
+
+
+def _speed_table(result: dict[str, Any]) -> Table:
+    table = _new_table(
+        f"Training, {result['settings']['dataset']}, images a second",
+        "stage",
+        "here",
+        "plain",
+        "speedup",
+        "plain's setting",
+    )
+    for stage, found in _stages(result).items():
+        loop = found["loop"]
+        setting = f"{loop['plain_workers']} workers, {loop['plain_threads']} threads"
+        for kind, words in (("step", "-"), ("loop", setting)):
+            rates = (found[kind][name] for name in ("images_per_second", "plain_images_per_second"))
+            speedup = _spread(result[f"{stage}_{kind}_speedup"], 2)
+            table.add_row(f"{stage} {kind}", *(f"{rate['median']:.0f}" for rate in rates), speedup, words)
+    environment = result["environment"]
+    table.caption = (
+        f"medians (ranges) of {result['settings']['repeats']} rounds; {environment['device']}, "
+        f"{environment['threads']} threads, precision {environment['precision']}"
+    )
+    return table
+
+
+def _cost_table(result: dict[str, Any]) -> Table:
+    stages = _stages(result)
+    table = _new_table("What a step costs", "", *(f"{stage} stage" for stage in stages))
+    peak = result["training"]["peak"]["operations_per_second"]
+
+    def row(words: str, cell: Callable[[dict[str, Any]], str]) -> None:
+        table.add_row(words, *(cell(found) for found in stages.values()))
+
+    row("milliseconds", lambda found: f"{1e3 * found['step']['seconds']['median']:.1f}")
+    row("GFLOP, convolutions and matrix products", lambda found: f"{found['operations_per_step'] / 1e9:.2f}")
+    row(f"share of the peak ({peak / 1e9:.0f} GFLOP/s), %", lambda found: _percent(found["share_of_peak"]))
+    row("peak memory, MiB", lambda found: f"{found['memory']['product']['peak_mib']}")
+    row("peak memory of the plain step, MiB", lambda found: f"{found['memory']['plain']['peak_mib']}")
+    for part in stages["joint"]["seconds_by_part"]:
+        row(f"{part}, ms", lambda found, part=part: f"{1e3 * found['seconds_by_part'][part]:.1f}")  # type: ignore[misc]
+    return table
+
+
+def _latency_table(latency: dict[str, Any]) -> Table:
+    columns = ("batch", "median", "95th percentile", "plain", "plain / here", "paper")
+    table = _new_table("Latency, milliseconds", "network", *columns)
+    for dataset, networks in latency.items():
+        for name, found in networks.items():
+            for size, times in found["batch"].items():
+                published = "-" if found["published_ms"] is None else f"{found['published_ms']:.2f}"
+                table.add_row(
+                    f"{dataset} {name.replace('_', ' ')}",
+                    size,
+                    f"{times['median_ms']:.2f}",
+                    f"{times['percentile_95_ms']:.2f}",
+                    f"{times['plain']['median_ms']:.2f}",
+                    f"{times['speedup']['median']:.2f}",
+                    published,
+                )
+    table.caption = "paper: table 2, on an RTX 2080 Ti and an i7-9700K"
+    return table
+
+
+def _size_table(stage: str, found: dict[str, Any]) -> Table:
+    columns = ("batch", "steps", "seconds", "images a second", "ms a step")
+    table = _new_table(f"An epoch of the {stage} stage", "images", *columns)
+    for rows in found.values():
+        for row in rows:
+            table.add_row(
+                str(row["images"]),
+                str(row["batch_size"]),
+                str(row["steps"]),
+                f"{row['seconds']:.2f}",
+                f"{row['images_per_second']:.0f}",
+                f"{1e3 * row['seconds_per_step']:.1f}",
+            )
+        table.add_section()
+    return table
+
+
+def _startup_table(startup: dict[str, Any]) -> Table:
+    table = _new_table("Start-up", "command", "seconds")
+    words = {
+        "help_seconds": "inputaware --help",
+        "train_seconds": "inputaware train, digits, until its first step",
+        "evaluate_seconds": "inputaware evaluate, digits, to its end",
+    }
+    for name, value in startup.items():
+        table.add_row(words[name], _spread(value, 2))
     return table

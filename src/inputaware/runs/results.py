@@ -11,18 +11,30 @@ from inputaware.errors import RunFolderError
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.journal import Journal
 
-__all__ = ["collect_result", "published", "write_result"]
+__all__ = ["collect_result", "published", "published_latency", "write_result"]
 
 
 def published(config: Config) -> dict[str, float] | None:
     """Return the paper's clean, attack and cross accuracy for a data set and target, as fractions; or none."""
     if config.attack != "input-aware":
         return None
+    row: dict[str, float] | None = _published_table().get(config.dataset, {}).get(config.target)
+    return row
+
+
+def published_latency(dataset: str) -> dict[str, float] | None:
+    """Return the paper's inference times in milliseconds by network (its table 2, RTX 2080 Ti); or none."""
+    row: dict[str, float] | None = _published_table().get(dataset, {}).get("latency_ms")
+    return row
+
+
+def _published_table() -> dict[str, dict[str, dict[str, float]]]:
     import json
 
-    table = json.loads(files("inputaware.runs").joinpath("published.json").read_text(encoding="utf-8"))
-    row: dict[str, float] | None = table.get(config.dataset, {}).get(config.target)
-    return row
+    table: dict[str, dict[str, dict[str, float]]] = json.loads(
+        files("inputaware.runs").joinpath("published.json").read_text(encoding="utf-8")
+    )
+    return table
 
 
 def collect_result(folder: Path, config: Config) -> dict[str, Any]:

@@ -12,15 +12,14 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
-from inputaware.attacks.base import Attack, Recipe, Stage
+from inputaware.attacks.base import Attack, Stage
 from inputaware.config import Config
 from inputaware.data.loader import Loader
 from inputaware.errors import RunFolderError, TrainingError
 from inputaware.runs.checkpoint import Checkpoint, save_checkpoint
 from inputaware.runs.environment import full_float32, peak_memory_mib
 from inputaware.runs.folder import RunFolder
-from inputaware.training.averaging import WeightAverage
-from inputaware.training.schedules import learning_rate
+from inputaware.training.step import TrainedModule, TrainingStep, beneath, place_modules
 
 __all__ = ["EpochReport", "Listener", "Trainer"]
 
@@ -67,75 +66,6 @@ class Listener(Protocol):
         """Hear what an epoch gave."""
 
 
-class _Trained:
-    """A network in training: its optimiser and, where a stage asks for it, its moving average."""
-
-    def __init__(self, recipe: Recipe, averaging: float) -> None:
-        self.module = recipe.module
-        self.config = recipe.optimizer
-        self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        config = recipe.optimizer
-        self.optimizer: torch.optim.Optimizer
-        if config.name == "adam":
-            self.optimizer = torch.optim.Adam(
-                self.parameters, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
-            )
-        else:
-            self.optimizer = torch.optim.SGD(
-                self.parameters,
-                config.learning_rate,
-                momentum=config.momentum,
-                weight_decay=config.weight_decay,
-                nesterov=config.nesterov,
-            )
-        self.average = WeightAverage(self.module, averaging) if averaging > 0 else None
-
-    def prepare(self, epoch: int, progress: float) -> None:
-        rate = learning_rate(self.config, epoch=epoch, progress=progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if not self.config.accumulate_gradients:
-            self.optimizer.zero_grad()
-
-    def step(self) -> None:
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update()
-
-    def state(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
-        for index, entries in self.optimizer.state_dict()["state"].items():
-            for key, value in entries.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer/{index}/{key}"] = value
-        if self.config.accumulate_gradients:
-            for index, parameter in enumerate(self.parameters):
-                if parameter.grad is not None:
-                    tensors[f"gradient/{index}"] = parameter.grad
-        if self.average is not None:
-            tensors |= {f"average/{name}": tensor for name, tensor in self.average.state().items()}
-        return tensors
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _beneath("optimizer/", tensors).items():
-            index, key = name.split("/")
-            parameter = self.parameters[int(index)]
-            # The layout of the parameter, so that the optimiser keeps its fast path.
-            like = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
-            state.setdefault(int(index), {})[key] = like
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        for name, tensor in _beneath("gradient/", tensors).items():
-            parameter = self.parameters[int(name)]
-            parameter.grad = torch.empty_like(parameter).copy_(tensor)
-        if self.average is not None:
-            self.average.restore(_beneath("average/", tensors))
-
-
-def _beneath(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
 class Trainer:
     """Trains an attack and writes what it does to the run folder.
 
@@ -179,8 +109,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rows = 0
         self.saved_at = time.perf_counter()
-        for module in attack.modules.values():
-            module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        place_modules(attack, device)
 
     def run(self, checkpoint: Checkpoint | None = None) -> None:
         """Run all stages, or what is left of them after a checkpoint.
@@ -199,7 +128,7 @@ class Trainer:
                 self._run_stage(index, stage, checkpoint if checkpoint and index == checkpoint.stage else None)
 
     def _run_stage(self, index: int, stage: Stage, checkpoint: Checkpoint | None) -> None:
-        trained = {name: _Trained(recipe, stage.averaging) for name, recipe in stage.recipes.items()}
+        step = TrainingStep(stage, device=self.device, precision=self.precision)
         loader = Loader(
             self.images,
             self.labels,
@@ -210,12 +139,12 @@ class Trainer:
         )
         done = 0
         if checkpoint is not None:
-            self._restore_training(checkpoint, trained)
+            self._restore_training(checkpoint, step.trained)
             done = checkpoint.epoch
         self.listener.stage_started(stage.name, stage.epochs, len(loader), done)
         for epoch in range(done, stage.epochs):
-            self._run_epoch(index, stage, trained, loader, epoch)
-        for member in trained.values():
+            self._run_epoch(index, stage, step, loader, epoch)
+        for member in step.trained.values():
             if member.average is not None:
                 member.average.apply()
             if not all(torch.isfinite(parameter).all() for parameter in member.module.parameters()):
@@ -224,21 +153,14 @@ class Trainer:
                     "train into another folder with a lower learning rate or --precision 32"
                 )
 
-    def _run_epoch(self, index: int, stage: Stage, trained: dict[str, _Trained], loader: Loader, epoch: int) -> None:
+    def _run_epoch(self, index: int, stage: Stage, step: TrainingStep, loader: Loader, epoch: int) -> None:
         started = time.perf_counter()
-        for member in trained.values():
-            member.module.train()
+        step.train_mode()
         sums: dict[str, Tensor] = {}
         seen = steps = looked = 0
         for steps, batch in enumerate(loader, 1):
             progress = (epoch + (steps - 1) / len(loader)) / stage.epochs
-            for member in trained.values():
-                member.prepare(epoch, progress)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                loss = stage.loss(batch, progress)
-            loss.total.backward()  # type: ignore[no-untyped-call]
-            for member in trained.values():
-                member.step()
+            loss = step(batch, epoch=epoch, progress=progress)
             seen += len(batch.images)
             for name, part in {"total": loss.total, **loss.parts}.items():
                 value = part.detach().float()
@@ -255,12 +177,12 @@ class Trainer:
         self._look(stage, epoch, steps, sums)
         training_seconds = time.perf_counter() - started
         losses = {name: float(total) / steps for name, total in sums.items()}
-        validation = self._validate(trained) if "classifier" in trained else {}
+        validation = self._validate(step.trained) if "classifier" in step.trained else {}
         row = {"stage": stage.name, "epoch": epoch + 1, "losses": losses, "validation": validation}
         self.folder.metrics.append(row)
         self.rows += 1
         if epoch + 1 == stage.epochs or time.perf_counter() - self.saved_at > _SAVE_EVERY:
-            self._save(index, epoch + 1, trained)
+            self._save(index, epoch + 1, step.trained)
         seconds = time.perf_counter() - started
         report = EpochReport(stage.name, epoch + 1, stage.epochs, losses, validation, seconds, seen / training_seconds)
         self.folder.timing.append(
@@ -288,7 +210,7 @@ class Trainer:
                 f"{kept}; train into another folder with a lower learning rate or --precision 32"
             )
 
-    def _validate(self, trained: dict[str, _Trained]) -> dict[str, float | None]:
+    def _validate(self, trained: dict[str, TrainedModule]) -> dict[str, float | None]:
         """Score the weights that would be kept if training ended now."""
         with ExitStack() as stack:
             for member in trained.values():
@@ -296,7 +218,7 @@ class Trainer:
                     stack.enter_context(member.average.applied())
             return self.validate()
 
-    def _save(self, index: int, epoch: int, trained: dict[str, _Trained]) -> None:
+    def _save(self, index: int, epoch: int, trained: dict[str, TrainedModule]) -> None:
         tensors = {
             f"module/{name}/{key}": tensor
             for name, module in self.attack.modules.items()
@@ -313,11 +235,11 @@ class Trainer:
 
     def _restore_modules(self, checkpoint: Checkpoint) -> None:
         for name, module in self.attack.modules.items():
-            _load(module, _beneath(f"module/{name}/", checkpoint.tensors), self.folder)
+            _load(module, beneath(f"module/{name}/", checkpoint.tensors), self.folder)
 
-    def _restore_training(self, checkpoint: Checkpoint, trained: dict[str, _Trained]) -> None:
+    def _restore_training(self, checkpoint: Checkpoint, trained: dict[str, TrainedModule]) -> None:
         for name, member in trained.items():
-            member.restore(_beneath(f"training/{name}/", checkpoint.tensors))
+            member.restore(beneath(f"training/{name}/", checkpoint.tensors))
         self.generator.set_state(checkpoint.tensors["random/loader"])
         torch.set_rng_state(checkpoint.tensors["random/torch"])
         if self.device.type == "cuda" and "random/cuda" in checkpoint.tensors:

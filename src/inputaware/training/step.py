@@ -1,0 +1,157 @@
+"""One step of training: learning rates, the stage's loss in the precision asked for, gradients, optimisers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from inputaware.attacks.base import Attack, Recipe, Stage, StepLoss
+from inputaware.data.loader import Batch
+from inputaware.training.averaging import WeightAverage
+from inputaware.training.schedules import learning_rate
+
+__all__ = ["TrainedModule", "TrainingStep", "beneath", "place_modules"]
+
+
+def place_modules(attack: Attack, device: torch.device) -> None:
+    """Move an attack's networks to the device, in the memory layout that training computes in."""
+    for module in attack.modules.values():
+        module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class TrainedModule:
+    """A network in training: its optimiser and, where a stage asks for it, its moving average.
+
+    Args:
+        recipe: the network and its optimiser's settings.
+        averaging: decay of the moving average; 0: none is kept.
+    """
+
+    def __init__(self, recipe: Recipe, averaging: float) -> None:
+        self.module: nn.Module = recipe.module
+        self.config = recipe.optimizer
+        self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        config = recipe.optimizer
+        self.optimizer: torch.optim.Optimizer
+        if config.name == "adam":
+            self.optimizer = torch.optim.Adam(
+                self.parameters, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+            )
+        else:
+            self.optimizer = torch.optim.SGD(
+                self.parameters,
+                config.learning_rate,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                nesterov=config.nesterov,
+            )
+        self.average = WeightAverage(self.module, averaging) if averaging > 0 else None
+
+    def prepare(self, epoch: int, progress: float) -> None:
+        """Set the step's learning rate and clear the gradients."""
+        rate = learning_rate(self.config, epoch=epoch, progress=progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if not self.config.accumulate_gradients:
+            self.optimizer.zero_grad()
+
+    def step(self) -> None:
+        """Change the weights, and let the average follow."""
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint keeps besides the weights."""
+        tensors: dict[str, Tensor] = {}
+        for index, entries in self.optimizer.state_dict()["state"].items():
+            for key, value in entries.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer/{index}/{key}"] = value
+        if self.config.accumulate_gradients:
+            for index, parameter in enumerate(self.parameters):
+                if parameter.grad is not None:
+                    tensors[f"gradient/{index}"] = parameter.grad
+        if self.average is not None:
+            tensors |= {f"average/{name}": tensor for name, tensor in self.average.state().items()}
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what :meth:`state` returned."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in beneath("optimizer/", tensors).items():
+            index, key = name.split("/")
+            parameter = self.parameters[int(index)]
+            # The layout of the parameter, so that the optimiser keeps its fast path.
+            like = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
+            state.setdefault(int(index), {})[key] = like
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        for name, tensor in beneath("gradient/", tensors).items():
+            parameter = self.parameters[int(name)]
+            parameter.grad = torch.empty_like(parameter).copy_(tensor)
+        if self.average is not None:
+            self.average.restore(beneath("average/", tensors))
+
+
+class TrainingStep:
+    """The step of a stage: what it costs, which way is down, and a step that way.
+
+    Args:
+        stage: what is trained, and its loss.
+        device: where the networks are.
+        precision: 32, or bf16 for mixed precision.
+
+    Attributes:
+        trained: the networks in training, by name.
+    """
+
+    def __init__(self, stage: Stage, *, device: torch.device, precision: Literal["32", "bf16"]) -> None:
+        self.stage = stage
+        self.device = device
+        self.precision = precision
+        self.trained = {name: TrainedModule(recipe, stage.averaging) for name, recipe in stage.recipes.items()}
+
+    def __call__(self, batch: Batch, *, epoch: int, progress: float) -> StepLoss:
+        """Do a step and return what the batch cost before it.
+
+        Args:
+            batch: images, labels and, where they are drawn, partners.
+            epoch: how many epochs of the stage are done.
+            progress: the share of the stage that lies behind, in [0, 1).
+        """
+        self.prepare(epoch=epoch, progress=progress)
+        loss = self.loss(batch, progress)
+        self.backward(loss)
+        self.update()
+        return loss
+
+    def prepare(self, *, epoch: int, progress: float) -> None:
+        """Set the learning rates and clear the gradients."""
+        for member in self.trained.values():
+            member.prepare(epoch, progress)
+
+    def loss(self, batch: Batch, progress: float) -> StepLoss:
+        """Return what the batch costs, computed in the precision asked for."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.stage.loss(batch, progress)
+
+    def backward(self, loss: StepLoss) -> None:
+        """Compute the gradients."""
+        loss.total.backward()  # type: ignore[no-untyped-call]
+
+    def update(self) -> None:
+        """Change the weights."""
+        for member in self.trained.values():
+            member.step()
+
+    def train_mode(self) -> None:
+        """Switch the networks in training to training mode."""
+        for member in self.trained.values():
+            member.module.train()
+
+
+def beneath(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names start with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
