@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from inputaware.defenses.base import Defense
+from inputaware.defenses.neural_cleanse import NeuralCleanse
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
+
 from inputaware.errors import ConfigError
 
 __all__ = ["build_defense"]
 
-_CLASSES: dict[str, type[Defense]] = {}
+_CLASSES: dict[str, type[Defense]] = {
+    NeuralCleanse.name: NeuralCleanse,
+
+}
 
 
 def build_defense(name: DefenseName, settings: DefenseSettings | None = None) -> Defense:
