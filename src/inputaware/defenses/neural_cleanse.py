@@ -1,4 +1,4 @@
-"""Neural Cleanse (Wang et al. 2019): the smallest trigger that leads to each class, and whether one is unusually small."""
+"""Neural Cleanse (Wang et al. 2019): the smallest trigger of each class, and whether one is unusually small."""
 
 from __future__ import annotations
 
@@ -144,12 +144,7 @@ class ClassSearch:
             self.best = norm
         if self.best < float("inf"):
             self._stale = self._stale + 1 if self.best >= settings.early_stop_threshold * before else 0
-        if (
-            settings.early_stopping
-            and self._raised
-            and self._lowered
-            and self._stale >= settings.early_stop_patience
-        ):
+        if settings.early_stopping and self._raised and self._lowered and self._stale >= settings.early_stop_patience:
             self.finished = True
             return better
         self._working, self._failing = (self._working + 1, 0) if works else (0, self._failing + 1)
@@ -191,14 +186,14 @@ def reverse_triggers(
     images_in_flight: int = _IN_FLIGHT,
     progress: Progress = lambda share: None,
 ) -> ReversedTriggers:
-    """Search for the smallest trigger of each class: Adam on mask ``m`` and pattern ``p`` (Wang et al. 2019, section IV).
+    """Search for the smallest trigger of each class: Adam on mask ``m`` and pattern ``p`` (Wang et al., section IV).
 
     ::
 
         minimise  mean over x of cross_entropy(f(x + (p - x) * m), class) + cost * sum(m)
 
-    Each class has its own cost and its own end (:class:`ClassSearch`). All classes see the same images in the same order,
-    and each starts from the same values whether the classes run together or one after the other.
+    Each class has its own cost and its own end (:class:`ClassSearch`). All classes see the same images in the same
+    order, and each starts from the same values whether the classes run together or one after the other.
 
     Args:
         suspect: in evaluation mode. Where its weights need gradients, these are computed and left in them.
@@ -274,7 +269,7 @@ def _search(
         for _ in range(steps):
             batch = images[next(batches).to(images.device)]
             optimizer.zero_grad()
-            for chosen in torch.tensor(active, device=images.device).split(together):
+            for chosen in torch.split(torch.tensor(active, device=images.device), together):
                 mask = squash(masks[chosen])
                 stamped = _stamp(batch, mask, squash(patterns[chosen]))
                 targets = labels[chosen].repeat_interleave(len(batch))
@@ -302,7 +297,7 @@ def _batches(images: int, size: int, generator: torch.Generator) -> Iterator[Int
     """Yield batches of images without end, in a new order for each pass; a rest that fills no batch is left out."""
     while True:
         order = torch.randperm(images, generator=generator)
-        yield from order[: images // size * size].split(size)
+        yield from torch.split(order[: images // size * size], size)
 
 
 def _stamp(
@@ -342,9 +337,9 @@ def _logits(
 class NeuralCleanse(Defense):
     """Reverses the smallest trigger for each class, and flags the classes whose trigger is unusually small.
 
-    Wang, Yao, Shan, Li, Viswanath, Zheng & Zhao 2019, *Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural
-    Networks*, IEEE Symposium on Security and Privacy. A backdoor is a short way to its class: a small mask turns every
-    image into it, where other classes need a large one.
+    Wang, Yao, Shan, Li, Viswanath, Zheng & Zhao 2019, *Neural Cleanse: Identifying and Mitigating Backdoor Attacks
+    in Neural Networks*, IEEE Symposium on Security and Privacy. A backdoor is a short way to its class: a small mask
+    turns every image into it, where other classes need a large one.
 
     With several trials a class's anomaly score is the median over the trials in which it has one, and it needs one in
     more than half of them. The verdict follows from these medians.
@@ -515,5 +510,8 @@ def _verdict_on(verdict: Verdict, targets: list[int], right: list[int], wrong: l
             f"class {', '.join(map(str, right))} was flagged." if right else "none was flagged."
         )
     words = f"The target is class {targets[0]}, and it was {'flagged' if right else 'not flagged'}"
-    words += "." if rank is None else f"; its trigger is the smallest but {rank - 1}." if rank > 1 else ", the smallest."
-    return words + alarms
+    if rank == 1:
+        words += ", the smallest"
+    elif rank is not None:
+        words += f"; {rank - 1} class{'es have' if rank > 2 else ' has'} a smaller trigger"
+    return f"{words}.{alarms}"

@@ -5,15 +5,12 @@ from __future__ import annotations
 from inputaware.defenses.base import Defense
 from inputaware.defenses.neural_cleanse import NeuralCleanse
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
-
+from inputaware.defenses.strip import Strip
 from inputaware.errors import ConfigError
 
 __all__ = ["build_defense"]
 
-_CLASSES: dict[str, type[Defense]] = {
-    NeuralCleanse.name: NeuralCleanse,
-
-}
+_CLASSES: dict[str, type[Defense]] = {defense.name: defense for defense in (NeuralCleanse, Strip)}
 
 
 def build_defense(name: DefenseName, settings: DefenseSettings | None = None) -> Defense:
