@@ -23,7 +23,8 @@ from inputaware.defenses.neural_cleanse import (
     squash,
     unsquash,
 )
-from inputaware.defenses.settings import NeuralCleanseSettings
+from inputaware.defenses.registry import build_defense
+from inputaware.defenses.settings import DefenseSettings, NeuralCleanseSettings
 from inputaware.errors import ConfigError, DefenseError
 
 SHAPE = (1, 6, 6)
@@ -230,7 +231,7 @@ def test_success_rates_are_those_of_the_triggers_on_all_images() -> None:
 
 
 def test_classes_together_find_what_class_after_class_finds() -> None:
-    chosen = settings(early_stopping=False)
+    chosen = settings(rounds=25, early_stopping=False)
     together = reverse_triggers(suspect(), data().pixels, chosen, seed=4)
     single = reverse_triggers(suspect(), data().pixels, chosen, seed=4, batched=False)
     pieces = reverse_triggers(suspect(), data().pixels, chosen, seed=4, images_in_flight=40)
@@ -255,13 +256,13 @@ def test_classes_that_are_finished_drop_out() -> None:
     seen = {}
     for early in (True, False):
         classifier = Counting()
-        found = reverse_triggers(suspect(classifier), data().pixels, settings(rounds=80, early_stopping=early), seed=0)
+        found = reverse_triggers(suspect(classifier), data().pixels, settings(rounds=60, early_stopping=early), seed=0)
         seen[early] = classifier.seen
         assert classifier.seen == sum(found.rounds) * 60
         if early:
-            assert min(found.rounds) < 80
+            assert min(found.rounds) < 60
         else:
-            assert found.rounds == [80] * CLASSES
+            assert found.rounds == [60] * CLASSES
     assert seen[True] < seen[False]
 
 
@@ -450,3 +451,9 @@ def test_a_clean_model_is_recorded_with_its_chance_rate(
     # No class has a trigger that is anywhere near the patch's few pixels.
     assert min(norm for norm in finding.scores["norms"] if norm is not None) > 20
     assert 0.2 < finding.scores["chance_rate"] < 0.5
+
+
+def test_it_is_built_by_name() -> None:
+    defense = build_defense("neural-cleanse", DefenseSettings(neural_cleanse=settings(trials=4)))
+    assert isinstance(defense, NeuralCleanse)
+    assert defense.settings.trials == 4

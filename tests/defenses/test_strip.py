@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from inputaware.api import Run
 from inputaware.attacks.base import Backdoor
 from inputaware.defenses.base import CleanData, Finding, Score, Suspect, Trial
-from inputaware.defenses.settings import StripSettings
+from inputaware.defenses.registry import build_defense
+from inputaware.defenses.settings import DefenseSettings, StripSettings
 from inputaware.defenses.strip import (
     Strip,
     area_under_curve,
@@ -275,3 +276,9 @@ def test_a_clean_model_is_recorded(clean_model: Run, record_property: pytest.Rec
     record_property("false_rejection_rate", score.scores["false_rejection_rate"])
     assert finding.verdict == "no-verdict"
     assert score.scores["auroc"] is None
+
+
+def test_it_is_built_by_name() -> None:
+    defense = build_defense("strip", DefenseSettings(strip=StripSettings(overlays=7)))
+    assert isinstance(defense, Strip)
+    assert defense.settings.overlays == 7
