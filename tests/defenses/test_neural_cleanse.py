@@ -420,7 +420,7 @@ def test_a_finding_is_scored_by_the_attackers_target(
     json.dumps(score.scores, allow_nan=False)
 
 
-CONTROL = NeuralCleanseSettings(rounds=60)
+CONTROL = NeuralCleanseSettings(rounds=40)
 """The defaults, but fewer rounds; fixed before the models below were examined."""
 
 
