@@ -5,14 +5,15 @@ from __future__ import annotations
 from inputaware.defenses.base import Defense
 from inputaware.defenses.fine_pruning import FinePruning
 from inputaware.defenses.image_regularization import ImageRegularization
+from inputaware.defenses.neural_cleanse import NeuralCleanse
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
+from inputaware.defenses.strip import Strip
 from inputaware.errors import ConfigError
 
 __all__ = ["build_defense"]
 
 _CLASSES: dict[str, type[Defense]] = {
-    "fine-pruning": FinePruning,
-    "image-regularization": ImageRegularization,
+    defense.name: defense for defense in (NeuralCleanse, Strip, FinePruning, ImageRegularization)
 }
 
 

@@ -44,6 +44,32 @@ class NeuralCleanseSettings:
 
     threshold: float = 2.0
     """Anomaly index above which a class with a small trigger is flagged."""
+    trials: int = 1
+    """How often the triggers are reversed, each time from another start."""
+    rounds: int = 100
+    """Most rounds of a search."""
+    images_per_round: int = 1000
+    """Images of a round, after which success is judged and the cost is set; at most one pass over the clean images."""
+    batch_size: int = 32
+    """Images in a step."""
+    learning_rate: float = 0.1
+    """Learning rate of Adam."""
+    success_threshold: float = 0.99
+    """Share of images that a trigger must turn into its class."""
+    initial_cost: float = 0.001
+    """First weight of the mask's size."""
+    cost_multiplier: float = 2.0
+    """Factor by which the weight rises; it falls by this factor's power 1.5."""
+    patience: int = 5
+    """Rounds in a row after which the weight changes."""
+    early_stopping: bool = True
+    """End a class's search when its norm no longer falls."""
+    early_stop_threshold: float = 0.99
+    """A norm above this share of the best one is no progress."""
+    early_stop_patience: int = 25
+    """Rounds without progress after which a search ends."""
+    precision: Literal["32", "bf16"] = "32"
+    """Precision of the classifier's passes during the search. bf16: mixed precision."""
 
     def check(self) -> None:
         """Check every range.
@@ -52,6 +78,19 @@ class NeuralCleanseSettings:
             ConfigError: a value is out of its range.
         """
         _number("neural_cleanse.threshold", self.threshold, 0, open_low=True)
+        _number("neural_cleanse.trials", self.trials, 1)
+        _number("neural_cleanse.rounds", self.rounds, 1)
+        _number("neural_cleanse.images_per_round", self.images_per_round, 1)
+        _number("neural_cleanse.batch_size", self.batch_size, 1)
+        _number("neural_cleanse.learning_rate", self.learning_rate, 0, open_low=True)
+        _number("neural_cleanse.success_threshold", self.success_threshold, 0, 1, open_low=True)
+        _number("neural_cleanse.initial_cost", self.initial_cost, 0, open_low=True)
+        _number("neural_cleanse.cost_multiplier", self.cost_multiplier, 1, open_low=True)
+        _number("neural_cleanse.patience", self.patience, 1)
+        _number("neural_cleanse.early_stop_threshold", self.early_stop_threshold, 0, 1, open_low=True)
+        _number("neural_cleanse.early_stop_patience", self.early_stop_patience, 1)
+        if self.precision not in ("32", "bf16"):
+            raise ConfigError(f"neural_cleanse.precision: expected 32 or bf16; found {self.precision!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +99,11 @@ class StripSettings:
 
     overlays: int = 100
     """Clean images that each tested image is blended with."""
+    images: int = 2000
+    """Most images of each kind that are tested: clean ones for the threshold, held-out ones, test images with and
+    without triggers."""
+    false_rejection_rate: float = 0.01
+    """Share of clean images that the threshold is to refuse."""
 
     def check(self) -> None:
         """Check every range.
@@ -68,6 +112,8 @@ class StripSettings:
             ConfigError: a value is out of its range.
         """
         _number("strip.overlays", self.overlays, 1)
+        _number("strip.images", self.images, 2)
+        _number("strip.false_rejection_rate", self.false_rejection_rate, 0, 0.5, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
