@@ -130,7 +130,7 @@ def test_flags_override_the_file_and_the_file_the_preset(tmp_path: Path) -> None
     assert main(["train", "--config", str(settings), *flags, "--output", str(tmp_path / "run")]) == 0
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["seed"], config["attack"], config["joint_stage"]["epochs"]) == (5, "none", 1)
-    assert config["joint_stage"]["classifier"]["learning_rate"] == 0.05
+    assert config["joint_stage"]["classifier"]["learning_rate"] == 0.002
     # A run's own config.json is such a file.
     again = tmp_path / "again"
     assert main(["train", "--config", str(tmp_path / "run/config.json"), "--output", str(again)]) == 0

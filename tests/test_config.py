@@ -119,7 +119,9 @@ def test_a_configuration_survives_json(preset: PresetName, dataset: str) -> None
         ("paper", "joint_stage.generator.accumulate_gradients", False),
         ("fast", "partners", "derangement"),
         ("fast", "joint_stage.classifier.schedule", "one-cycle"),
-        ("fast", "joint_stage.classifier.nesterov", True),
+        ("fast", "joint_stage.classifier.name", "adam"),
+        ("fast", "joint_stage.attack_probability", 0.1),
+        ("fast", "joint_stage.cross_probability", 0.1),
         ("fast", "joint_stage.generator.schedule", "one-cycle"),
         ("fast", "mask_stage.optimizer.schedule", "one-cycle"),
         ("fast", "mask_stage.lambda_div_twice", False),
@@ -432,7 +434,7 @@ OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
         f"joint_stage.classifier.momentum: expected {LOW} 0 and at most 0.999; found 1.0",
     ),
     (
-        nested("joint_stage.classifier.momentum", 0),
+        {"joint_stage": {"classifier": {"name": "sgd", "momentum": 0, "nesterov": True}}},
         "joint_stage.classifier.nesterov: expected false with a momentum of 0; found True",
     ),
     (
@@ -494,7 +496,7 @@ def test_a_choice_set_from_python_is_checked_too(option: str, value: str, allowe
         {"attack": "badnets", "joint_stage": {"attack_probability": 1 / 128, "cross_probability": 0.001}},
         {"attack": "none", "mask_stage": {"batch_size": 1}, "joint_stage": {"attack_probability": 0}},
         {"attack": "none", "joint_stage": {"attack_probability": 0.001, "cross_probability": 0.001}},
-        {"joint_stage": {"classifier": {"momentum": 0, "nesterov": False}}},
+        {"joint_stage": {"classifier": {"name": "sgd", "momentum": 0, "nesterov": False}}},
         {"joint_stage": {"generator": {"momentum": 0, "nesterov": True}}},
     ],
     ids=str,

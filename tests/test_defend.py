@@ -129,7 +129,7 @@ def test_a_folder_in_use_is_refused(run: Run) -> None:
 
 def test_the_command_runs_all_and_prints_a_table(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    arguments = ["--neural-cleanse.steps=20", "--strip.overlays=5", "--fine-pruning.epochs=1"]
+    arguments = ["--neural-cleanse.rounds=2", "--strip.overlays=5", "--fine-pruning.epochs=1"]
     assert main(["defend", str(run.folder), "--device=cpu", *arguments]) == 0
     out, err = capsys.readouterr()
     assert {path.stem for path in run.folder.defenses.glob("*.json")} == set(DEFENSES)
