@@ -248,7 +248,7 @@ def _official() -> dict[str, Any]:
 
 _FAST_EPOCHS: dict[str, tuple[int, int]] = {
     "digits": (25, 100),
-    "mnist": (1, 14),
+    "mnist": (1, 12),
     "cifar10": (2, 60),
     "gtsrb": (2, 40),
 }
@@ -271,8 +271,8 @@ def _fast(dataset: str) -> dict[str, Any]:
         "joint_stage": JointStageConfig(
             epochs=joint_epochs,
             batch_size=batch_size,
-            initial_attack_probability=0.16,
-            initial_cross_probability=0.45,
+            initial_attack_probability=0.15,
+            initial_cross_probability=0.42,
             ramp=0.4,
             label_smoothing=0.1,
             averaging=0.995,
