@@ -98,6 +98,72 @@ def test_all_to_all_has_no_class(project: Project) -> None:
     assert "| input-aware | all-to-all | fast |" in project.readme.read_text(encoding="utf-8")
 
 
+DEFENDED: dict[str, Any] = {
+    **ATTACKED,
+    "defenses": {
+        "neural-cleanse": {
+            "verdict": "flagged",
+            "scores": {"flagged": [0, 3], "anomaly_index": 2.345},
+            "seconds": 10.2,
+        },
+        "strip": {"scoring": {"scores": {"auroc": 0.51, "false_acceptance_rate": 0.987}}, "seconds": 5},
+        "fine-pruning": {
+            "scoring": {
+                "scores": {
+                    "pruned_channels": 40,
+                    "pruned": {"clean_accuracy": 0.96, "attack": {"attack_success_rate": 0.5}},
+                    "fine_tuned": {"clean_accuracy": 0.98, "attack": {"attack_success_rate": 0.25}},
+                }
+            },
+            "seconds": 3,
+        },
+        "image-regularization": {
+            "scoring": {
+                "scores": {
+                    "release": {
+                        "k=3": {"clean_accuracy": 0.9, "trigger_then_filter": {"attack_success_rate": 0.4}},
+                        "k=5": {"clean_accuracy": 0.8, "trigger_then_filter": {"attack_success_rate": 0.2}},
+                    },
+                    "feature-squeezing": {
+                        "k=3": {"clean_accuracy": 0.7, "trigger_then_filter": {"attack_success_rate": 0.3}}
+                    },
+                }
+            },
+            "seconds": 2,
+        },
+    },
+}
+
+
+def test_table_of_defenses(project: Project) -> None:
+    project.readme.write_text("<!-- defenses:begin -->\n<!-- defenses:end -->\n", encoding="utf-8")
+    project.publish("a", DEFENDED)
+    project.publish("b", ATTACKED)
+    found = project.run("--table", "defenses")
+    assert (found.returncode, found.stdout) == (0, "README.md: 1 results written\n")
+    assert project.readme.read_text(encoding="utf-8").split("\n")[3] == (
+        "| mnist | input-aware | all-to-one, class 0 | 3 | flagged: class 0, 3 | 2.35 | 0.510 | 98.70 | 40 channels "
+        "| 50.00 / 96.00 | 25.00 / 98.00 | 20.00 / 80.00 (release, k=5) | 20 |"
+    )
+
+
+def test_a_clean_model_in_the_table_of_defenses(project: Project) -> None:
+    project.readme.write_text("<!-- defenses:begin -->\n<!-- defenses:end -->\n", encoding="utf-8")
+    defenses = json.loads(json.dumps(DEFENDED["defenses"]))
+    defenses["neural-cleanse"] |= {"verdict": "no-verdict", "scores": {"flagged": [], "anomaly_index": None}}
+    defenses["strip"]["scoring"]["scores"] = {"auroc": None, "false_acceptance_rate": None}
+    for part in ("pruned", "fine_tuned"):
+        defenses["fine-pruning"]["scoring"]["scores"][part]["attack"] = None
+    for kind in ("release", "feature-squeezing"):
+        for scores in defenses["image-regularization"]["scoring"]["scores"][kind].values():
+            scores["trigger_then_filter"] = None
+    project.publish("a", {**CLEAN, "defenses": defenses})
+    assert project.run("--table", "defenses").returncode == 0
+    assert project.readme.read_text(encoding="utf-8").split("\n")[3] == (
+        "| mnist | none | - | 3 | no-verdict | - | - | - | 40 channels | - / 96.00 | - / 98.00 | - | 20 |"
+    )
+
+
 def test_check_writes_nothing(project: Project) -> None:
     project.publish("a", ATTACKED)
     before = project.readme.read_text(encoding="utf-8")

@@ -315,7 +315,7 @@ def _settings_from(arguments: Sequence[str]) -> Config | None:
     asked for can differ from it.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--dataset", "--preset", "--config", "--output"):
+    for option in ("--dataset", "--preset", "--target", "--config", "--output"):
         parser.add_argument(option)
     parser.add_argument("--resume", action="store_true")
     found, _ = parser.parse_known_args(arguments)
@@ -336,7 +336,9 @@ def _settings_from(arguments: Sequence[str]) -> Config | None:
     if not isinstance(dataset, str):
         raise ConfigError(f"dataset: expected text; found {dataset!r}")
     preset = found.preset or settings.get("preset", "fast")
-    return override(preset_config(preset, dataset=dataset), settings | {"dataset": dataset, "preset": preset})
+    target = found.target or settings.get("target", "all-to-one")
+    start = preset_config(preset, dataset=dataset, target=target)
+    return override(start, settings | {"dataset": dataset, "preset": preset, "target": target})
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
