@@ -137,6 +137,15 @@ def test_flags_override_the_file_and_the_file_the_preset(tmp_path: Path) -> None
     assert (again / "classifier.safetensors").read_bytes() == (tmp_path / "run/classifier.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize(("target", "share"), [("all-to-one", "0.12"), ("all-to-all", "0.16")])
+def test_the_target_decides_what_the_preset_holds(target: str, share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--dataset=digits", "--target", target, "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    option = text.split("--joint-stage.initial-attack-probability")[1].split("--joint-stage.")[0]
+    assert f"(default: {share})" in option
+
+
 def test_poison_writes_pictures_and_predictions(run: Path, tmp_path: Path) -> None:
     source = tmp_path / "my images"
     (source / "more").mkdir(parents=True)

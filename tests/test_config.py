@@ -136,6 +136,14 @@ def test_presets_hold_what_they_stand_for(preset: PresetName, option: str, value
 
 
 @each_preset
+@pytest.mark.parametrize(("target", "shares"), [("all-to-one", (0.12, 0.4)), ("all-to-all", (0.16, 0.33))])
+def test_fast_starts_with_shares_that_depend_on_the_target(target: TargetName, shares: tuple[float, float]) -> None:
+    joint = preset_config("fast", dataset="mnist", target=target).joint_stage
+    assert (joint.initial_attack_probability, joint.initial_cross_probability) == shares
+    paper = preset_config("paper", dataset="mnist", target=target).joint_stage
+    assert (paper.initial_attack_probability, paper.initial_cross_probability) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("dataset", "expected"),
     [

@@ -19,10 +19,7 @@ from inputaware.runs.results import collect_result
 FEW = DefenseSettings(strip=StripSettings(overlays=5))
 
 
-@pytest.fixture(scope="module", params=["input-aware", "badnets", "none"])
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small finished run of each attack."""
-    attack: AttackName = request.param
+def make(attack: AttackName, folder: Path) -> Path:
     config = preset_config(
         "fast",
         dataset="digits",
@@ -34,9 +31,14 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         mask_stage={"epochs": 1, "batch_size": 30},
         joint_stage={"epochs": 2, "batch_size": 30},
     )
-    folder = tmp_path_factory.mktemp("defended") / attack
-    train(config, folder)
-    return folder
+    train(config, folder / attack)
+    return folder / attack
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small finished run."""
+    return make("badnets", tmp_path_factory.mktemp("defended"))
 
 
 @pytest.fixture
@@ -65,11 +67,11 @@ def test_a_result_is_a_json_file_and_its_arrays(run: Run) -> None:
 
 
 def test_the_same_run_gives_the_same_bytes(run: Run) -> None:
-    run.defend(["strip", "image-regularization"], FEW)
+    run.defend(["strip"], FEW)
     first = files(run)
     shutil.rmtree(run.folder.defenses)
-    run.defend(["strip", "image-regularization"], FEW)
-    assert first.keys() == {"strip.json", "strip.npz", "image-regularization.json", "image-regularization.npz"}
+    run.defend(["strip"], FEW)
+    assert first.keys() == {"strip.json", "strip.npz"}
     assert files(run) == first
 
 
@@ -127,16 +129,20 @@ def test_a_folder_in_use_is_refused(run: Run) -> None:
     assert not run.folder.defenses.exists()
 
 
-def test_the_command_runs_all_and_prints_a_table(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("attack", ["input-aware", "badnets", "none"])
+def test_the_command_runs_all_and_prints_a_table(
+    attack: AttackName, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make(attack, tmp_path)
     capsys.readouterr()
     arguments = ["--neural-cleanse.rounds=2", "--strip.overlays=5", "--fine-pruning.epochs=1"]
-    assert main(["defend", str(run.folder), "--device=cpu", *arguments]) == 0
+    assert main(["defend", str(folder), "--device=cpu", *arguments]) == 0
     out, err = capsys.readouterr()
-    assert {path.stem for path in run.folder.defenses.glob("*.json")} == set(DEFENSES)
+    assert {path.stem for path in (folder / "defenses").glob("*.json")} == set(DEFENSES)
     for name in DEFENSES:
         assert f"{name}: done" in err
     assert "no-verdict" in out
-    assert str(run.folder.defenses) in out
+    assert str(folder / "defenses") in out
 
 
 def test_json_goes_to_stdout_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
