@@ -19,6 +19,7 @@ from inputaware.config import (
     PRESETS,
     AugmentationConfig,
     PresetName,
+    TargetName,
     check_config,
     config_differences,
     config_from_dict,
