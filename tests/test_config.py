@@ -136,7 +136,6 @@ def test_presets_hold_what_they_stand_for(preset: PresetName, option: str, value
     assert type(found) is type(value)
 
 
-@each_preset
 @pytest.mark.parametrize(("target", "shares"), [("all-to-one", (0.12, 0.4)), ("all-to-all", (0.16, 0.33))])
 def test_fast_starts_with_shares_that_depend_on_the_target(target: TargetName, shares: tuple[float, float]) -> None:
     joint = preset_config("fast", dataset="mnist", target=target).joint_stage
@@ -145,6 +144,7 @@ def test_fast_starts_with_shares_that_depend_on_the_target(target: TargetName, s
     assert (paper.initial_attack_probability, paper.initial_cross_probability) == (None, None)
 
 
+@each_preset
 @pytest.mark.parametrize(
     ("dataset", "expected"),
     [

@@ -96,7 +96,8 @@ def test_the_joint_stage_with_partners_within_the_batch(attacked: int, crossed: 
         index, source = attacked + place, (place % attacked - 1) % attacked
         image = batch.images[index]
         inputs[index] = image + (patterns[source] - image) * masks[source]
-    cross_entropy = F.cross_entropy(attack.classifier(inputs), labels).item()
+    smoothing = attack.config.joint_stage.label_smoothing
+    cross_entropy = F.cross_entropy(attack.classifier(inputs), labels, label_smoothing=smoothing).item()
     assert found.parts["cross_entropy"].item() == pytest.approx(cross_entropy, rel=1e-9)
     assert found.parts["diversity"].item() == pytest.approx(np.mean(ratios), rel=1e-9)
     assert found.total.item() == pytest.approx(cross_entropy + np.mean(ratios), rel=1e-9)
