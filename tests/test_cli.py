@@ -442,6 +442,17 @@ def test_a_file_for_another_preset_is_refused(tmp_path: Path, run: Path, capsys:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_for_another_target_is_refused(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run / "config.json"
+    capsys.readouterr()
+    assert main(["train", f"--config={file}", "--target=all-to-all", f"--output={tmp_path}/run"]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: config: expected a file for target 'all-to-all'; found 'all-to-one' in {file}; "
+        "leave --target out, or take the target out of the file with all that depends on it\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_same_command_with_resume_is_accepted_switches_included(tmp_path: Path) -> None:
     command = ["train", *TINY, "--attack=none", "--augmentation.horizontal-flip", f"--output={tmp_path}/run"]
     assert main(command) == 0

@@ -13,7 +13,7 @@ from inputaware.api import Run, train
 from inputaware.cli import main
 from inputaware.config import AttackName, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, StripSettings
-from inputaware.errors import RunFolderError
+from inputaware.errors import DefenseError, RunFolderError
 from inputaware.runs.results import collect_result
 
 FEW = DefenseSettings(strip=StripSettings(overlays=5))
@@ -95,6 +95,19 @@ def test_a_result_with_other_settings_is_refused_and_left_alone(run: Run) -> Non
         "replace it with --overwrite, or leave these options out"
     )
     assert files(run) == before
+
+
+def test_all_defenses_are_checked_before_the_first_runs(run: Run) -> None:
+    with pytest.raises(DefenseError, match="expected at least 204 images for strip with 200 overlays; found 144"):
+        run.defend(["image-regularization", "strip"], DefenseSettings(strip=StripSettings(overlays=200)))
+    assert not run.folder.defenses.exists()
+
+
+def test_a_result_without_its_arrays_is_made_again(run: Run) -> None:
+    first = run.defend(["strip"], FEW)
+    (run.folder.defenses / "strip.npz").unlink()
+    assert run.defend(["strip"], FEW) == first
+    assert (run.folder.defenses / "strip.npz").exists()
 
 
 def test_a_result_is_replaced_where_that_is_asked_for(run: Run) -> None:

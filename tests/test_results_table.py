@@ -118,6 +118,11 @@ DEFENDED: dict[str, Any] = {
             "seconds": 3,
         },
         "image-regularization": {
+            "scores": {
+                "original": {"clean_accuracy": 0.9},
+                "release": {"k=3": {"clean_accuracy": 0.9}, "k=5": {"clean_accuracy": 0.8}},
+                "feature-squeezing": {"k=3": {"clean_accuracy": 0.87}},
+            },
             "scoring": {
                 "scores": {
                     "release": {
@@ -143,7 +148,7 @@ def test_table_of_defenses(project: Project) -> None:
     assert (found.returncode, found.stdout) == (0, "README.md: 1 results written\n")
     assert project.readme.read_text(encoding="utf-8").split("\n")[3] == (
         "| mnist | input-aware | all-to-one, class 0 | 3 | flagged: class 0, 3 | 2.35 | 0.510 | 98.70 | 40 channels "
-        "| 50.00 / 96.00 | 25.00 / 98.00 | 20.00 / 80.00 (release, k=5) | 20 |"
+        "| 50.00 / 96.00 | 25.00 / 98.00 | 30.00 / 70.00 (feature-squeezing, k=3) | 20 |"
     )
 
 

@@ -36,7 +36,7 @@ from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.inspection.inspect import inspect_classifier
-from inputaware.models.registry import last_convolution
+from inputaware.models.registry import last_convolution, last_map
 from inputaware.runs.checkpoint import Checkpoint, load_checkpoint
 from inputaware.runs.environment import (
     describe_environment,
@@ -197,6 +197,9 @@ class Run:
                 suspect = self.suspect()
                 clean = CleanData(*self.images("defender"), split="defender")
                 trial = Trial(CleanData(*self.images("test"), split="test"), self.backdoor)
+                for defense in defenses:
+                    if defense.name not in kept:
+                        defense.check(suspect, clean)
             for defense in defenses:
                 if defense.name not in kept:
                     kept[defense.name] = self._defend(defense, suspect, clean, trial, seed, progress)
@@ -207,7 +210,7 @@ class Run:
         kept = {}
         for defense in defenses:
             path = self.folder.defenses / f"{defense.name}.json"
-            if not path.exists():
+            if not path.exists() or not path.with_suffix(".npz").exists():
                 continue
             record = read_json(path)
             # As a file holds them: lists for tuples.
@@ -245,7 +248,8 @@ class Run:
             "scoring": {"sentence": score.sentence, "data": trial.clean.describe(), "scores": score.scores},
         }
         self.folder.defenses.mkdir(exist_ok=True)
-        # The JSON file last: where it is, the arrays are.
+        # An old JSON file goes first and the new one comes last: where it is, its own arrays are.
+        (self.folder.defenses / f"{defense.name}.json").unlink(missing_ok=True)
         write_arrays(
             self.folder.defenses / f"{defense.name}.npz",
             {**finding.arrays, **{f"scoring_{name}": array for name, array in score.arrays.items()}},
@@ -287,7 +291,7 @@ class Run:
                 )
             found = inspect_classifier(
                 self.classifier,
-                last_convolution(self.classifier),
+                last_map(self.classifier),
                 self.backdoor,
                 *self.images("test"),
                 self.spec.class_names,

@@ -324,7 +324,7 @@ def _settings_from(arguments: Sequence[str]) -> Config | None:
         from inputaware.runs.folder import RunFolder
 
         return override(RunFolder(found.output).config(), settings)
-    for option, asked in (("dataset", found.dataset), ("preset", found.preset)):
+    for option, asked in (("dataset", found.dataset), ("preset", found.preset), ("target", found.target)):
         if asked is not None and settings.get(option, asked) != asked:
             raise ConfigError(
                 f"config: expected a file for {option} {asked!r}; found {settings[option]!r} in {found.config}; "

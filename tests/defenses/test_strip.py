@@ -234,7 +234,7 @@ def test_too_few_images_are_refused() -> None:
         strip(overlays=57).run(suspect(), data())
     assert str(error.value) == (
         "clean data: expected at least 61 images for strip with 57 overlays; found 60; "
-        "give more, or take fewer overlays"
+        "give more, or take fewer overlays with --strip.overlays"
     )
     assert strip(overlays=56).run(suspect(), data()).scores["held_out_images"] == 2
 

@@ -175,4 +175,4 @@ def test_without_dropout_it_is_relu_and_pooling(probability: float, training: bo
 
 
 def test_prints_its_probability() -> None:
-    assert repr(ReluDropoutPool(0.1)) == "ReluDropoutPool(probability=0.1)"
+    assert ReluDropoutPool(0.1).extra_repr() == "probability=0.1"

@@ -230,7 +230,7 @@ class Defense(ABC):
             DefenseError: the data are too few, constant, of another shape, or lack a class; the classifier has
                 another number of classes or returns numbers that are not finite.
         """
-        self._check(suspect, clean)
+        self.check(suspect, clean)
         device = clean.images.device
         started = time.perf_counter()
         if device.type == "cuda":
@@ -280,7 +280,12 @@ class Defense(ABC):
             progress: told the share of the work that is done.
         """
 
-    def _check(self, suspect: Suspect, clean: CleanData) -> None:
+    def check(self, suspect: Suspect, clean: CleanData) -> None:
+        """Check what can be known of suspect and clean data without running the classifier.
+
+        Raises:
+            DefenseError: the data are too few, constant, of another shape, or lack a class.
+        """
         images, labels = clean.images, clean.labels
         if tuple(images.shape[1:]) != suspect.shape:
             raise DefenseError(

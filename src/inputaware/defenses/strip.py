@@ -137,15 +137,23 @@ class Strip(Defense):
 
     settings: StripSettings
 
+    def check(self, suspect: Suspect, clean: CleanData) -> None:
+        """Check the data, and that they suffice for the overlays and both halves of the rest.
+
+        Raises:
+            DefenseError: they do not.
+        """
+        super().check(suspect, clean)
+        needed = self.settings.overlays + 2 * _FEWEST
+        if len(clean.images) < needed:
+            raise DefenseError(
+                f"clean data: expected at least {needed} images for strip with {self.settings.overlays} overlays; "
+                f"found {len(clean.images)}; give more, or take fewer overlays with --strip.overlays"
+            )
+
     def examine(self, suspect: Suspect, clean: CleanData, seed: int, progress: Progress) -> Examination:
         """Set the threshold on one part of the clean images, and measure it on another."""
         settings = self.settings
-        needed = settings.overlays + 2 * _FEWEST
-        if len(clean.images) < needed:
-            raise DefenseError(
-                f"clean data: expected at least {needed} images for strip with {settings.overlays} overlays; "
-                f"found {len(clean.images)}; give more, or take fewer overlays"
-            )
         order = torch.randperm(len(clean.images), generator=torch.Generator().manual_seed(seed))
         chosen, rest = order[: settings.overlays], order[settings.overlays :]
         half = min(settings.images, len(rest) // 2)

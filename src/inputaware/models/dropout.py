@@ -58,6 +58,8 @@ class ReluDropoutPool(nn.Module):
         super().__init__()
         self.probability = probability
         self._threshold = _byte_threshold(probability)
+        # A module of its own, so that what is left of a map in evaluation mode can be looked at.
+        self.relu = nn.ReLU()
 
     def forward(
         self, values: Float[Tensor, "batch channel height width"]
@@ -68,7 +70,7 @@ class ReluDropoutPool(nn.Module):
             values: what a convolution returned; it is not changed.
         """
         if not self.training or self._threshold == 0:
-            return F.max_pool2d(F.relu(values), 2)
+            return F.max_pool2d(self.relu(values), 2)
         drop = _draw_drop(values, self._threshold)
         pooled: Tensor = _ReluMaskPool.apply(values, drop, _keep_scale(self._threshold))  # type: ignore[no-untyped-call]
         return pooled

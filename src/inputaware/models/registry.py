@@ -14,7 +14,7 @@ from inputaware.models.mnist_cnn import MnistCnn
 from inputaware.models.normalize import Normalize
 from inputaware.models.preact_resnet import PreActResNet18
 
-__all__ = ["architecture_name", "build_classifier", "head_after", "last_convolution"]
+__all__ = ["architecture_name", "build_classifier", "head_after", "last_convolution", "last_map"]
 
 
 def architecture_name(config: ModelConfig, spec: DatasetSpec) -> Literal["mnist-cnn", "preact-resnet18"]:
@@ -82,3 +82,19 @@ def last_convolution(classifier: nn.Module) -> nn.Module:
     if isinstance(classifier, PreActResNet18):
         return list(classifier.groups[-1].children())[-1]
     raise TypeError(f"classifier: expected MnistCnn or PreActResNet18; found {type(classifier).__name__}")
+
+
+def last_map(classifier: nn.Module) -> nn.Module:
+    """Return the module whose output, in evaluation mode, is what the rest of the classifier sees of the last map.
+
+    Args:
+        classifier: a network of :func:`build_classifier`.
+
+    Returns:
+        For mnist-cnn the ReLU after its second convolution, for what is negative before it reaches no logit. For
+        preact-resnet18 its last block, as :func:`last_convolution`.
+
+    Raises:
+        TypeError: the network is of another kind.
+    """
+    return classifier.second_pool.relu if isinstance(classifier, MnistCnn) else last_convolution(classifier)

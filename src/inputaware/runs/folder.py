@@ -79,7 +79,7 @@ def write_folder(output: Path, write: Callable[[Path], None]) -> None:
                     output.rename(Path(aside) / output.name)
                     try:
                         partial.rename(output)
-                    except OSError:
+                    except BaseException:  # an interruption too: the old folder comes back
                         (Path(aside) / output.name).rename(output)
                         raise
             else:
