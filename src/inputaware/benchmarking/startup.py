@@ -52,8 +52,15 @@ def measure_startup(start: str, *, repeats: int) -> dict[str, float]:
 
 def _tiny_run(folder: Path) -> None:
     """Train for a moment: how well is of no interest here."""
-    stages = {"mask_stage": {"epochs": 1}, "joint_stage": {"epochs": 1}}
-    train(preset_config("fast", dataset="digits", train_images=128, validation_images=20, **stages), folder)
+    config = preset_config(
+        "fast",
+        dataset="digits",
+        train_images=128,
+        validation_images=20,
+        mask_stage={"epochs": 1},
+        joint_stage={"epochs": 1},
+    )
+    train(config, folder)
 
 
 def _command(arguments: list[str]) -> list[str]:

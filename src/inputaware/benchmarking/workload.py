@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -99,7 +99,7 @@ class Workload:
             DataError: the data set is unknown.
         """
         spec = dataset_spec(dataset)
-        options = {} if batch_size is None else {f"{stage}_stage": {"batch_size": batch_size}}
+        options: dict[str, Any] = {} if batch_size is None else {f"{stage}_stage": {"batch_size": batch_size}}
         config = preset_config("fast", dataset=dataset, **options)
         attack = build_attack(config, spec)
         place_modules(attack, device)
