@@ -143,7 +143,7 @@ class BenchmarkCommand:
     """training: images a second, and where the time goes. latency: the paper's table 2. size: time of an epoch by
     its images and by batch size. startup: seconds until a command begins."""
     quick: _Flag = False
-    """Fewer rounds and small epochs: under two minutes on two cores for grey images."""
+    """Fewer rounds and small epochs, for a first look."""
     repeats: int | None = None
     """Rounds in which what is compared takes turns, and timed starts; none: 11, or 3 and 1 with --quick."""
     device: str = "auto"

@@ -81,7 +81,7 @@ def benchmark(
     Args:
         dataset: digits, mnist, cifar10 or gtsrb: what training and size are measured on.
         parts: which parts to measure.
-        quick: fewer rounds, and a small epoch in the part size: under two minutes on two cores with grey images.
+        quick: fewer rounds, and a small epoch in the part size.
         repeats: rounds in which what is compared takes turns, and timed starts of a command; none: 11, or 3 rounds
             and 1 start with quick.
         device: auto, cpu, cuda, cuda:N or mps.

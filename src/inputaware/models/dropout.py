@@ -1,8 +1,8 @@
 """Dropout that draws one random byte an element.
 
 Deviation: dropout probabilities are rounded to a multiple of 1/256, so that a byte decides. What is
-kept is scaled by the rounded probability, so the expectation is exact. Drawing a random float32 an
-element took 42 % of the MNIST classifier's time on a CPU.
+kept is scaled by the rounded probability, so the expectation is exact. Drawing a random float32 an element
+costs a large part of the MNIST classifier's time on a CPU.
 """
 
 from __future__ import annotations
