@@ -183,7 +183,7 @@ class Config:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: PrecisionName = "auto"
-    """32, bf16 (mixed precision), or auto: bf16 where the hardware computes in it."""
+    """32, bf16 (mixed precision), or auto: bf16 where it is faster."""
     train_images: int | None = None
     """Train on this many images only, the same share of every class; none: the whole training split."""
     validation_images: int | None = 1000

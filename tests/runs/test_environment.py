@@ -98,7 +98,21 @@ def test_precisions(
 ) -> None:
     machine.setattr(environment, "_cpu_flags", lambda: flags)
     machine.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_computes)
+    machine.setattr(environment, "_bfloat16_gain", lambda: 1.3)
     assert resolve_precision(name, device) == expected
+
+
+def test_a_processor_that_is_slower_in_bfloat16_takes_float32(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(environment, "_cpu_flags", lambda: {"avx512_bf16"})
+    machine.setattr(environment, "_bfloat16_gain", lambda: 1.2)
+    assert resolve_precision("auto", CPU) == "32"
+    assert resolve_precision("bf16", CPU) == "bf16"
+
+
+def test_the_gain_of_bfloat16_is_a_ratio_of_times(machine: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 3.0, 10.0, 12.0, 20.0, 26.0, 30.0, 31.0])  # float32: 3 and 6 s; bfloat16: 2 and 1 s
+    machine.setattr(environment.time, "perf_counter", lambda: next(ticks))
+    assert environment._bfloat16_gain.__wrapped__(side=2, tries=2) == 3.0
 
 
 def test_a_gpu_that_only_emulates_bfloat16_does_not_take_it_by_itself(machine: pytest.MonkeyPatch) -> None:

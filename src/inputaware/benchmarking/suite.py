@@ -85,7 +85,7 @@ def benchmark(
         repeats: rounds in which what is compared takes turns, and timed starts of a command; none: 11, or 3 rounds
             and 1 start with quick.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: 32, bf16, or auto: bf16 where the hardware computes in it.
+        precision: 32, bf16, or auto: bf16 where it is faster.
         output: a new file for the result as JSON; none: it is only returned.
         plot: a new picture, ``.png`` or ``.svg``; none: nothing is drawn.
         progress: told which part is measured, and the share of it that is done.
