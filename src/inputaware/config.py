@@ -254,6 +254,9 @@ _FAST_EPOCHS: dict[str, tuple[int, int]] = {
 }
 """Mask and joint epochs of preset ``fast``."""
 
+_FAST_PADDING = {"digits": 1, "mnist": 2}
+"""Padding of preset ``fast`` before a random crop: these digits are centred, and large shifts take epochs to learn."""
+
 
 def _fast(dataset: str, target: TargetName) -> dict[str, Any]:
     """Return our own schedule: the same losses and networks, one-cycle learning rates, minutes."""
@@ -266,7 +269,9 @@ def _fast(dataset: str, target: TargetName) -> dict[str, Any]:
         classifier = OptimizerConfig(name="sgd", learning_rate=0.05, nesterov=True, weight_decay=5e-4)
     # All-to-all has to tell the class of a triggered image too, and takes longer to learn its triggers.
     attack, cross = (0.12, 0.4) if target == "all-to-one" else (0.16, 0.33)
+    augmentation = _augmentation(dataset)
     return {
+        "augmentation": replace(augmentation, crop_padding=_FAST_PADDING.get(dataset, augmentation.crop_padding)),
         "mask_stage": MaskStageConfig(
             epochs=mask_epochs, batch_size=batch_size, optimizer=OptimizerConfig(name="adam", learning_rate=0.01)
         ),
@@ -301,7 +306,8 @@ def preset_config(
     if preset not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; found {preset!r}")
     settings = {"paper": _paper, "official": _official}[preset]() if preset != "fast" else _fast(dataset, target)
-    config = Config(dataset=dataset, preset=preset, target=target, augmentation=_augmentation(dataset), **settings)
+    settings = {"augmentation": _augmentation(dataset), **settings}
+    config = Config(dataset=dataset, preset=preset, target=target, **settings)
     return override(config, options)
 
 

@@ -92,7 +92,7 @@ def test_only_the_parts_asked_for_are_measured(tmp_path: Path, capsys: pytest.Ca
 def test_rounds(quick: bool, repeats: int | None, expected: tuple[int, int]) -> None:
     effort = suite._effort("mnist", quick=quick, repeats=repeats)
     assert (effort.rounds, effort.starts) == expected
-    assert effort.images == (2048 if quick else 50_000)
+    assert effort.images == (1024 if quick else 50_000)
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {

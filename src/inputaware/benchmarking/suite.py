@@ -56,7 +56,7 @@ def _effort(dataset: str, *, quick: bool, repeats: int | None) -> _Effort:
     grey = dataset_spec(dataset).shape[0] == 1
     everything = TRAINING_IMAGES[dataset]
     if quick:
-        rounds, epoch = repeats or 3, min(everything, 2048 if grey else 256)
+        rounds, epoch = repeats or 3, min(everything, 1024 if grey else 256)
         return _Effort(rounds, steps=3, passes=5 * rounds, warm_up=1, images=epoch, starts=repeats or 1)
     rounds = repeats or 11
     return _Effort(rounds, steps=10, passes=10 * rounds, warm_up=10, images=everything, starts=rounds)
