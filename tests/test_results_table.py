@@ -169,6 +169,18 @@ def test_a_clean_model_in_the_table_of_defenses(project: Project) -> None:
     )
 
 
+def test_table_of_schedules(project: Project) -> None:
+    project.readme.write_text("<!-- schedules:begin -->\n<!-- schedules:end -->\n", encoding="utf-8")
+    scores = {"clean_accuracy": 0.996, "attack_success_rate": 0.99, "cross_accuracy": 0.9}
+    project.publish("a", {**ATTACKED, "validation_last_epoch": scores})
+    assert project.run("--table", "schedules").returncode == 0
+    assert project.readme.read_text(encoding="utf-8").split("\n")[1:4] == [
+        "| clean | attack success | cross | seed | command |",
+        "| ---: | ---: | ---: | ---: | --- |",
+        "| 99.60 | 99.00 | 90.00 | 3 | `inputaware train --dataset mnist --output runs/mnist` |",
+    ]
+
+
 def test_check_writes_nothing(project: Project) -> None:
     project.publish("a", ATTACKED)
     before = project.readme.read_text(encoding="utf-8")
