@@ -41,6 +41,7 @@ from inputaware.runs.checkpoint import Checkpoint, load_checkpoint
 from inputaware.runs.environment import (
     describe_environment,
     fingerprint,
+    keep_freed_memory,
     peak_memory_mib,
     resolve_device,
     resolve_precision,
@@ -191,6 +192,7 @@ class Run:
         """
         settings = settings or DefenseSettings()
         defenses = [build_defense(name, settings) for name in dict.fromkeys(names)]
+        keep_freed_memory()
         with self.folder.lock():
             kept = {} if overwrite else self._kept_findings(defenses, seed)
             if len(kept) < len(defenses):
@@ -363,6 +365,7 @@ def train(
     else:
         config = _with_absolute_path(config)
     check_config(config)
+    keep_freed_memory()
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     if resuming and folder.finished:
