@@ -38,7 +38,8 @@ class InputConvolution(nn.Conv2d):
         """
         if input.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(input)
-        values = (input, self.weight, self.bias)
+        assert self.bias is not None
+        values: tuple[Tensor, ...] = (input, self.weight, self.bias)
         if torch.is_autocast_enabled("cpu"):
             values = tuple(value.to(torch.get_autocast_dtype("cpu")) for value in values)
         result: Tensor = _Convolve.apply(*values)  # type: ignore[no-untyped-call]
