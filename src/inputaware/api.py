@@ -49,6 +49,7 @@ from inputaware.runs.environment import (
 from inputaware.runs.files import read_json, write_arrays, write_json
 from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
 from inputaware.training.loop import EpochReport, Listener, Trainer
+from inputaware.training.step import place_modules
 
 __all__ = ["EvaluationSplit", "Run", "train"]
 
@@ -112,6 +113,7 @@ class Run:
         folder = RunFolder(path)
         target = resolve_device(device)
         attack, config, spec = folder.load_attack(target)
+        place_modules(attack, target)
         return cls(folder, config, spec, attack.classifier, attack.backdoor, target)
 
     def images(

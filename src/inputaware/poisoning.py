@@ -17,6 +17,7 @@ from torch import Tensor
 
 from inputaware.api import Run
 from inputaware.attacks.base import Backdoor, Poisoned
+from inputaware.data.loader import in_chunks
 from inputaware.data.sources import IMAGE_SUFFIXES, open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
 from inputaware.evaluation.metrics import round_to_8_bits
@@ -110,7 +111,7 @@ def _picture_names(files: list[Path], source: Path) -> list[str]:
 
 def _probabilities(run: Run, images: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([run.classifier(chunk).softmax(1) for chunk in torch.split(images, _CHUNK)])
+        return torch.cat([run.classifier(chunk).softmax(1) for chunk in in_chunks(images)])
 
 
 def _write_pictures(folder: Path, names: list[str], poisoned: Poisoned, rows: list[dict[str, Any]]) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from inputaware.config import AugmentationConfig
-from inputaware.data.loader import Loader, derangement
+from inputaware.data.loader import Loader, derangement, in_chunks
 from inputaware.errors import ConfigError
 
 PLAIN = AugmentationConfig(crop_padding=0)
@@ -167,3 +167,10 @@ def test_one_image_has_no_partner(count):
         ValueError, match=f"^count: expected at least 2 images, an image and its partner; found {count}$"
     ):
         derangement(count, torch.Generator())
+
+
+def test_chunks_are_all_the_images_in_order() -> None:
+    images = torch.arange(300.0).view(300, 1, 1, 1)
+    parts = in_chunks(images)
+    assert [len(part) for part in parts] == [128, 128, 44]
+    assert torch.equal(torch.cat(parts), images)

@@ -183,7 +183,7 @@ def test_pruning_is_taking_channels_out_of_the_weights(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_curve_prunes_one_channel_more_each_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inputaware.defenses.fine_pruning._CHUNK", 10)
+    monkeypatch.setattr("inputaware.data.loader._CHUNK", {"cpu": 10})
     found, images = trained(kind), data().pixels
     cut = FeatureCut(found, images[:2])
     order = cut.activity(images).argsort(stable=True)

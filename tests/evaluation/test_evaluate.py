@@ -218,7 +218,7 @@ def test_the_order_of_images_does_not_matter(target: TargetName) -> None:
 def test_each_trigger_is_made_once() -> None:
     backdoor = Copier()
     evaluate(Reader(), backdoor, *make_images(LABELS * 100), CLASSES)
-    assert (backdoor.images, backdoor.calls) == (800, 2)
+    assert (backdoor.images, backdoor.calls) == (800, math.ceil(800 / 128))
 
 
 def test_the_size_of_the_trigger() -> None:

@@ -19,13 +19,10 @@ from torch import Tensor, nn
 from inputaware.attacks.targets import target_labels
 from inputaware.attacks.trigger import apply_trigger
 from inputaware.config import OptimizerConfig, TargetName
-from inputaware.data.loader import Batch
+from inputaware.data.loader import Batch, in_chunks
 from inputaware.errors import DataError
 
 __all__ = ["Attack", "Backdoor", "Poisoned", "Recipe", "Stage", "StepLoss"]
-
-_CHUNK = 500
-"""Images in a forward pass outside of training."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Backdoor(ABC):
                 f"found {tuple(images.shape)}"
             )
         with torch.no_grad():
-            parts = [self.make_trigger(chunk) for chunk in torch.split(images, _CHUNK)]
+            parts = [self.make_trigger(chunk) for chunk in in_chunks(images)]
         return torch.cat([mask for mask, _ in parts]), torch.cat([pattern for _, pattern in parts])
 
     @final

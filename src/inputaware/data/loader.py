@@ -13,7 +13,11 @@ from inputaware.config import AugmentationConfig, PartnerRule
 from inputaware.data.augment import augment
 from inputaware.errors import ConfigError
 
-__all__ = ["Batch", "Loader", "derangement", "to_pixels"]
+__all__ = ["Batch", "Loader", "derangement", "in_chunks", "to_pixels"]
+
+_CHUNK = {"cpu": 128}
+"""Images in a forward pass outside of training: on a CPU as many as leave a layer's output in the cache."""
+_CHUNK_ELSEWHERE = 1024
 
 
 @dataclass
@@ -131,3 +135,12 @@ def derangement(count: int, generator: torch.Generator) -> Int64[Tensor, " count
 def to_pixels(images: UInt8[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:
     """Return 8-bit images as pixels in [0, 1], in the memory layout that the networks are fast in."""
     return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def in_chunks(values: Float[Tensor, "batch channel height width"]) -> tuple[Tensor, ...]:
+    """Return values in parts that are small enough for a forward pass without gradients.
+
+    Args:
+        values: images, or maps of features.
+    """
+    return torch.split(values, _CHUNK.get(values.device.type, _CHUNK_ELSEWHERE))

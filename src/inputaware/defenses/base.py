@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor, Poisoned
-from inputaware.data.loader import to_pixels
+from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.errors import DefenseError
 from inputaware.runs.environment import full_float32, peak_memory_mib
 
@@ -31,9 +31,6 @@ Verdict = Literal["flagged", "not-flagged", "no-verdict"]
 
 Progress = Callable[[float], None]
 """Is told the share of the work that is done, in [0, 1]."""
-
-_CHUNK = 500
-"""Images in a forward pass."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Suspect:
         """
         self.classifier.eval()
         with torch.no_grad(), full_float32():
-            logits = torch.cat([self.classifier(chunk) for chunk in torch.split(images, _CHUNK)])
+            logits = torch.cat([self.classifier(chunk) for chunk in in_chunks(images)])
         self.check(logits)
         return logits
 
@@ -242,7 +239,7 @@ class Defense(ABC):
             suspect.classifier.eval().requires_grad_(False)
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(seed)
-                suspect.logits(clean.pixels[:_CHUNK])
+                suspect.logits(in_chunks(clean.pixels)[0])
                 found = self.examine(suspect, clean, seed, progress)
         finally:
             for module, mode in training.items():

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
+from inputaware.data.loader import in_chunks
 from inputaware.data.splits import subset_indices
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.settings import FinePruningSettings
@@ -27,8 +28,6 @@ from inputaware.runs.environment import full_float32
 
 __all__ = ["FeatureCut", "FinePruning", "channel_activity", "most_pruned"]
 
-_CHUNK = 500
-"""Images in a forward pass."""
 _MOMENTUM = 0.9
 _WEIGHTS = "fine_tuned."
 """How the names of the fine-tuned network's arrays begin."""
@@ -130,7 +129,7 @@ class FeatureCut:
         values count by their size. Which it is, the head itself tells.
         """
         sums: list[Tensor] = []
-        for chunk in torch.split(images, _CHUNK):
+        for chunk in in_chunks(images):
             features = self.features(chunk)
             rectified = torch.equal(self.logits(features, chunk), self.logits(features.relu(), chunk))
             sums.append(len(chunk) * channel_activity(features, rectified=rectified))
@@ -153,7 +152,7 @@ class FeatureCut:
         """
         parts = []
         done = 0
-        for chunk in torch.split(images, _CHUNK):
+        for chunk in in_chunks(images):
             features = self.features(chunk).clone()
             rows = [self.logits(features, chunk).argmax(1)]
             for channel in order.tolist():
@@ -344,7 +343,7 @@ def _pruned(features: Tensor, keep: Tensor) -> Tensor:
 def _predict_pruned(classifier: nn.Module, layer: nn.Module, keep: Tensor, images: Tensor) -> Int64[Tensor, " batch"]:
     """Return the predictions of a network with pruned channels."""
     with torch.no_grad(), full_float32(), _changed_output(layer, lambda output: _pruned(output, keep)):
-        return torch.cat([classifier(chunk).argmax(1) for chunk in torch.split(images, _CHUNK)])
+        return torch.cat([classifier(chunk).argmax(1) for chunk in in_chunks(images)])
 
 
 def _sentence(points: dict[str, dict[str, Any]], count: int) -> str:

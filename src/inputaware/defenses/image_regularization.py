@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from inputaware.data.loader import in_chunks
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.settings import ImageRegularizationSettings
 from inputaware.evaluation.metrics import attack_rates, mean_over
@@ -22,8 +23,6 @@ __all__ = ["ImageRegularization", "floor_depth", "gaussian_blur", "median_filter
 
 _TAPS = {3: (1, 2, 1), 5: (1, 4, 6, 4, 1), 7: (2, 7, 14, 18, 14, 7, 2)}
 """OpenCV's Gaussian windows where no standard deviation is given."""
-_CHUNK = 500
-"""Images that are filtered at once."""
 
 _Filter = Callable[[Tensor], Tensor]
 
@@ -214,7 +213,7 @@ def _percent(rate: float | None) -> str:
 
 
 def _filtered(images: Tensor, regularize: _Filter) -> Tensor:
-    return torch.cat([regularize(chunk) for chunk in torch.split(images, _CHUNK)])
+    return torch.cat([regularize(chunk) for chunk in in_chunks(images)])
 
 
 def _predicted(suspect: Suspect, images: Tensor, regularize: _Filter | None = None) -> Int64[Tensor, " batch"]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
 from inputaware.attacks.trigger import apply_trigger
-from inputaware.data.loader import derangement, to_pixels
+from inputaware.data.loader import derangement, in_chunks, to_pixels
 from inputaware.evaluation.metrics import (
     attack_rates,
     class_rates,
@@ -26,8 +26,6 @@ from inputaware.runs.environment import full_float32
 
 __all__ = ["evaluate", "predict", "three_accuracies"]
 
-_CHUNK = 500
-"""Images in a forward pass."""
 _PAIRINGS = 3
 """Cross-trigger pairings that are averaged."""
 
@@ -41,7 +39,7 @@ def predict(classifier: nn.Module, images: Float[Tensor, "batch channel height w
     """
     classifier.eval()
     with torch.no_grad():
-        return torch.cat([classifier(chunk).argmax(1) for chunk in torch.split(images, _CHUNK)])
+        return torch.cat([classifier(chunk).argmax(1) for chunk in in_chunks(images)])
 
 
 def _pairings(count: int, number: int, device: torch.device) -> list[Tensor]:

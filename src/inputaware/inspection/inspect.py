@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
-from inputaware.data.loader import to_pixels
+from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.data.splits import subset_indices
 from inputaware.inspection.gallery import (
     choose_images,
@@ -31,7 +31,6 @@ __all__ = ["Inspection", "inspect_classifier"]
 
 _MEASURED = 1000
 """Images over which the numbers are averaged, where there are as many."""
-_CHUNK = 500
 _CELL = 112
 """About how many pixels a picture in a grid is wide."""
 _GAP = 6
@@ -204,7 +203,7 @@ def _probabilities(
 ) -> Float[Tensor, "batch classes"]:
     classifier.eval()
     with torch.no_grad(), full_float32():
-        return torch.cat([classifier(chunk).softmax(1) for chunk in torch.split(images, _CHUNK)])
+        return torch.cat([classifier(chunk).softmax(1) for chunk in in_chunks(images)])
 
 
 def _said(probabilities: Float[Tensor, " classes"], class_names: tuple[str, ...]) -> dict[str, Any]:
