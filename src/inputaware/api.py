@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +45,7 @@ from inputaware.runs.environment import (
     resolve_precision,
 )
 from inputaware.runs.files import read_json, write_arrays, write_json
+from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
 from inputaware.training.loop import EpochReport, Listener, Trainer
 
@@ -192,7 +192,14 @@ class Run:
         settings = settings or DefenseSettings()
         defenses = [build_defense(name, settings) for name in dict.fromkeys(names)]
         with self.folder.lock():
-            kept = {} if overwrite else self._kept_findings(defenses, seed)
+            kept = {}
+            if not overwrite:
+                # All are looked at before any work: one that was made otherwise is refused.
+                kept = {
+                    defense.name: record
+                    for defense in defenses
+                    if (record := kept_finding(self.folder.defenses, defense.name, asdict(defense.settings), seed))
+                }
             if len(kept) < len(defenses):
                 suspect = self.suspect()
                 clean = CleanData(*self.images("defender"), split="defender")
@@ -204,29 +211,6 @@ class Run:
                 if defense.name not in kept:
                     kept[defense.name] = self._defend(defense, suspect, clean, trial, seed, progress)
         return {defense.name: kept[defense.name] for defense in defenses}
-
-    def _kept_findings(self, defenses: Sequence[Defense], seed: int) -> dict[str, dict[str, Any]]:
-        """Return the results that are in the folder; one that was made otherwise is refused before any work."""
-        kept = {}
-        for defense in defenses:
-            path = self.folder.defenses / f"{defense.name}.json"
-            if not path.exists() or not path.with_suffix(".npz").exists():
-                continue
-            record = read_json(path)
-            # As a file holds them: lists for tuples.
-            asked = json.loads(json.dumps({**asdict(defense.settings), "seed": seed}))
-            found = {**record.get("settings", {}), "seed": record.get("seed")}
-            if different := [
-                f"{key} {found.get(key)!r} there, {asked.get(key)!r} here"
-                for key in asked | found
-                if asked.get(key) != found.get(key)
-            ]:
-                raise RunFolderError(
-                    f"{path}: expected a result with the settings that are asked for; found {'; '.join(different)}; "
-                    "replace it with --overwrite, or leave these options out"
-                )
-            kept[defense.name] = record
-        return kept
 
     def _defend(
         self,

@@ -26,6 +26,7 @@ from inputaware.config import PrecisionName
 from inputaware.errors import DeviceError
 
 __all__ = [
+    "command_line",
     "describe_environment",
     "fingerprint",
     "full_float32",
@@ -161,7 +162,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
     return {
         "inputaware": __version__,
         "commit": _commit(),
-        "command": _command(),
+        "command": command_line(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": versions,
@@ -173,7 +174,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
     }
 
 
-def _command() -> str | None:
+def command_line() -> str | None:
     """Return the command line as a shell takes it; none where the package was called from a program."""
     program = Path(sys.argv[0])
     if program.name == "inputaware" or program.parts[-2:] == ("inputaware", "__main__.py"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inputaware.benchmarking.statistics import percentile, ratios, summary
+from inputaware.evaluation.statistics import percentile, ratios, summary
 
 numbers = st.lists(st.floats(min_value=1e-6, max_value=1e6), min_size=1, max_size=30)
 
