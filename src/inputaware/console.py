@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from inputaware.evaluation.aggregate import setting_in_words, spread
 from inputaware.sweeps.progress import CellState, seconds_left
 
 if TYPE_CHECKING:
@@ -500,9 +501,9 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
     table = _new_table("Test set, percent: mean ± 95 % interval over seeds (standard deviation)", "setting", "seeds")
     for words in rates:
         table.add_column(words, justify="right")
-    settings = [_setting(record) for record in summary["configurations"]]
+    settings = [setting_in_words(record) for record in summary["configurations"]]
     for words, record in zip(settings, summary["configurations"], strict=True):
-        cells = [_percent_interval(record["measures"].get(key)) for key in rates.values()]
+        cells = [spread(record["measures"].get(key)) for key in rates.values()]
         table.add_row(escape(words), str(len(record["seeds"])), *cells)
     if not summary["comparisons"]:
         return [table]
@@ -514,25 +515,3 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
         cells = [settings[record["second"]], settings[record["first"]], record["words"]]
         differences.add_row(*(escape(cell) for cell in cells))
     return [table, differences]
-
-
-def _setting(record: dict[str, Any]) -> str:
-    """Return what a setting is called: its data set, attack and target, and what departs from its preset."""
-    parts = [record["dataset"], record["attack"]]
-    if record["attack"] != "none":
-        parts.append(record["target"])
-    if record["target_class"]:
-        parts.append(f"class {record['target_class']}")
-    parts += [record["preset"], *(f"{name} {value}" for name, value in record["changes"].items())]
-    return ", ".join(parts)
-
-
-def _percent_interval(measure: dict[str, Any] | None) -> str:
-    """Return mean, half of the t interval and standard deviation of a rate in percent."""
-    if measure is None:
-        return "-"
-    mean = _percent(measure["mean"])
-    if measure["t_interval"] is None:
-        return mean
-    low, high = measure["t_interval"]
-    return f"{mean} ± {_percent((high - low) / 2)} ({_percent(measure['deviation'])})"

@@ -13,7 +13,17 @@ from typing import Any
 from inputaware.config import config_differences, config_from_dict, flatten, preset_config
 from inputaware.evaluation.statistics import CONFIDENCE, Estimate, compare, estimate, holm
 
-__all__ = ["COMPARED", "aggregate", "best_filter", "changes", "comparisons", "in_words", "measures"]
+__all__ = [
+    "COMPARED",
+    "aggregate",
+    "best_filter",
+    "changes",
+    "comparisons",
+    "in_words",
+    "measures",
+    "setting_in_words",
+    "spread",
+]
 
 COMPARED = {
     "clean_accuracy": "clean accuracy",
@@ -196,3 +206,35 @@ def in_words(measure: str, difference: Estimate, p_value: float | None) -> str:
         f"{measure}: {size} ({100 * CONFIDENCE:.0f} % interval {low:+.2f} to {high:+.2f}, "
         f"{difference.count} seeds, {p_words}): {verdict}"
     )
+
+
+def setting_in_words(record: Mapping[str, Any]) -> str:
+    """Return what a setting is called: its data set, attack and target, and what departs from its preset.
+
+    Args:
+        record: one of :func:`aggregate`.
+    """
+    parts = [record["dataset"], record["attack"]]
+    if record["attack"] != "none":
+        parts.append(record["target"])
+        if record["target_class"] is not None:
+            parts.append(f"class {record['target_class']}")
+    parts += [record["preset"], *(f"{name} {value}" for name, value in record["changes"].items())]
+    return ", ".join(parts)
+
+
+def spread(measure: Mapping[str, Any] | None, *, factor: float = 100, digits: int = 2) -> str:
+    """Return mean, half of the t interval, and in brackets the standard deviation; a dash where there is no measure.
+
+    Args:
+        measure: an estimate of :func:`aggregate`.
+        factor: what numbers are multiplied by; 100 for percent.
+        digits: after the point.
+    """
+    if measure is None:
+        return "-"
+    mean = f"{factor * measure['mean']:.{digits}f}"
+    if measure["t_interval"] is None:
+        return mean
+    low, high = measure["t_interval"]
+    return f"{mean} ± {factor * (high - low) / 2:.{digits}f} ({factor * measure['deviation']:.{digits}f})"
