@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from inputaware import __version__
-from inputaware.config import Config, PrecisionName, config_to_dict, override, preset_config
+from inputaware.config import Config, PrecisionName, check_config, config_to_dict, override, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError
 
@@ -54,6 +54,8 @@ class TrainCommand:
     """A JSON file with settings, such as the config.json of another run."""
     tensorboard: Path | None = None
     """Also write losses and accuracies to this folder for TensorBoard."""
+    devices: int = 1
+    """Processes of this machine that train the run together, each on a GPU of its own, or on the CPU."""
     json: _Flag = False
     """Print the evaluation as JSON."""
 
@@ -202,7 +204,15 @@ class SweepCommand:
     """Print the result as JSON."""
 
 
-def _train(command: TrainCommand, given: Config | None) -> None:
+def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]) -> int:
+    if command.devices < 1:
+        raise ConfigError(f"devices: expected a number of at least 1; found {command.devices}")
+    from inputaware.training.processes import join_processes, launch
+
+    if command.devices > 1 and "WORLD_SIZE" not in os.environ:
+        if given is not None:
+            check_config(given)
+        return launch(command.devices, _train_together, list(arguments))
     from rich.console import Console
 
     from inputaware.api import train
@@ -211,6 +221,12 @@ def _train(command: TrainCommand, given: Config | None) -> None:
     from inputaware.runs.results import published
     from inputaware.training.listeners import Listeners, TensorBoardListener
 
+    processes = join_processes(command.settings.device)
+    again = {"resume": command.resume, "allow_different_machine": command.allow_different_machine}
+    if not processes.writes:
+        train(given, command.output, **again, processes=processes)
+        processes.leave()
+        return 0
     console = Console(stderr=True)
     with TrainingDisplay(console) as display:
         listeners: list[Any] = [display]
@@ -219,19 +235,26 @@ def _train(command: TrainCommand, given: Config | None) -> None:
         run = train(
             given,
             command.output,
-            resume=command.resume,
-            allow_different_machine=command.allow_different_machine,
+            **again,
             listener=Listeners(listeners),
             evaluating=display.evaluating,
+            processes=processes,
         )
+    processes.leave()
     result = read_json(run.folder.evaluation)
     if command.json:
         print(json.dumps(result, indent=2))
-        return
+        return 0
     title = f"{run.spec.name}, {run.config.attack}, {run.config.target}, test set"
     output = Console()
     output.print(evaluation_table(result, published(run.config), title))
     output.print(f"Run folder: {command.output}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _train_together(arguments: Sequence[str]) -> None:
+    """Be one of the processes that ``--devices`` asks for."""
+    sys.exit(main(["train", *arguments]))
 
 
 def _evaluate(command: EvaluateCommand) -> None:
@@ -474,8 +497,7 @@ _COMMANDS = {
 def _dispatch(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit code."""
     if name == "train":
-        _train(*_parse_train(arguments))
-        return 0
+        return _train(*_parse_train(arguments), arguments)
     actions: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
         "evaluate": (EvaluateCommand, _evaluate),
         "poison": (PoisonCommand, _poison),
@@ -532,14 +554,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, _terminated)
     try:
         return _dispatch(name, given[1:])
-    except UsageError as error:
-        print(f"inputaware: {error}", file=sys.stderr)
-        return 2
     except InputAwareError as error:
-        print(f"inputaware: {error}", file=sys.stderr)
-        return 1
+        rank = os.environ.get("RANK", "0")  # of several processes that train a run, the first has no number
+        print(f"inputaware{'' if rank == '0' else f', process {rank}'}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     except (KeyboardInterrupt, _TerminatedError) as error:
-        print(f"inputaware: stopped{_how_to_go_on(name, given[1:])}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"inputaware: stopped{_how_to_go_on(name, given[1:])}", file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -139,18 +139,22 @@ def peak_memory_mib(device: torch.device) -> int:
     return peak // 2**20 if sys.platform == "darwin" else peak // 2**10
 
 
-def fingerprint(device: torch.device, precision: str) -> dict[str, str]:
-    """Return what a seed's bits depend on besides the configuration: compared when a run is resumed."""
+def fingerprint(device: torch.device, precision: str, processes: int = 1) -> dict[str, str]:
+    """Return what a seed's bits depend on besides the configuration: compared when a run is resumed.
+
+    Several processes that train a run together are counted; one that is alone is not mentioned.
+    """
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu_instruction_set": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "precision": precision,
+        **({"processes": str(processes)} if processes > 1 else {}),
     }
 
 
-def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
+def describe_environment(device: torch.device, precision: str, processes: int = 1) -> dict[str, Any]:
     """Return the record of ``environment.json``: versions, device, threads, commit, command and date."""
     versions = {}
     for package in _PACKAGES:
@@ -170,7 +174,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "processor": _processor(),
         "cores": os.cpu_count(),
         "cpu_features": features,
-        **fingerprint(device, precision),
+        **fingerprint(device, precision, processes),
     }
 
 
