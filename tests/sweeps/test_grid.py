@@ -97,7 +97,7 @@ def test_defenses_and_their_settings() -> None:
         ),
         (
             {"base": {**DIGITS, "seed.x": 1, "seed": 0}},
-            "seed: expected a whole number; found {'x': 1}",
+            "seed.x: expected a field; found a value for 'seed', which it is a part of",
         ),
     ],
     ids=lambda value: "",

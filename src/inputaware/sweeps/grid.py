@@ -144,7 +144,7 @@ def _flat(part: Mapping[str, Any]) -> dict[str, Any]:
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields by dotted name as nested parts."""
     found: dict[str, Any] = {}
-    for name, value in flat.items():
+    for name, value in sorted(flat.items()):
         *parts, last = name.split(".")
         place = found
         for part in parts:

@@ -1,0 +1,288 @@
+"""Sweeps on a real Ray cluster: a head and two workers on loopback, one of which dies in mid-run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from inputaware.errors import ConfigError
+from inputaware.runs.journal import Journal
+from inputaware.sweeps import cluster
+from inputaware.sweeps.grid import plan_sweep
+from inputaware.sweeps.progress import CellState
+
+PATIENCE = 120
+MASK, JOINT = 1, 60
+SWEEP = {
+    "base": {
+        "dataset": "digits",
+        "device": "cpu",
+        "precision": "32",
+        "seed": [0, 1, 2],
+        "train_images": 100,
+        "validation_images": 20,
+        "model": {"hidden_units": 16},
+        "mask_stage": {"epochs": MASK, "batch_size": 50},
+        "joint_stage": {"epochs": JOINT, "batch_size": 50},
+    },
+    # The third grid cannot train: there are fewer images than a batch holds.
+    "runs": [{"attack": "input-aware"}, {"attack": "badnets", "seed": 0}, {"train_images": 10, "seed": 0}],
+    "defenses": ["image-regularization"],
+}
+CELLS = 5
+
+
+def until(condition: Callable[[], Any], what: str, process: subprocess.Popen[str] | None = None) -> Any:
+    """Wait for something and return it."""
+    ends = time.monotonic() + PATIENCE
+    while time.monotonic() < ends:
+        if found := condition():
+            return found
+        assert process is None or process.poll() is None, f"{what}: {process.communicate()}"
+        time.sleep(0.05)
+    raise AssertionError(f"waited {PATIENCE} s for {what}")
+
+
+class Cluster:
+    """A Ray head without processors and two workers with one each, on loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        pytest.importorskip("ray", reason="Ray, of the extra 'cluster', is not installed")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_health_check_period_ms": "500",
+            "RAY_health_check_failure_threshold": "2",
+            "RAY_enable_multi_tenancy": "1",
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+        port = self.address.rpartition(":")[2]
+        self.start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}")
+        until(self.listens, "the Ray head")
+        for _ in range(2):
+            self.start(f"--address={self.address}", "--num-cpus=1")
+
+    def start(self, *options: str) -> None:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
+        command += ["--object-store-memory=80000000", "--disable-usage-stats", *options]
+        # A session of its own, so that the end of this process ends all that it has started.
+        self.processes.append(
+            subprocess.Popen(
+                command,
+                env=self.environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
+
+    def listens(self) -> bool:
+        host, _, port = self.address.rpartition(":")
+        with socket.socket() as probe:
+            return probe.connect_ex((host, int(port))) == 0
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def sweep(self, file: Path, output: Path, *options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "inputaware", "sweep", str(file), "--output", str(output), "--json"]
+        return subprocess.Popen(
+            [*command, "--address", self.address, *options],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[Cluster]:
+    # Not pytest's folder: the paths of Ray's sockets would be too long.
+    folder = Path("/tmp") / f"iaray-{os.getpid()}"
+    running = Cluster(folder)
+    yield running
+    running.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted((folder / "runs").rglob("*"))
+        if path.is_file()
+    }
+
+
+def in_mid_run(folder: Path) -> int | None:
+    """Return the process of a cell that has a checkpoint and is in the middle of its joint stage."""
+    for run in folder.glob("runs/*"):
+        rows = (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
+        if MASK + 3 <= rows <= MASK + JOINT // 2 and (run / "checkpoint" / "state.safetensors").exists():
+            return int((run / ".lock").read_text())
+    return None
+
+
+def test_a_worker_dies_and_nothing_is_lost_or_run_twice(ray_cluster: Cluster, tmp_path: Path) -> None:
+    file, output = tmp_path / "sweep.yaml", tmp_path / "sweep"
+    file.write_text(json.dumps(SWEEP), encoding="utf-8")
+    process = ray_cluster.sweep(file, output)
+    victim = until(lambda: in_mid_run(output), "a cell in mid-run", process)
+    os.kill(victim, signal.SIGKILL)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, err  # for the broken cell
+    summary = json.loads(out)
+    assert summary["cells"] == {"finished": CELLS - 1, "broken": 1, "left": 0}
+    (reason,) = summary["broken"].values()
+    assert reason.startswith("joint_stage.batch_size: expected at most 10, the images of the training split; found 50")
+
+    resumed = []
+    for run in sorted(output.glob("runs/*")):
+        rows = [(row["stage"], row["epoch"]) for row in Journal(run / "metrics.jsonl").rows()]
+        mask = [("mask", epoch + 1) for epoch in range(MASK)] if "input-aware" in run.name else []
+        assert rows == mask + [("joint", epoch + 1) for epoch in range(JOINT)]
+        assert (run / "defenses" / "image-regularization.json").exists()
+        assert not (run / ".lock").exists()
+        environment = json.loads((run / "environment.json").read_text())
+        assert environment["threads"] == "1"
+        starts = [row["part"] for row in Journal(run / "timing.jsonl").rows()].count("preparation")
+        assert starts == 1 + len(environment.get("resumed", []))
+        resumed += [run] * (starts - 1)
+    # Only what was killed was begun again, from its checkpoint, and it ends as if nothing had happened.
+    (killed,) = resumed
+    trained = [row for row in Journal(killed / "timing.jsonl").rows() if row["part"] == "mask"]
+    assert len(trained) == MASK
+    again = tmp_path / "again"
+    command = [sys.executable, "-m", "inputaware", "train", "--config", str(killed / "config.json")]
+    subprocess.run([*command, "--output", str(again)], env=ray_cluster.environment, check=True, capture_output=True)
+    for name in ("classifier.safetensors", "pattern_generator.safetensors", "evaluation.json", "metrics.jsonl"):
+        assert (killed / name).read_bytes() == (again / name).read_bytes()
+
+    configurations = {tuple(record["seeds"]): record for record in summary["configurations"]}
+    assert configurations[0, 1, 2]["measures"]["clean_accuracy"]["count"] == 3
+    assert [record["difference"]["count"] for record in summary["comparisons"]] == [1, 1]
+    table = pq.read_table(output / "results.parquet").to_pylist()
+    assert [row["status"] for row in table] == ["finished"] * (CELLS - 1) + ["broken"]
+    assert {row["config.seed"] for row in table} == {0, 1, 2}
+    assert all(row["clean_accuracy"] is not None for row in table[:-1])
+    assert table[-1]["error"] == reason
+
+    # The same command again: what is finished stays as it is, and what is broken is tried once more.
+    before = files(output)
+    process = ray_cluster.sweep(file, output)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, err
+    assert files(output) == before
+    assert json.loads(out)["cells"] == summary["cells"]
+
+
+def test_ctrl_c_loses_nothing(ray_cluster: Cluster, tmp_path: Path) -> None:
+    file, output = tmp_path / "sweep.yaml", tmp_path / "sweep"
+    base = SWEEP["base"] | {"seed": [0]}  # type: ignore[operator]
+    file.write_text(json.dumps({"base": base}), encoding="utf-8")
+    process = ray_cluster.sweep(file, output)
+    until(lambda: in_mid_run(output), "a cell in mid-run", process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    command = f"inputaware sweep {file} --output {output} --json --address {ray_cluster.address}"
+    assert err.endswith(f"inputaware: stopped; go on with: {command}\n")
+    assert pq.read_table(output / "results.parquet").to_pylist()[0]["status"] == "running"
+    (run,) = output.glob("runs/*")
+    assert not (run / "evaluation.json").exists()
+    process = ray_cluster.sweep(file, output)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert json.loads(out)["cells"] == {"finished": 1, "broken": 0, "left": 0}
+    assert len(json.loads((run / "environment.json").read_text())["resumed"]) == 1
+    assert [row["part"] for row in Journal(run / "timing.jsonl").rows()].count("mask") == MASK
+
+
+def test_without_a_cluster_at_the_address(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray, of the extra 'cluster', is not installed")
+    command = [sys.executable, "-m", "inputaware", "sweep", "--dataset", "digits", "--output", str(tmp_path / "sweep")]
+    found = subprocess.run(
+        [*command, "--address", "127.0.0.1:1"],
+        env={**os.environ, "RAY_raylet_start_wait_time_s": "1", "RAY_gcs_rpc_server_connect_timeout_s": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert found.returncode == 2, found.stderr
+    assert "inputaware: address: expected a Ray cluster at '127.0.0.1:1'; found: " in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cpus": 0}, "cpus: expected a number above 0; found 0"),
+        ({"gpus": 1.5}, "gpus: expected 0, a fraction of 1, or a whole number; found 1.5"),
+        ({"gpus": -1}, "gpus: expected 0, a fraction of 1, or a whole number; found -1"),
+        ({"retries": -1}, "retries: expected a number of at least 0; found -1"),
+    ],
+)
+def test_resources_that_make_no_sense(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        cluster.run_sweep(plan_sweep({"base": {"dataset": "digits"}}, {}), tmp_path / "sweep", **options)
+    assert str(error.value) == message
+    assert not (tmp_path / "sweep").exists()
+
+
+class FakeRay:
+    """Machines, as Ray tells of them."""
+
+    def __init__(self, *machines: dict[str, float]) -> None:
+        self.machines = machines
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": machine} for machine in self.machines] + [
+            {"Alive": False, "Resources": {"CPU": 100.0, "GPU": 100.0}}
+        ]
+
+
+def test_how_many_cells_run_at_the_same_time() -> None:
+    machines = FakeRay({"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}, {})
+    assert cluster._slots(machines, 1, 0) == 7
+    assert cluster._slots(machines, 2, 0) == 3
+    assert cluster._slots(machines, 0.5, 0) == 14
+    assert cluster._slots(machines, 1, 0.25) == 4
+    with pytest.raises(ConfigError) as error:
+        cluster._slots(machines, 5, 1)
+    assert str(error.value) == (
+        "cpus, gpus: expected what one machine has, at most 4 processors and 1 GPUs; found 5 and 1"
+    )
+
+
+def test_ray_is_not_needed_where_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_is_finished", lambda *_: True)
+    monkeypatch.setattr(cluster, "_import_ray", lambda: pytest.fail("Ray was asked for"))
+    seen: list[dict[str, CellState]] = []
+    sweep = plan_sweep({"base": {"dataset": "digits"}}, {})
+    summary = cluster.run_sweep(sweep, tmp_path / "sweep", watch=lambda states, slots: seen.append(dict(states)))
+    # There is no run folder, in truth: that is said, and the sweep ends.
+    (reason,) = summary["broken"].values()
+    assert "expected a finished run with an evaluation.json" in reason
+    assert seen[0][sweep.cells[0].name].status == "broken"
