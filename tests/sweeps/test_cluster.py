@@ -42,6 +42,12 @@ SWEEP = {
     "defenses": ["image-regularization"],
 }
 CELLS = 5
+# A process that was started in the background would ignore SIGINT.
+PROGRAM = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from inputaware.cli import main; sys.exit(main())"
+)
+COMMAND = [sys.executable, "-c", PROGRAM]
 
 
 def until(condition: Callable[[], Any], what: str, process: subprocess.Popen[str] | None = None) -> Any:
@@ -69,7 +75,6 @@ class Cluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_health_check_period_ms": "500",
             "RAY_health_check_failure_threshold": "2",
-            "RAY_enable_multi_tenancy": "1",
         }
         self.processes: list[subprocess.Popen[bytes]] = []
         port = self.address.rpartition(":")[2]
@@ -108,9 +113,8 @@ class Cluster:
                 process.wait()
 
     def sweep(self, file: Path, output: Path, *options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "inputaware", "sweep", str(file), "--output", str(output), "--json"]
         return subprocess.Popen(
-            [*command, "--address", self.address, *options],
+            [*COMMAND, "sweep", str(file), "--output", str(output), "--json", "--address", self.address, *options],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -175,8 +179,8 @@ def test_a_worker_dies_and_nothing_is_lost_or_run_twice(ray_cluster: Cluster, tm
     trained = [row for row in Journal(killed / "timing.jsonl").rows() if row["part"] == "mask"]
     assert len(trained) == MASK
     again = tmp_path / "again"
-    command = [sys.executable, "-m", "inputaware", "train", "--config", str(killed / "config.json")]
-    subprocess.run([*command, "--output", str(again)], env=ray_cluster.environment, check=True, capture_output=True)
+    command = [*COMMAND, "train", "--config", str(killed / "config.json"), "--output", str(again)]
+    subprocess.run(command, env=ray_cluster.environment, check=True, capture_output=True)
     for name in ("classifier.safetensors", "pattern_generator.safetensors", "evaluation.json", "metrics.jsonl"):
         assert (killed / name).read_bytes() == (again / name).read_bytes()
 
@@ -222,9 +226,8 @@ def test_ctrl_c_loses_nothing(ray_cluster: Cluster, tmp_path: Path) -> None:
 
 def test_without_a_cluster_at_the_address(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray, of the extra 'cluster', is not installed")
-    command = [sys.executable, "-m", "inputaware", "sweep", "--dataset", "digits", "--output", str(tmp_path / "sweep")]
     found = subprocess.run(
-        [*command, "--address", "127.0.0.1:1"],
+        [*COMMAND, "sweep", "--dataset", "digits", "--output", str(tmp_path / "sweep"), "--address", "127.0.0.1:1"],
         env={**os.environ, "RAY_raylet_start_wait_time_s": "1", "RAY_gcs_rpc_server_connect_timeout_s": "1"},
         capture_output=True,
         text=True,
