@@ -61,9 +61,8 @@ def test_the_table_shows_what_matters_and_escapes_names() -> None:
     console.print(SweepDisplay(console).table(STATES, 1))
     found = console.file.getvalue()  # type: ignore[attr-defined]
     lines = [line for line in found.split("\n") if "│" in line]
-    assert [word for line in lines for word in STATES if word in line] == list(
-        ("at work", "[b]odd[/b]", "later", "done", "kept")
-    )
+    order = ["at work", "[b]odd[/b]", "later", "done", "kept"]
+    assert [word for line in lines for word in STATES if word in line] == order
     assert "10.0.0.1:77" in found
     assert "it is [red]broken[/red]" in found
     # 30 s of the running one, and what the waiting one takes: the mean of 61 s and 60 s.

@@ -40,7 +40,8 @@ from pathlib import Path
 output, preset, attack, target, steps = sys.argv[1:]
 torch.set_num_threads(1)
 processes = join_processes("cpu")
-config = preset_config(preset, dataset="digits", attack=attack, target=target, model={"dropout": 0.0, "hidden_units": 64})
+model = {"dropout": 0.0, "hidden_units": 64}
+config = preset_config(preset, dataset="digits", attack=attack, target=target, model=model)
 data = load_images("digits", "train")
 torch.manual_seed(0)
 found = build_attack(config, data.spec)
@@ -161,7 +162,7 @@ def test_a_run_of_two_processes_has_one_writer_and_is_evaluated_once(tmp_path: P
     environment = json.loads((tmp_path / "two" / "environment.json").read_text())
     assert environment["processes"] == "2"
     assert "processes" not in json.loads((tmp_path / "one" / "environment.json").read_text())
-    # The losses that are written are the whole batch's, as one process would write them, but for batch-norm and dropout.
+    # The losses that are written are the whole batch's, as one process would write them but for batch-norm and dropout.
     alone = Journal(tmp_path / "one" / "metrics.jsonl").rows()
     for mine, theirs in zip(rows, alone, strict=True):
         assert mine["losses"]["total"] == pytest.approx(theirs["losses"]["total"], rel=0.25)
