@@ -41,6 +41,7 @@ from inputaware.runs.checkpoint import Checkpoint, load_checkpoint
 from inputaware.runs.environment import (
     describe_environment,
     fingerprint,
+    keep_freed_memory,
     peak_memory_mib,
     resolve_device,
     resolve_precision,
@@ -193,6 +194,7 @@ class Run:
         """
         settings = settings or DefenseSettings()
         defenses = [build_defense(name, settings) for name in dict.fromkeys(names)]
+        keep_freed_memory()
         with self.folder.lock():
             kept = {}
             if not overwrite:
@@ -353,6 +355,7 @@ def train(
         config = _with_absolute_path(config)
     check_config(config)
     _check_processes(config, processes.count)
+    keep_freed_memory()
     device = processes.device(resolve_device(config.device))
     precision = processes.first(resolve_precision(config.precision, device))
     if resuming and folder.finished:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,13 @@ import torch
 from inputaware import __version__
 from inputaware.errors import DeviceError
 from inputaware.runs import environment
-from inputaware.runs.environment import describe_environment, fingerprint, resolve_device, resolve_precision
+from inputaware.runs.environment import (
+    describe_environment,
+    fingerprint,
+    keep_freed_memory,
+    resolve_device,
+    resolve_precision,
+)
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -197,3 +205,32 @@ def test_a_machine_that_tells_nothing_of_its_processor(monkeypatch: pytest.Monke
     record = describe_environment(CPU, "32")
     assert record["cpu_features"] == []
     assert record["processor"] == platform.processor()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept() -> None:
+    # In a process of its own: what it changes lasts.
+    lines = """
+import resource, sys, torch
+from inputaware.runs.environment import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def step():
+    parts = [torch.ones(2**20) for _ in range(20)]
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {}
+    for word in ("keep", "give"):
+        command = [sys.executable, "-c", lines, word]
+        faults[word] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert faults["keep"] < 1000 < faults["give"]
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    keep_freed_memory()

@@ -20,7 +20,7 @@ from inputaware.benchmarking.workload import STAGES, TRAINING_IMAGES
 from inputaware.config import PrecisionName, preset_config
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, RunFolderError
-from inputaware.runs.environment import describe_environment, resolve_device, resolve_precision
+from inputaware.runs.environment import describe_environment, keep_freed_memory, resolve_device, resolve_precision
 from inputaware.runs.files import write_json
 from inputaware.runs.folder import check_new_folder
 
@@ -105,6 +105,7 @@ def benchmark(
     _check_parts(parts)
     if repeats is not None and repeats < 1:
         raise ConfigError(f"repeats: expected a whole number of at least 1; found {repeats}")
+    keep_freed_memory()  # the product's training does so too
     place = resolve_device(device)
     used = resolve_precision(precision, place)
     _check_new_files(output, plot)

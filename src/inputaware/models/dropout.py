@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from inputaware.errors import ConfigError
@@ -38,8 +38,7 @@ def cheap_dropout(values: Float[Tensor, "*shape"], probability: float) -> Float[
     threshold = _byte_threshold(probability)
     if threshold == 0:
         return values
-    # Not masked_fill, which would return another memory layout.
-    return torch.where(_draw_drop(values, threshold), 0, values) * _keep_scale(threshold)
+    return values * _draw_keep(values, threshold) * _keep_scale(threshold)
 
 
 class ReluDropoutPool(nn.Module):
@@ -71,8 +70,8 @@ class ReluDropoutPool(nn.Module):
         """
         if not self.training or self._threshold == 0:
             return F.max_pool2d(self.relu(values), 2)
-        drop = _draw_drop(values, self._threshold)
-        pooled: Tensor = _ReluMaskPool.apply(values, drop, _keep_scale(self._threshold))  # type: ignore[no-untyped-call]
+        keep = _draw_keep(values, self._threshold)
+        pooled: Tensor = _ReluMaskPool.apply(values, keep, _keep_scale(self._threshold))  # type: ignore[no-untyped-call]
         return pooled
 
     def extra_repr(self) -> str:
@@ -89,8 +88,8 @@ class _ReluMaskPool(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, drop: Tensor, scale: float) -> Tensor:
-        kept = torch.where(drop, 0, values)
+    def forward(ctx: Any, values: Tensor, keep: Tensor, scale: float) -> Tensor:
+        kept = values * keep
         pooled, chosen = torch.ops.aten.max_pool2d_with_indices(kept, [2, 2], [2, 2])
         pooled.clamp_min_(0).mul_(scale)
         # The backward pass needs of `kept` only its shape and layout.
@@ -121,13 +120,15 @@ def _keep_scale(threshold: int) -> float:
     return 256 / (256 - threshold)
 
 
-def _draw_drop(values: Tensor, threshold: int) -> Bool[Tensor, "*shape"]:
-    """Return which elements to drop, in the memory layout of the values."""
-    drop = _draw_bytes(values.numel(), values.device) < threshold
+def _draw_keep(values: Tensor, threshold: int) -> Float[Tensor, "*shape"]:
+    """Return 1 for elements to keep and 0 for others, in the type and memory layout of the values."""
+    drawn = _draw_bytes(values.numel(), values.device)
+    # Into bytes, and a product in place of a choice: of what gives or takes truth values a CPU does one at a time.
+    keep = torch.ge(drawn, threshold, out=drawn).to(values.dtype)
     if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
         batch, channels, height, width = values.shape
-        return drop.view(batch, height, width, channels).permute(0, 3, 1, 2)
-    return drop.view(values.shape)
+        return keep.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return keep.view(values.shape)
 
 
 def _draw_bytes(count: int, device: torch.device) -> Tensor:

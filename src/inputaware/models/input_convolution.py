@@ -1,4 +1,4 @@
-"""The first convolution of a network for grey images, with a cheaper gradient for the images."""
+"""The first convolution of a network for grey images, as matrix products."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ __all__ = ["InputConvolution"]
 
 
 class InputConvolution(nn.Conv2d):
-    """A convolution of one channel, without padding, whose gradient for its input is a matrix product.
+    """A convolution of one channel, without padding, that is a matrix product wherever gradients are wanted.
 
-    An attack that trains a generator through a classifier needs the gradient for the classifier's images. For
-    one input channel torch's kernel on a CPU computes it many times slower than its arithmetic asks for. Here the
-    output's gradient is multiplied with the weights, and the products are added where they belong.
+    For one input channel torch's kernels on a CPU take many times as long for both gradients as the arithmetic asks
+    for. Here every window of the images is a column of a matrix; the output and the weights' gradient are products
+    with it. An attack that trains a generator through a classifier also needs the gradient for the images: the output's
+    gradient is multiplied with the weights, and the products are added where they belong.
 
-    Under autocast and on other devices it is torch's own convolution throughout.
+    The output is laid out channels last. Without gradients, and on other devices, it is torch's own convolution.
 
     Args:
         channels: channels of the output.
@@ -35,48 +36,65 @@ class InputConvolution(nn.Conv2d):
         Args:
             input: images, in any unit.
         """
-        if input.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
+        if input.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(input)
-        result: Tensor = _Convolve.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        assert self.bias is not None
+        values: tuple[Tensor, ...] = (input, self.weight, self.bias)
+        if torch.is_autocast_enabled("cpu"):
+            values = tuple(value.to(torch.get_autocast_dtype("cpu")) for value in values)
+        result: Tensor = _Convolve.apply(*values)  # type: ignore[no-untyped-call]
         return result
 
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(images, weight)
-        return F.conv2d(images, weight, bias)
+        side = weight.shape[-1]
+        batch, _, height, width = images.shape
+        rows, columns = height - side + 1, width - side + 1
+        flat = images.contiguous()
+        # [k, l, n, i, j] = x[n, i + k, j + l]: a column of the matrix is a window of the images, and a 1 for the bias.
+        windows = flat.new_ones(side * side + 1, batch * rows * columns)
+        windows[:-1].view(side, side, batch, rows, columns).copy_(
+            flat.as_strided((side, side, batch, rows, columns), (width, 1, height * width, width, 1))
+        )
+        factors = torch.cat([weight.reshape(len(weight), -1), bias[:, None]], 1)
+        ctx.save_for_backward(windows, weight)
+        ctx.shape = images.shape
+        return (windows.t() @ factors.t()).view(batch, rows, columns, -1).permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        images, weight = ctx.saved_tensors
-        (gradient,) = gradients
-        wants_images, wants_weight, wants_bias = ctx.needs_input_grad
-        _, for_weight, for_bias = torch.ops.aten.convolution_backward(
-            gradient,
-            images,
-            weight,
-            [len(weight)],
-            [1, 1],
-            [0, 0],
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            [False, wants_weight, wants_bias],
-        )
-        return _for_images(gradient, weight, images.shape) if wants_images else None, for_weight, for_bias
+        windows, weight = ctx.saved_tensors
+        gradient = gradients[0].permute(0, 2, 3, 1).reshape(-1, len(weight))
+        wants_images, *wants_factors = ctx.needs_input_grad
+        for_images = _for_images(gradient, weight, ctx.shape) if wants_images else None
+        if not any(wants_factors):
+            return for_images, None, None
+        for_factors = windows @ gradient
+        return for_images, for_factors[:-1].t().reshape(weight.shape), for_factors[-1]
 
 
 def _for_images(gradient: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
-    """Return ``d x[i, j] = sum over c, k, l of d y[c, i - k, j - l] w[c, k, l]``."""
-    batch, channels, rows, columns = gradient.shape
-    side = weight.shape[-1]
-    flat = gradient.permute(1, 0, 2, 3).reshape(channels, -1)
-    products = (weight.reshape(channels, -1).t() @ flat).view(side, side, batch, rows, columns)
-    result = gradient.new_zeros(shape)
-    for row in range(side):
-        for column in range(side):
-            result[:, 0, row : row + rows, column : column + columns] += products[row, column]
-    return result
+    """Return ``d x[i, j] = sum over c, k, l of d y[c, i - k, j - l] w[c, k, l]``.
+
+    Args:
+        gradient: of the output, a row for each pixel and a column for each channel.
+        weight: the convolution's.
+        shape: of the images.
+    """
+    batch, _, height, width = shape
+    channels, side = len(weight), weight.shape[-1]
+    rows, columns = height - side + 1, width - side + 1
+    products = (weight.reshape(channels, -1).t() @ gradient.t()).view(side, side, batch, rows, columns)
+    # First over the kernel's rows, where long stretches of memory meet, then the few sums over its columns.
+    by_column = F.pad(products[0], (0, 0, 0, side - 1))
+    for row in range(1, side):
+        by_column[:, :, row : row + rows] += products[row]
+    if gradient.dtype == torch.bfloat16:
+        by_column = by_column.float()  # sums of few are rounded, not sums of sums
+    result = F.pad(by_column[0], (0, side - 1))
+    for column in range(1, side):
+        result[:, :, column : column + columns] += by_column[column]
+    return result.unsqueeze(1).to(gradient.dtype)
