@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -61,56 +59,46 @@ def until(condition: Callable[[], Any], what: str, process: subprocess.Popen[str
     raise AssertionError(f"waited {PATIENCE} s for {what}")
 
 
+# Three Ray nodes with processes of their own, until stdin is closed.
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+small = {"object_store_memory": 80_000_000, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+for _ in range(2):
+    cluster.add_node(num_cpus=1, **small)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
 class Cluster:
     """A Ray head without processors and two workers with one each, on loopback."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         pytest.importorskip("ray", reason="Ray, of the extra 'cluster', is not installed")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         self.environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_health_check_period_ms": "500",
-            "RAY_health_check_failure_threshold": "2",
+            # Ray's word for loopback only, on any system.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
-        self.processes: list[subprocess.Popen[bytes]] = []
-        port = self.address.rpartition(":")[2]
-        self.start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}")
-        until(self.listens, "the Ray head")
-        for _ in range(2):
-            self.start(f"--address={self.address}", "--num-cpus=1")
-
-    def start(self, *options: str) -> None:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
-        command += ["--object-store-memory=80000000", "--disable-usage-stats", *options]
-        # A session of its own, so that the end of this process ends all that it has started.
-        self.processes.append(
-            subprocess.Popen(
-                command,
-                env=self.environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        self.nodes = subprocess.Popen(
+            [sys.executable, "-c", NODES],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-
-    def listens(self) -> bool:
-        host, _, port = self.address.rpartition(":")
-        with socket.socket() as probe:
-            return probe.connect_ex((host, int(port))) == 0
+        assert self.nodes.stdout is not None
+        self.address = self.nodes.stdout.readline().strip()
+        assert self.address.startswith("127.0.0.1:"), self.nodes.communicate()
 
     def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        self.nodes.communicate(timeout=PATIENCE)
 
     def sweep(self, file: Path, output: Path, *options: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -124,12 +112,9 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[Cluster]:
-    # Not pytest's folder: the paths of Ray's sockets would be too long.
-    folder = Path("/tmp") / f"iaray-{os.getpid()}"
-    running = Cluster(folder)
+    running = Cluster()
     yield running
     running.stop()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -281,7 +266,7 @@ def test_how_many_cells_run_at_the_same_time() -> None:
 
 def test_ray_is_not_needed_where_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_is_finished", lambda *_: True)
-    monkeypatch.setattr(cluster, "_import_ray", lambda: pytest.fail("Ray was asked for"))
+    monkeypatch.setattr(cluster, "_import_ray", lambda address: pytest.fail("Ray was asked for"))
     seen: list[dict[str, CellState]] = []
     sweep = plan_sweep({"base": {"dataset": "digits"}}, {})
     summary = cluster.run_sweep(sweep, tmp_path / "sweep", watch=lambda states, slots: seen.append(dict(states)))

@@ -84,7 +84,7 @@ def run_sweep(
     }
     waiting = [cell for cell in sweep.cells if states[cell.name].status == "waiting"]
     if waiting:
-        ray = _import_ray()
+        ray = _import_ray(address)
     try:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -137,9 +137,12 @@ def _is_finished(cell: Cell, sweep: Sweep, output: Path) -> bool:
     )
 
 
-def _import_ray() -> Any:
+def _import_ray(address: str | None) -> Any:
     # Nothing about this machine is sent to anybody, whatever Ray's own default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:
+        # Ray's word for a cluster that listens on loopback only, on any system.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError:
@@ -163,7 +166,6 @@ def _connected(ray: Any, address: str | None) -> Iterator[Any]:
             "num_cpus": processors,
             "object_store_memory": _OBJECT_STORE,
             "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
         }
     else:
         options["address"] = address
