@@ -22,7 +22,7 @@ from inputaware.evaluation.aggregate import (
 from inputaware.evaluation.statistics import Estimate
 
 
-def result(seed: int, clean: float, attack: float | None = None, **options: Any) -> dict[str, Any]:
+def result(seed: int, clean: float, success: float | None = None, **options: Any) -> dict[str, Any]:
     """Return what a run publishes, as far as it is aggregated."""
     config = preset_config("fast", dataset="digits", seed=seed, **options)
     return {
@@ -34,7 +34,7 @@ def result(seed: int, clean: float, attack: float | None = None, **options: Any)
         "seed": seed,
         "evaluation": {
             "clean_accuracy": clean,
-            "attack_success_rate": attack,
+            "attack_success_rate": success,
             "cross_accuracy": None,
             "trigger": {"mask_area": 0.02, "ssim": None},
             "per_class": {"clean_accuracy": [clean]},
@@ -138,7 +138,7 @@ def test_comparisons_are_paired_and_their_p_adjusted() -> None:
     theirs = stats.ttest_rel([0.95 + seed / 90 for seed in (1, 2, 3)], [0.90 + seed / 100 for seed in (1, 2, 3)])
     assert clean["p_value"] == pytest.approx(theirs.pvalue)
     assert clean["adjusted_p_value"] == pytest.approx(2 * theirs.pvalue)
-    assert clean["words"].startswith("clean accuracy: 5.22 points higher (95 % interval +4.94 to +5.50, 3 seeds, p")
+    assert clean["words"].startswith("clean accuracy: 5.22 points higher (95 % interval +4.95 to +5.50, 3 seeds, p")
     assert clean["words"].endswith(": significant")
     assert attack["words"] == (
         "attack success: the same (95 % interval +0.00 to +0.00, 3 seeds, p = 1.000): "

@@ -223,7 +223,7 @@ def setting_in_words(record: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def spread(measure: Mapping[str, Any] | None, *, factor: float = 100, digits: int = 2) -> str:
+def spread(measure: Mapping[str, Any] | None, *, factor: int | float = 100, digits: int = 2) -> str:
     """Return mean, half of the t interval, and in brackets the standard deviation; a dash where there is no measure.
 
     Args:

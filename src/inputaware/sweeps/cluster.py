@@ -34,7 +34,7 @@ _FAREWELL = 30.0
 _OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of a local cluster; hardly anything passes through it."""
 
-Watch = Callable[[Mapping[str, CellState], int], None]
+_Watch = Callable[[Mapping[str, CellState], int], None]
 """Is told the state of every cell and how many run at the same time."""
 
 
@@ -47,7 +47,7 @@ def run_sweep(
     address: str | None = None,
     retries: int = 3,
     allow_different_machine: bool = False,
-    watch: Watch = lambda states, slots: None,
+    watch: _Watch = lambda states, slots: None,
 ) -> dict[str, Any]:
     """Run every cell that is not finished, and return what all of them say together.
 

@@ -208,12 +208,11 @@ class Trainer:
 
     def _share_statistics(self, trained: dict[str, TrainedModule]) -> None:
         """Give all processes the first one's batch-norm statistics, as the run folder and its checkpoint hold them."""
-        statistics = []
+        statistics: list[Tensor] = []
         for member in trained.values():
-            buffers = dict(member.module.named_buffers())
-            statistics += buffers.values()
-            if member.average is not None:
-                statistics += [member.average.tensors[name] for name in buffers]
+            for tensors in (member.module.state_dict(), {} if member.average is None else member.average.tensors):
+                parameters = dict(member.module.named_parameters())
+                statistics += [tensor for name, tensor in tensors.items() if name not in parameters]
         self.processes.copy_from_first(statistics)
 
     def _look(self, stage: Stage, epoch: int, steps: int, sums: dict[str, Tensor]) -> None:

@@ -81,7 +81,8 @@ class Processes:
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by the first process's."""
         if self.count > 1:
-            for kind in {tensor.dtype for tensor in tensors}:
+            # In the tensors' order, which is the same in all processes.
+            for kind in dict.fromkeys(tensor.dtype for tensor in tensors):
                 same = [tensor for tensor in tensors if tensor.dtype == kind]
                 flat = torch.cat([tensor.reshape(-1) for tensor in same])
                 torch.distributed.broadcast(flat, 0)
