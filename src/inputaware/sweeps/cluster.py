@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ __all__ = ["run_sweep"]
 
 _POLL = 0.5
 """Seconds between two looks at the cluster."""
+_ANSWER = 10.0
+"""Seconds in which a cluster answers."""
 _FAREWELL = 30.0
 """Seconds that interrupted cells have to stop."""
 _OBJECT_STORE = 100 * 2**20
@@ -118,7 +122,7 @@ def run_sweep(
 def _check_resources(cpus: float, gpus: float, retries: int) -> None:
     if not 0 < cpus < float("inf"):
         raise ConfigError(f"cpus: expected a number above 0; found {cpus!r}")
-    if not (0 <= gpus <= 1 or (gpus < float("inf") and gpus == int(gpus))):
+    if not (0 <= gpus <= 1 or (1 < gpus < float("inf") and gpus == int(gpus))):
         raise ConfigError(f"gpus: expected 0, a fraction of 1, or a whole number; found {gpus!r}")
     if retries < 0:
         raise ConfigError(f"retries: expected a number of at least 0; found {retries!r}")
@@ -168,24 +172,40 @@ def _connected(ray: Any, address: str | None) -> Iterator[Any]:
             "include_dashboard": False,
         }
     else:
+        _check_address(address)
         options["address"] = address
     # Ray takes SIGTERM for itself and ends the process with it, in place of our own way out.
     before = signal.getsignal(signal.SIGTERM)
+    # Ray tells of workers that died on stdout, where only the result belongs.
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(**options)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(
+                f"address: expected a Ray cluster at {address!r}; found: {reason}; start one with: ray start --head"
+                if address
+                else f"sweep: expected Ray to start on this machine; found: {reason}"
+            ) from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address where nobody answers: Ray would ask there again for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
     try:
-        ray.init(**options)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"address: expected a Ray cluster at {address!r}; found: {reason}; start one with: ray start --head"
-            if address
-            else f"sweep: expected Ray to start on this machine; found: {reason}"
+            f"address: expected a Ray cluster at {address!r}; found: {error}; start one with: ray start --head"
         ) from None
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 def _slots(ray: Any, cpus: float, gpus: float) -> int:
