@@ -19,6 +19,7 @@ HEAVY = {"PIL", "captum", "matplotlib", "numpy", "pyarrow", "safetensors", "scip
         (["evaluate", "--help"], "--split"),
         (["poison", "--help"], "--input"),
         (["inspect", "--help"], "--images"),
+        (["sweep", "--help"], "--retries"),
         (["benchmark", "--help"], "--quick"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

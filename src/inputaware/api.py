@@ -11,10 +11,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
 from inputaware.attacks.registry import build_attack
-from inputaware.config import DATASETS, Config, check_config, config_differences, override
+from inputaware.config import DATASETS, Config, check_config, config_differences, images_in_batch, override
 from inputaware.data.cache import load_images
 from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices
@@ -47,8 +47,10 @@ from inputaware.runs.environment import (
     resolve_precision,
 )
 from inputaware.runs.files import read_json, write_arrays, write_json
+from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
 from inputaware.training.loop import EpochReport, Listener, Trainer
+from inputaware.training.processes import Processes
 from inputaware.training.step import place_modules
 
 __all__ = ["EvaluationSplit", "Run", "train"]
@@ -196,7 +198,14 @@ class Run:
         defenses = [build_defense(name, settings) for name in dict.fromkeys(names)]
         keep_freed_memory()
         with self.folder.lock():
-            kept = {} if overwrite else self._kept_findings(defenses, seed)
+            kept = {}
+            if not overwrite:
+                # All are looked at before any work: one that was made otherwise is refused.
+                kept = {
+                    defense.name: record
+                    for defense in defenses
+                    if (record := kept_finding(self.folder.defenses, defense.name, asdict(defense.settings), seed))
+                }
             if len(kept) < len(defenses):
                 suspect = self.suspect()
                 clean = CleanData(*self.images("defender"), split="defender")
@@ -208,29 +217,6 @@ class Run:
                 if defense.name not in kept:
                     kept[defense.name] = self._defend(defense, suspect, clean, trial, seed, progress)
         return {defense.name: kept[defense.name] for defense in defenses}
-
-    def _kept_findings(self, defenses: Sequence[Defense], seed: int) -> dict[str, dict[str, Any]]:
-        """Return the results that are in the folder; one that was made otherwise is refused before any work."""
-        kept = {}
-        for defense in defenses:
-            path = self.folder.defenses / f"{defense.name}.json"
-            if not path.exists() or not path.with_suffix(".npz").exists():
-                continue
-            record = read_json(path)
-            # As a file holds them: lists for tuples.
-            asked = json.loads(json.dumps({**asdict(defense.settings), "seed": seed}))
-            found = {**record.get("settings", {}), "seed": record.get("seed")}
-            if different := [
-                f"{key} {found.get(key)!r} there, {asked.get(key)!r} here"
-                for key in asked | found
-                if asked.get(key) != found.get(key)
-            ]:
-                raise RunFolderError(
-                    f"{path}: expected a result with the settings that are asked for; found {'; '.join(different)}; "
-                    "replace it with --overwrite, or leave these options out"
-                )
-            kept[defense.name] = record
-        return kept
 
     def _defend(
         self,
@@ -332,6 +318,7 @@ def train(
     allow_different_machine: bool = False,
     listener: Listener | None = None,
     evaluating: Callable[[float], None] = lambda share: None,
+    processes: Processes | None = None,
 ) -> Run:
     """Train and evaluate a run, and return it.
 
@@ -344,9 +331,10 @@ def train(
             from those of a run that was never stopped.
         listener: told how training goes.
         evaluating: told the share of the final evaluation that is done.
+        processes: those that train the run together and all call this; none: this one is alone.
 
     Raises:
-        ConfigError: an option is out of its range, or contradicts the data set.
+        ConfigError: an option is out of its range, or contradicts the data set or the number of processes.
         DataError: the data set is missing or corrupt.
         DeviceError: the device or precision is not there.
         RunFolderError: the folder exists (without ``resume``), cannot be written, is in use, or belongs to another
@@ -354,6 +342,7 @@ def train(
         TrainingError: a loss is not finite.
     """
     started = time.perf_counter()
+    processes = processes or Processes()
     folder = RunFolder(output)
     resuming = resume and os.path.exists(folder.path / "config.json")
     if resuming:
@@ -367,9 +356,10 @@ def train(
     else:
         config = _with_absolute_path(config)
     check_config(config)
+    _check_processes(config, processes.count)
     keep_freed_memory()
-    device = resolve_device(config.device)
-    precision = resolve_precision(config.precision, device)
+    device = processes.device(resolve_device(config.device))
+    precision = processes.first(resolve_precision(config.precision, device))
     if resuming and folder.finished:
         return Run.load(folder.path, device=config.device)
     if not resuming:
@@ -388,18 +378,23 @@ def train(
     if config.validation_images is not None and config.validation_images < len(watched):
         watched = subset_indices(data.labels, watched, config.validation_images)
     _check_batches(config, len(chosen))
+    # All have looked at the folder before one makes it.
+    processes.wait()
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         attack = build_attack(config, data.spec)
-        if not resuming:
+        if not resuming and processes.writes:
             RunFolder.create(folder.path, config, data.spec)
-        with folder.lock():
-            machine = fingerprint(device, precision)
-            if resuming and folder.finished:  # by a process that held the folder until now
+        with folder.lock() if processes.writes else nullcontext():
+            machine = fingerprint(device, precision, processes.count)
+            if resuming and folder.finished and processes.count == 1:  # by a process that held the folder until now
                 return Run.load(folder.path, device=config.device)
             checkpoint = _resume_from(folder, machine, allow_different_machine) if resuming else None
-            _record_environment(folder, describe_environment(device, precision))
+            if processes.writes:
+                if resuming:
+                    folder.metrics.cut(checkpoint.rows if checkpoint else 0)
+                _record_environment(folder, describe_environment(device, precision, processes.count))
             watched_images, watched_labels = data.images[watched].to(device), data.labels[watched].to(device)
             trainer = Trainer(
                 attack,
@@ -412,9 +407,14 @@ def train(
                 fingerprint=machine,
                 folder=folder,
                 listener=listener or _Silent(),
+                processes=processes,
             )
-            _note_time(folder, "preparation", started, device)
+            if processes.writes:
+                _note_time(folder, "preparation", started, device)
             trainer.run(checkpoint)
+            if not processes.writes:
+                processes.wait()
+                return Run.load(folder.path, device=config.device)
             started = time.perf_counter()
             folder.save_modules(attack, config, data.spec)
             # Read back, so that what is evaluated is what the files hold.
@@ -430,6 +430,7 @@ def train(
             _note_time(folder, "evaluation", started, device)
             # Last, since this file says that the run is finished.
             write_json(folder.evaluation, result)
+            processes.wait()
     return run
 
 
@@ -453,22 +454,20 @@ def _with_absolute_path(config: Config) -> Config:
 
 
 def _resume_from(folder: RunFolder, machine: dict[str, str], allow_different_machine: bool) -> Checkpoint | None:
-    """Return where to go on, with the journal cut back to there; none where there is no checkpoint yet."""
+    """Return where to go on, or none where there is no checkpoint yet."""
     if not folder.checkpoint.exists():
-        folder.metrics.cut(0)
         return None
     checkpoint = load_checkpoint(folder.checkpoint)
     differences = [
-        f"{key}: {checkpoint.fingerprint.get(key)} there, {value} here"
-        for key, value in machine.items()
-        if checkpoint.fingerprint.get(key) != value
+        f"{key}: {checkpoint.fingerprint.get(key)} there, {machine.get(key)} here"
+        for key in machine | checkpoint.fingerprint
+        if checkpoint.fingerprint.get(key) != machine.get(key)
     ]
     if differences and not allow_different_machine:
         raise RunFolderError(
             f"{folder}: expected the machine that the run was started on, since only there it repeats bit for bit; "
             f"found {'; '.join(differences)}; go on without that promise with --allow-different-machine"
         )
-    folder.metrics.cut(checkpoint.rows)
     return checkpoint
 
 
@@ -495,6 +494,24 @@ def _check_batches(config: Config, images: int) -> None:
         if batch_size > images:
             raise ConfigError(
                 f"{stage}.batch_size: expected at most {images}, the images of the training split; found {batch_size}"
+            )
+
+
+def _check_processes(config: Config, processes: int) -> None:
+    """Refuse more processes than a part of a batch has images whose triggers are made."""
+    joint = config.joint_stage
+    images = {"joint_stage.batch_size": joint.batch_size}
+    if config.attack == "input-aware":
+        images["mask_stage.batch_size"] = config.mask_stage.batch_size
+        for kind in ("attack", "cross"):
+            for name in (f"{kind}_probability", f"initial_{kind}_probability"):
+                if probability := getattr(joint, name):
+                    images[f"joint_stage.{name}"] = images_in_batch(probability, joint.batch_size)
+    for option, count in images.items():
+        if count < processes:
+            raise ConfigError(
+                f"{option}: expected at least one image of a batch for each of the {processes} processes; "
+                f"found {count} images; take larger batches or fewer processes"
             )
 
 

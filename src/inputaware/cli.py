@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from inputaware import __version__
-from inputaware.config import Config, PrecisionName, override, preset_config
+from inputaware.config import Config, PrecisionName, check_config, config_to_dict, override, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError
 
@@ -27,6 +27,7 @@ __all__ = [
     "EvaluateCommand",
     "InspectCommand",
     "PoisonCommand",
+    "SweepCommand",
     "TrainCommand",
     "main",
 ]
@@ -53,6 +54,8 @@ class TrainCommand:
     """A JSON file with settings, such as the config.json of another run."""
     tensorboard: Path | None = None
     """Also write losses and accuracies to this folder for TensorBoard."""
+    devices: int = 1
+    """Processes of this machine that train the run together, each on a GPU of its own, or on the CPU."""
     json: _Flag = False
     """Print the evaluation as JSON."""
 
@@ -158,7 +161,58 @@ class BenchmarkCommand:
     """Print the result as JSON."""
 
 
-def _train(command: TrainCommand, given: Config | None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SweepCommand:
+    """Run a grid of configurations with many seeds, here or on a Ray cluster, and say what they give together.
+
+    The grid comes from a YAML file, from options, or from both: options replace the file's values. Cells that are
+    finished are not run again, so the same command goes on after an interruption.
+    """
+
+    file: Annotated[Path | None, tyro.conf.Positional] = None
+    """What to run, as YAML; none: the options say it."""
+    output: Path
+    """The folder of the sweep, new or of an earlier one."""
+    dataset: tuple[str, ...] = ()
+    """Data sets: digits, mnist, cifar10, gtsrb, or paths."""
+    attack: tuple[str, ...] = ()
+    """Attacks: input-aware, badnets, none."""
+    target: tuple[str, ...] = ()
+    """Targets: all-to-one, all-to-all."""
+    preset: tuple[str, ...] = ()
+    """Presets: fast, paper, official."""
+    seed: tuple[int, ...] = ()
+    """Seeds."""
+    set: tuple[str, ...] = ()
+    """Any field of the configuration: FIELD=VALUE, or FIELD=VALUE,VALUE,... to try several, such as
+    joint_stage.attack_probability=0.05,0.1."""
+    defenses: tuple[str, ...] = ()
+    """Defenses that each run meets, or all."""
+    cpus: float = 1.0
+    """Processors of each run; as many run side by side as there are processors for."""
+    gpus: float = 0.0
+    """GPUs of each run: 0, a fraction, or a whole number."""
+    address: str | None = None
+    """A running Ray cluster, such as auto or ray://HOST:10001; none: this machine."""
+    retries: int = 3
+    """How often a run is taken up again, from its checkpoint, after its worker died."""
+    allow_different_machine: _Flag = False
+    """Let an interrupted run go on where library, hardware or thread count differ."""
+    plan: _Flag = False
+    """Show what would be run, and run nothing."""
+    json: _Flag = False
+    """Print the result as JSON."""
+
+
+def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]) -> int:
+    if command.devices < 1:
+        raise ConfigError(f"devices: expected a number of at least 1; found {command.devices}")
+    from inputaware.training.processes import join_processes, launch
+
+    if command.devices > 1 and "WORLD_SIZE" not in os.environ:
+        if given is not None:
+            check_config(given)
+        return launch(command.devices, _train_together, list(arguments))
     from rich.console import Console
 
     from inputaware.api import train
@@ -167,6 +221,12 @@ def _train(command: TrainCommand, given: Config | None) -> None:
     from inputaware.runs.results import published
     from inputaware.training.listeners import Listeners, TensorBoardListener
 
+    processes = join_processes(command.settings.device)
+    again = {"resume": command.resume, "allow_different_machine": command.allow_different_machine}
+    if not processes.writes:
+        train(given, command.output, **again, processes=processes)
+        processes.leave()
+        return 0
     console = Console(stderr=True)
     with TrainingDisplay(console) as display:
         listeners: list[Any] = [display]
@@ -175,19 +235,26 @@ def _train(command: TrainCommand, given: Config | None) -> None:
         run = train(
             given,
             command.output,
-            resume=command.resume,
-            allow_different_machine=command.allow_different_machine,
+            **again,
             listener=Listeners(listeners),
             evaluating=display.evaluating,
+            processes=processes,
         )
+    processes.leave()
     result = read_json(run.folder.evaluation)
     if command.json:
         print(json.dumps(result, indent=2))
-        return
+        return 0
     title = f"{run.spec.name}, {run.config.attack}, {run.config.target}, test set"
     output = Console()
     output.print(evaluation_table(result, published(run.config), title))
     output.print(f"Run folder: {command.output}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _train_together(arguments: Sequence[str]) -> None:
+    """Be one of the processes that ``--devices`` asks for."""
+    sys.exit(main(["train", *arguments]))
 
 
 def _evaluate(command: EvaluateCommand) -> None:
@@ -307,6 +374,52 @@ def _benchmark(command: BenchmarkCommand) -> None:
             output.print(f"{words}: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _sweep(command: SweepCommand) -> int:
+    from rich.console import Console
+
+    from inputaware.console import SweepDisplay, sweep_plan_table, sweep_tables
+    from inputaware.sweeps.grid import parse_option, plan_sweep, read_description
+
+    description = {} if command.file is None else read_description(command.file)
+    if command.defenses:
+        description["defenses"] = list(command.defenses)
+    axes = {
+        name: values for name in ("dataset", "attack", "target", "preset", "seed") if (values := getattr(command, name))
+    }
+    sweep = plan_sweep(description, axes | dict(parse_option(option) for option in command.set))
+    output = Console()
+    if command.plan:
+        rows = [{"name": cell.name, "config": config_to_dict(cell.config)} for cell in sweep.cells]
+        if command.json:
+            print(json.dumps(rows, indent=2))
+        else:
+            output.print(sweep_plan_table(rows))
+        return 0
+    from inputaware.sweeps.cluster import run_sweep
+
+    with SweepDisplay(Console(stderr=True)) as display:
+        summary = run_sweep(
+            sweep,
+            command.output,
+            cpus=command.cpus,
+            gpus=command.gpus,
+            address=command.address,
+            retries=command.retries,
+            allow_different_machine=command.allow_different_machine,
+            watch=display.watch,
+        )
+    if command.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        for table in sweep_tables(summary):
+            output.print(table)
+        for name, error in summary["broken"].items():
+            output.print(f"broken: {name}: {error}", highlight=False, markup=False, soft_wrap=True)
+        words = f"Runs, results.parquet and summary.json: {command.output}"
+        output.print(words, highlight=False, markup=False, soft_wrap=True)
+    return 1 if summary["broken"] else 0
+
+
 def _settings_from(arguments: Sequence[str]) -> Config | None:
     """Return the configuration that flags override, or none where no data set is named.
 
@@ -376,23 +489,25 @@ _COMMANDS = {
     "poison": "apply a run's trigger to your own images, or export a poisoned split",
     "defend": "run defenses on a run's classifier, and score them",
     "inspect": "look at triggers and at where the classifier looks: galleries and Grad-CAM",
+    "sweep": "run a grid of configurations with many seeds, here or on a Ray cluster",
     "benchmark": "measure how fast training and the networks are on this machine",
 }
 
 
-def _dispatch(name: str, arguments: Sequence[str]) -> None:
+def _dispatch(name: str, arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code."""
     if name == "train":
-        _train(*_parse_train(arguments))
-        return
-    actions: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+        return _train(*_parse_train(arguments), arguments)
+    actions: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
         "evaluate": (EvaluateCommand, _evaluate),
         "poison": (PoisonCommand, _poison),
         "defend": (DefendCommand, _defend),
         "inspect": (InspectCommand, _inspect),
+        "sweep": (SweepCommand, _sweep),
         "benchmark": (BenchmarkCommand, _benchmark),
     }
     command, action = actions[name]
-    action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments)))
+    return action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments))) or 0
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -404,6 +519,8 @@ class _TerminatedError(BaseException):
 
 
 def _how_to_go_on(name: str, arguments: Sequence[str]) -> str:
+    if name == "sweep":
+        return f"; go on with: {shlex.join(['inputaware', name, *arguments])}"
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--output")
     output = parser.parse_known_args(arguments)[0].output
@@ -436,16 +553,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = parser.parse_args(given[:1]).command
     previous = signal.signal(signal.SIGTERM, _terminated)
     try:
-        _dispatch(name, given[1:])
-    except UsageError as error:
-        print(f"inputaware: {error}", file=sys.stderr)
-        return 2
+        return _dispatch(name, given[1:])
     except InputAwareError as error:
-        print(f"inputaware: {error}", file=sys.stderr)
-        return 1
+        rank = os.environ.get("RANK", "0")  # of several processes that train a run, the first has no number
+        print(f"inputaware{'' if rank == '0' else f', process {rank}'}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     except (KeyboardInterrupt, _TerminatedError) as error:
-        print(f"inputaware: stopped{_how_to_go_on(name, given[1:])}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"inputaware: stopped{_how_to_go_on(name, given[1:])}", file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     finally:
         signal.signal(signal.SIGTERM, previous)
-    return 0

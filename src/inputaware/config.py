@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from inputaware.errors import ConfigError
 
@@ -39,10 +39,13 @@ __all__ = [
     "config_differences",
     "config_from_dict",
     "config_to_dict",
+    "flatten",
     "images_in_batch",
     "override",
     "preset_config",
 ]
+
+_Settings = TypeVar("_Settings")
 
 AttackName = Literal["input-aware", "badnets", "none"]
 TargetName = Literal["all-to-one", "all-to-all"]
@@ -311,17 +314,17 @@ def preset_config(
     return override(config, options)
 
 
-def override(config: Config, changes: dict[str, Any]) -> Config:
-    """Return the configuration with changed fields.
+def override(settings: _Settings, changes: dict[str, Any]) -> _Settings:
+    """Return a configuration, or other settings that are a dataclass, with changed fields.
 
     Args:
-        config: the configuration to start from.
+        settings: what to start from.
         changes: values by field name; a nested dictionary changes fields of a nested part.
 
     Raises:
         ConfigError: a field is unknown or a value has the wrong type.
     """
-    return config_from_dict(_merge(config_to_dict(config), changes, ""))
+    return _from_dict(_merge(_to_dict(settings), changes, ""), type(settings))
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -341,7 +344,10 @@ def _merge(base: dict[str, Any], changes: dict[str, Any], prefix: str) -> dict[s
 
 def config_to_dict(config: Config) -> dict[str, Any]:
     """Return the configuration as plain dictionaries, lists, numbers and strings for JSON."""
+    return _to_dict(config)
 
+
+def _to_dict(settings: Any) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
@@ -349,7 +355,7 @@ def config_to_dict(config: Config) -> dict[str, Any]:
             return [plain(item) for item in value]
         return value
 
-    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    result: dict[str, Any] = plain(dataclasses.asdict(settings))
     return result
 
 
@@ -359,11 +365,15 @@ def config_from_dict(data: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a field is unknown or missing, or a value has the wrong type.
     """
+    return _from_dict(data, Config)
+
+
+def _from_dict(data: dict[str, Any], kind: type[_Settings]) -> _Settings:
     from cattrs.errors import ClassValidationError
     from cattrs.v import transform_error
 
     try:
-        return _converter().structure(data, Config)
+        return _converter().structure(data, kind)
     except (ClassValidationError, ValueError) as error:
         reasons = (reason.rpartition(" @ $") for reason in transform_error(error, format_exception=_explain))
         raise ConfigError(
@@ -445,19 +455,17 @@ def images_in_batch(probability: float, batch_size: int) -> int:
     return math.floor(probability * batch_size + 1e-9)
 
 
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as one, by dotted names that start with a prefix."""
+    result: dict[str, Any] = {}
+    for key, value in data.items():
+        result |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result
+
+
 def config_differences(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
     """Return the fields in which two configurations differ, by dotted name, with both values."""
-
-    def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key, value in data.items():
-            if isinstance(value, dict):
-                result |= flat(value, f"{prefix}{key}.")
-            else:
-                result[prefix + key] = value
-        return result
-
-    left, right = flat(config_to_dict(first)), flat(config_to_dict(second))
+    left, right = flatten(config_to_dict(first)), flatten(config_to_dict(second))
     return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
 
 

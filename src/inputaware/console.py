@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from inputaware.evaluation.aggregate import setting_in_words, spread
+from inputaware.sweeps.progress import CellState, seconds_left
 
 if TYPE_CHECKING:
     from inputaware.training.loop import EpochReport
 
 __all__ = [
+    "SweepDisplay",
     "TrainingDisplay",
     "benchmark_tables",
     "defense_table",
@@ -24,6 +29,8 @@ __all__ = [
     "named_progress",
     "poison_table",
     "progress_bar",
+    "sweep_plan_table",
+    "sweep_tables",
 ]
 
 
@@ -114,6 +121,78 @@ class TrainingDisplay:
         if self.task is not None:
             status = " | ".join(part for part in (self.losses, self.validation, self.speed) if part)
             self.progress.update(self.task, advance=advance, status=status)
+
+
+class SweepDisplay:
+    """A live table of a sweep's cells, with what is done and the time left.
+
+    Where stderr is no terminal, a line is printed for each cell that ends instead.
+
+    Args:
+        console: where to draw; stderr, so that results can be piped.
+    """
+
+    _LINES = 20
+    """Cells that the table shows."""
+    _ORDER = ("running", "broken", "waiting", "finished", "kept")
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = Live(console=console, auto_refresh=False)
+        self.told: set[str] = set()
+
+    def __enter__(self) -> SweepDisplay:
+        """Start to draw."""
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop to draw."""
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def watch(self, states: Mapping[str, CellState], slots: int) -> None:
+        """Show the cells, those at work first."""
+        if self.console.is_terminal:
+            self.live.update(self.table(states, slots), refresh=True)
+            return
+        for name, state in states.items():
+            if state.status in ("finished", "broken") and name not in self.told:
+                self.told.add(name)
+                words = f"{name}: {state.status}{f': {state.error}' if state.error else ''}"
+                self.console.print(f"{words}; {_how_far(states, slots)}", highlight=False, markup=False, soft_wrap=True)
+
+    def table(self, states: Mapping[str, CellState], slots: int) -> Table:
+        """Return the table of the cells that matter most now."""
+        table = Table(caption=_how_far(states, slots), caption_justify="left")
+        for column in ("cell", "state", "done, %", "time", "attempt", "worker"):
+            table.add_column(column, overflow="fold")
+        shown = sorted(states.items(), key=lambda item: self._ORDER.index(item[1].status))[: self._LINES]
+        for name, state in shown:
+            words = f"{state.status}: {state.error or state.stage}" if state.error or state.stage else state.status
+            done, seconds = f"{100 * state.share:.0f}", _duration(state.seconds)
+            cells = (name, words, done, seconds, str(state.attempts), state.worker)
+            table.add_row(*(escape(cell) for cell in cells))
+        return table
+
+
+def _how_far(states: Mapping[str, CellState], slots: int) -> str:
+    """Return how many cells are in which state, and the time left."""
+    counts = {status: sum(state.status == status for state in states.values()) for status in SweepDisplay._ORDER}
+    done = counts["finished"] + counts["kept"]
+    left = seconds_left(states, slots)
+    return (
+        f"{done} of {len(states)} cells done ({counts['kept']} of them before), {counts['running']} running, "
+        f"{counts['broken']} broken; left: {'unknown' if left is None else _duration(left)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
 
 
 @contextmanager
@@ -395,3 +474,44 @@ def _startup_table(startup: dict[str, Any]) -> Table:
     for name, value in startup.items():
         table.add_row(words[name], _spread(value, 2))
     return table
+
+
+def sweep_plan_table(rows: list[dict[str, Any]]) -> Table:
+    """Return the cells that a sweep would run.
+
+    Args:
+        rows: name and configuration of each cell.
+    """
+    table = Table(caption=f"{len(rows)} cells")
+    for column in ("cell", "data set", "attack", "target", "preset", "seed"):
+        table.add_column(column)
+    for row in rows:
+        values = (row["config"][key] for key in ("dataset", "attack", "target", "preset", "seed"))
+        table.add_row(*(escape(str(cell)) for cell in (row["name"], *values)))
+    return table
+
+
+def sweep_tables(summary: dict[str, Any]) -> list[Table]:
+    """Return means over seeds with their intervals, and what differs.
+
+    Args:
+        summary: what ``summary.json`` holds.
+    """
+    rates = {"clean": "clean_accuracy", "attack": "attack_success_rate", "cross": "cross_accuracy"}
+    table = _new_table("Test set, percent: mean ± 95 % interval over seeds (standard deviation)", "setting", "seeds")
+    for words in rates:
+        table.add_column(words, justify="right")
+    settings = [setting_in_words(record) for record in summary["configurations"]]
+    for words, record in zip(settings, summary["configurations"], strict=True):
+        cells = [spread(record["measures"].get(key)) for key in rates.values()]
+        table.add_row(escape(words), str(len(record["seeds"])), *cells)
+    if not summary["comparisons"]:
+        return [table]
+    differences = Table(title="Differences, paired by seed", title_justify="left")
+    differences.add_column("setting")
+    differences.add_column("beside")
+    differences.add_column("what differs")
+    for record in summary["comparisons"]:
+        cells = [settings[record["second"]], settings[record["first"]], record["words"]]
+        differences.add_row(*(escape(cell) for cell in cells))
+    return [table, differences]

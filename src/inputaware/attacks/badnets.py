@@ -107,15 +107,18 @@ class ClassifierStage(Stage):
 
     def loss(self, batch: Batch, progress: float) -> StepLoss:
         """Return the cross-entropy of a batch, its first images with the patch and the attacker's labels."""
-        images, labels = batch.images, batch.labels
-        if self.patch is not None:
+        mine, images, labels = self.share.mine, batch.images, batch.labels
+        if self.patch is None:
+            images, labels = mine(images), mine(labels)
+        else:
             count = images_in_batch(self.attack_probability, len(images))
-            mask, pattern = self.patch(images[:count])
-            images = torch.cat([apply_trigger(images[:count], mask, pattern), images[count:]])
-            wanted = target_labels(labels[:count], self.target, self.classes, self.target_class)
-            labels = torch.cat([wanted, labels[count:]])
+            sources = mine(images[:count])
+            images = torch.cat([apply_trigger(sources, *self.patch(sources)), mine(images[count:])])
+            wanted = target_labels(mine(labels[:count]), self.target, self.classes, self.target_class)
+            labels = torch.cat([wanted, mine(labels[count:])])
         logits = self.classifier(images)
         cross_entropy = F.cross_entropy(logits.to(images.dtype), labels, label_smoothing=self.label_smoothing)
+        cross_entropy = self.share.weigh(cross_entropy, len(images), len(batch.images))
         return StepLoss(cross_entropy, {"cross_entropy": cross_entropy})
 
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from inputaware.attacks.share import WHOLE, Share
 from inputaware.attacks.targets import target_labels
 from inputaware.attacks.trigger import apply_trigger
 from inputaware.config import OptimizerConfig, TargetName
@@ -145,6 +146,7 @@ class Stage(ABC):
         recipes: what is trained, by the network's name.
         paired: whether the loss compares images with partners, so that the loader has to provide them.
         averaging: decay of the moving average of the weights that is kept as the result; 0: none.
+        share: which part of each batch this process computes; the training loop sets it.
     """
 
     name: str
@@ -153,13 +155,14 @@ class Stage(ABC):
     recipes: dict[str, Recipe]
     paired: bool = False
     averaging: float = 0.0
+    share: Share = WHOLE
 
     @abstractmethod
     def loss(self, batch: Batch, progress: float) -> StepLoss:
-        """Return what a batch costs.
+        """Return what a batch costs; with several processes, what this one's share adds to that.
 
         Args:
-            batch: augmented images, labels and, where they are drawn, partners.
+            batch: augmented images, labels and, where they are drawn, partners; the same in all processes.
             progress: the share of the stage that lies behind, in [0, 1).
         """
 

@@ -75,13 +75,17 @@ class MaskStage(Stage):
 
     def loss(self, batch: Batch, progress: float) -> StepLoss:
         """Return size and diversity of the masks of a batch."""
-        masks = self.generator(batch.images)
+        images = batch.images
+        masks = self.share.apply(self.generator, images)
         if batch.partners is None:
-            partners, partner_masks = batch.images.roll(1, 0), masks.roll(1, 0)
+            partners, partner_masks = images.roll(1, 0), masks.roll(1, 0)
         else:
-            partners, partner_masks = batch.partners, self.generator(batch.partners)
-        norm = mask_norm_loss(masks, self.config.density)
-        diversity = diversity_loss(self.normalize.scale(batch.images - partners), masks - partner_masks)
+            partners, partner_masks = batch.partners, self.share.apply(self.generator, batch.partners)
+        mine, size = self.share.mine, len(images)
+        images, partners, masks, partner_masks = mine(images), mine(partners), mine(masks), mine(partner_masks)
+        norm = self.share.weigh(mask_norm_loss(masks, self.config.density), len(images), size)
+        diversity = diversity_loss(self.normalize.scale(images - partners), masks - partner_masks)
+        diversity = self.share.weigh(diversity, len(images), size)
         weight = self.config.lambda_div ** (2 if self.config.lambda_div_twice else 1)
         return StepLoss(self.config.lambda_norm * norm + weight * diversity, {"norm": norm, "diversity": diversity})
 
@@ -155,7 +159,7 @@ class JointStage(Stage):
         attack_count, cross_count = self.counts(batch, progress)
         images, labels = batch.images, batch.labels
         sources = images[:attack_count]
-        patterns = self.pattern_generator(sources)
+        patterns = self.share.apply(self.pattern_generator, sources)
         masks = self._masks(sources)
         if batch.partners is None:
             partners, partner_patterns, partner_masks = sources.roll(1, 0), patterns.roll(1, 0), masks.roll(1, 0)
@@ -163,24 +167,27 @@ class JointStage(Stage):
             # Without a cross part the attack part's own partners are what the patterns are compared with.
             other = slice(attack_count, attack_count + cross_count) if cross_count else slice(0, attack_count)
             partners = batch.partners[other]
-            partner_patterns = self.pattern_generator(partners)
+            partner_patterns = self.share.apply(self.pattern_generator, partners)
             partner_masks = self._masks(partners)
-        attacked = apply_trigger(sources, masks, patterns)
-        turn = torch.arange(cross_count, device=images.device) % max(len(partners), 1)
-        crossed = apply_trigger(
-            images[attack_count : attack_count + cross_count], partner_masks[turn], partner_patterns[turn]
-        )
-        logits = self.classifier(torch.cat([attacked, crossed, images[attack_count + cross_count :]]))
-        wanted = target_labels(labels[:attack_count], self.target, self.classes, self.target_class)
+        mine, clean = self.share.mine, slice(attack_count + cross_count, None)
+        crossing = slice(attack_count, attack_count + cross_count)
+        sources, patterns = mine(sources), mine(patterns)
+        attacked = apply_trigger(sources, mine(masks), patterns)
+        turn = mine(torch.arange(cross_count, device=images.device)) % max(len(partners), 1)
+        crossed = apply_trigger(mine(images[crossing]), partner_masks[turn], partner_patterns[turn])
+        logits = self.classifier(torch.cat([attacked, crossed, mine(images[clean])]))
+        wanted = target_labels(mine(labels[:attack_count]), self.target, self.classes, self.target_class)
         cross_entropy = F.cross_entropy(
             logits.to(images.dtype),
-            torch.cat([wanted, labels[attack_count:]]),
+            torch.cat([wanted, mine(labels[crossing]), mine(labels[clean])]),
             label_smoothing=self.config.label_smoothing,
         )
-        pair = torch.arange(attack_count, device=images.device) % len(partners)
+        cross_entropy = self.share.weigh(cross_entropy, len(logits), len(images))
+        pair = mine(torch.arange(attack_count, device=images.device)) % len(partners)
         diversity = diversity_loss(
             self.normalize.scale(sources - partners[pair]), self.normalize.scale(patterns - partner_patterns[pair])
         )
+        diversity = self.share.weigh(diversity, len(sources), attack_count)
         return StepLoss(
             cross_entropy + self.config.lambda_div * diversity,
             {"cross_entropy": cross_entropy, "diversity": diversity},
@@ -188,7 +195,7 @@ class JointStage(Stage):
 
     def _masks(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch 1 height width"]:
         with torch.no_grad():
-            masks: Tensor = self.mask_generator(images)
+            masks: Tensor = self.share.apply(self.mask_generator, images)
         return masks
 
 

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from inputaware.api import train
-from inputaware.benchmarking.statistics import summary
 from inputaware.config import preset_config
 from inputaware.errors import InputAwareError
+from inputaware.evaluation.statistics import summary
 
 __all__ = ["STARTS", "measure_startup"]
 

@@ -13,10 +13,10 @@ from inputaware.benchmarking.memory import peak_memory
 from inputaware.benchmarking.operations import count_operations
 from inputaware.benchmarking.parts import seconds_by_part
 from inputaware.benchmarking.plain_loader import PlainImages, plain_batches, prefetched
-from inputaware.benchmarking.statistics import ratios, summary
 from inputaware.benchmarking.timing import seconds_of, take_turns, threads
 from inputaware.benchmarking.workload import MIDDLE, StageName, Workload
 from inputaware.data.loader import Batch
+from inputaware.evaluation.statistics import ratios, summary
 from inputaware.training.step import TrainingStep
 
 __all__ = ["LoopSetting", "loop_settings", "measure_training"]

@@ -27,6 +27,7 @@ from inputaware.config import PrecisionName
 from inputaware.errors import DeviceError
 
 __all__ = [
+    "command_line",
     "describe_environment",
     "fingerprint",
     "full_float32",
@@ -155,18 +156,22 @@ def peak_memory_mib(device: torch.device) -> int:
     return peak // 2**20 if sys.platform == "darwin" else peak // 2**10
 
 
-def fingerprint(device: torch.device, precision: str) -> dict[str, str]:
-    """Return what a seed's bits depend on besides the configuration: compared when a run is resumed."""
+def fingerprint(device: torch.device, precision: str, processes: int = 1) -> dict[str, str]:
+    """Return what a seed's bits depend on besides the configuration: compared when a run is resumed.
+
+    Several processes that train a run together are counted; one that is alone is not mentioned.
+    """
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu_instruction_set": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "precision": precision,
+        **({"processes": str(processes)} if processes > 1 else {}),
     }
 
 
-def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
+def describe_environment(device: torch.device, precision: str, processes: int = 1) -> dict[str, Any]:
     """Return the record of ``environment.json``: versions, device, threads, commit, command and date."""
     versions = {}
     for package in _PACKAGES:
@@ -178,7 +183,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
     return {
         "inputaware": __version__,
         "commit": _commit(),
-        "command": _command(),
+        "command": command_line(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": versions,
@@ -186,11 +191,11 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "processor": _processor(),
         "cores": os.cpu_count(),
         "cpu_features": features,
-        **fingerprint(device, precision),
+        **fingerprint(device, precision, processes),
     }
 
 
-def _command() -> str | None:
+def command_line() -> str | None:
     """Return the command line as a shell takes it; none where the package was called from a program."""
     program = Path(sys.argv[0])
     if program.name == "inputaware" or program.parts[-2:] == ("inputaware", "__main__.py"):

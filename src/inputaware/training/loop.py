@@ -19,6 +19,7 @@ from inputaware.errors import RunFolderError, TrainingError
 from inputaware.runs.checkpoint import Checkpoint, save_checkpoint
 from inputaware.runs.environment import full_float32, peak_memory_mib
 from inputaware.runs.folder import RunFolder
+from inputaware.training.processes import Processes
 from inputaware.training.step import TrainedModule, TrainingStep, beneath, place_modules
 
 __all__ = ["EpochReport", "Listener", "Trainer"]
@@ -80,6 +81,7 @@ class Trainer:
         fingerprint: what the bits depend on besides the configuration.
         folder: where journal and checkpoints go.
         listener: who is told how it goes.
+        processes: those that train the run together; none: this one is alone. The first of them validates and writes.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Trainer:
         fingerprint: dict[str, str],
         folder: RunFolder,
         listener: Listener,
+        processes: Processes | None = None,
     ) -> None:
         self.attack = attack
         self.config = config
@@ -106,10 +109,13 @@ class Trainer:
         self.fingerprint = fingerprint
         self.folder = folder
         self.listener = listener
+        self.processes = processes or Processes()
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rows = 0
         self.saved_at = time.perf_counter()
         place_modules(attack, device)
+        for module in attack.modules.values():
+            self.processes.prepare(module, device)
 
     def run(self, checkpoint: Checkpoint | None = None) -> None:
         """Run all stages, or what is left of them after a checkpoint.
@@ -128,7 +134,7 @@ class Trainer:
                 self._run_stage(index, stage, checkpoint if checkpoint and index == checkpoint.stage else None)
 
     def _run_stage(self, index: int, stage: Stage, checkpoint: Checkpoint | None) -> None:
-        step = TrainingStep(stage, device=self.device, precision=self.precision)
+        step = TrainingStep(stage, device=self.device, precision=self.precision, processes=self.processes)
         loader = Loader(
             self.images,
             self.labels,
@@ -156,6 +162,7 @@ class Trainer:
     def _run_epoch(self, index: int, stage: Stage, step: TrainingStep, loader: Loader, epoch: int) -> None:
         started = time.perf_counter()
         step.train_mode()
+        self.processes.draw_anew(self.config.seed, index, epoch)
         sums: dict[str, Tensor] = {}
         seen = steps = looked = 0
         for steps, batch in enumerate(loader, 1):
@@ -177,6 +184,9 @@ class Trainer:
         self._look(stage, epoch, steps, sums)
         training_seconds = time.perf_counter() - started
         losses = {name: float(total) / steps for name, total in sums.items()}
+        self._share_statistics(step.trained)
+        if not self.processes.writes:
+            return
         validation = self._validate(step.trained) if "classifier" in step.trained else {}
         row = {"stage": stage.name, "epoch": epoch + 1, "losses": losses, "validation": validation}
         self.folder.metrics.append(row)
@@ -195,6 +205,15 @@ class Trainer:
             }
         )
         self.listener.epoch_finished(report)
+
+    def _share_statistics(self, trained: dict[str, TrainedModule]) -> None:
+        """Give all processes the first one's batch-norm statistics, as the run folder and its checkpoint hold them."""
+        statistics: list[Tensor] = []
+        for member in trained.values():
+            for tensors in (member.module.state_dict(), {} if member.average is None else member.average.tensors):
+                parameters = dict(member.module.named_parameters())
+                statistics += [tensor for name, tensor in tensors.items() if name not in parameters]
+        self.processes.copy_from_first(statistics)
 
     def _look(self, stage: Stage, epoch: int, steps: int, sums: dict[str, Tensor]) -> None:
         """Stop where the losses summed so far are not finite."""

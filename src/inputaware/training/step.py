@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from inputaware.attacks.base import Attack, Recipe, Stage, StepLoss
 from inputaware.data.loader import Batch
 from inputaware.training.averaging import WeightAverage
+from inputaware.training.processes import Processes
 from inputaware.training.schedules import learning_rate
 
 __all__ = ["TrainedModule", "TrainingStep", "beneath", "place_modules"]
@@ -102,12 +103,22 @@ class TrainingStep:
         stage: what is trained, and its loss.
         device: where the networks are.
         precision: 32, or bf16 for mixed precision.
+        processes: those that do the step together; none: this one is alone.
 
     Attributes:
         trained: the networks in training, by name.
     """
 
-    def __init__(self, stage: Stage, *, device: torch.device, precision: Literal["32", "bf16"]) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        *,
+        device: torch.device,
+        precision: Literal["32", "bf16"],
+        processes: Processes | None = None,
+    ) -> None:
+        self.processes = processes or Processes()
+        stage.share = self.processes.share
         self.stage = stage
         self.device = device
         self.precision = precision
@@ -124,6 +135,8 @@ class TrainingStep:
         self.prepare(epoch=epoch, progress=progress)
         loss = self.loss(batch, progress)
         self.backward(loss)
+        if self.processes.count > 1:
+            loss = self._add(loss)
         self.update()
         return loss
 
@@ -131,6 +144,9 @@ class TrainingStep:
         """Set the learning rates and clear the gradients."""
         for member in self.trained.values():
             member.prepare(epoch, progress)
+            if not self.processes.writes:
+                # Gradients that are never cleared are kept by the first process alone, since all are added.
+                member.optimizer.zero_grad()
 
     def loss(self, batch: Batch, progress: float) -> StepLoss:
         """Return what the batch costs, computed in the precision asked for."""
@@ -140,6 +156,14 @@ class TrainingStep:
     def backward(self, loss: StepLoss) -> None:
         """Compute the gradients."""
         loss.total.backward()  # type: ignore[no-untyped-call]
+
+    def _add(self, loss: StepLoss) -> StepLoss:
+        """Add gradients and losses of all processes, and return the losses of the whole batch."""
+        everything = {"": loss.total, **loss.parts}
+        losses = {name: part.detach().to(torch.float32, copy=True) for name, part in everything.items()}
+        parameters = (parameter for member in self.trained.values() for parameter in member.parameters)
+        self.processes.add([*losses.values(), *(own.grad for own in parameters if own.grad is not None)])
+        return StepLoss(losses.pop(""), losses)
 
     def update(self) -> None:
         """Change the weights."""

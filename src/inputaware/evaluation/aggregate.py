@@ -1,0 +1,240 @@
+"""Runs that differ in their seeds only, as one: means and intervals of their results, and comparisons in words.
+
+A result is what :func:`inputaware.runs.results.collect_result` returns. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from inputaware.config import config_differences, config_from_dict, flatten, preset_config
+from inputaware.evaluation.statistics import CONFIDENCE, Estimate, compare, estimate, holm
+
+__all__ = [
+    "COMPARED",
+    "aggregate",
+    "best_filter",
+    "changes",
+    "comparisons",
+    "in_words",
+    "measures",
+    "setting_in_words",
+    "spread",
+]
+
+COMPARED = {
+    "clean_accuracy": "clean accuracy",
+    "attack_success_rate": "attack success",
+    "cross_accuracy": "cross accuracy",
+}
+"""The rates that comparisons are about, with their words."""
+
+_AFFORDABLE = 0.04
+"""Clean accuracy that the filter chosen by :func:`best_filter` may cost."""
+
+
+def best_filter(record: Mapping[str, Any]) -> tuple[float, float, str] | None:
+    """Return what the best filter of image regularization leaves: attack success, clean accuracy, and its name.
+
+    It is the one that, laid over the triggered image, leaves the attack least, of those that cost at most 4 points of
+    clean accuracy on the defender's images; none where no filter qualifies.
+
+    Args:
+        record: what ``defenses/image-regularization.json`` holds.
+    """
+    scored, known = record["scoring"]["scores"], record["scores"]
+    affordable = known["original"]["clean_accuracy"] - _AFFORDABLE
+    return min(
+        (
+            (found["trigger_then_filter"]["attack_success_rate"], found["clean_accuracy"], f"{kind}, {name}")
+            for kind in ("release", "feature-squeezing")
+            for name, found in scored[kind].items()
+            if found.get("trigger_then_filter") and known[kind][name]["clean_accuracy"] >= affordable
+        ),
+        default=None,
+    )
+
+
+def measures(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return every number of a result that is one number a run, by its path with dots.
+
+    Rates are fractions. ``defenses.NAME.flagged`` is 1 where the verdict is flagged, 0 where it is not, and missing
+    where a defense gives none.
+    """
+    found = {
+        "wall_seconds": float(result["wall_seconds"]),
+        "peak_memory_mib": float(result["peak_memory_mib"]),
+        **_numbers(result["evaluation"], ""),
+    }
+    for name, record in result.get("defenses", {}).items():
+        found |= _numbers(record["scores"], f"defenses.{name}.")
+        found |= _numbers(record["scoring"]["scores"], f"defenses.{name}.scoring.")
+        found[f"defenses.{name}.seconds"] = float(record["seconds"])
+        if record["verdict"] != "no-verdict":
+            found[f"defenses.{name}.flagged"] = float(record["verdict"] == "flagged")
+        if name == "image-regularization" and (best := best_filter(record)):
+            found[f"defenses.{name}.best_filter.attack_success_rate"] = best[0]
+            found[f"defenses.{name}.best_filter.clean_accuracy"] = best[1]
+    return found
+
+
+def _numbers(part: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Return the numbers in nested dictionaries; lists hold one for each class or pairing and are left out."""
+    return {name: float(value) for name, value in flatten(part, prefix).items() if isinstance(value, int | float)}
+
+
+def changes(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields in which a result's configuration departs from its preset, by dotted name.
+
+    What has a column of its own, the attack, the target and the seed, is left out.
+    """
+    config = config_from_dict(result["config"])
+    preset = preset_config(
+        config.preset,
+        dataset=config.dataset,
+        target=config.target,
+        attack=config.attack,
+        target_class=config.target_class,
+        seed=config.seed,
+    )
+    return {key: own for key, (_, own) in config_differences(preset, config).items()}
+
+
+def _setting(result: Mapping[str, Any]) -> str:
+    """Return what results have in common that differ in their seeds only."""
+    return json.dumps({**result["config"], "seed": None}, sort_keys=True)
+
+
+def _by_setting(results: Sequence[Mapping[str, Any]]) -> list[dict[int, Mapping[str, Any]]]:
+    """Return the results of each setting by seed, in the order in which the settings come first."""
+    groups: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for result in results:
+        groups.setdefault(_setting(result), {})[int(result["seed"])] = result
+    return list(groups.values())
+
+
+def aggregate(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a record for each setting: which it is, its seeds, and the estimate of each measure over them.
+
+    Args:
+        results: what :func:`inputaware.runs.results.collect_result` returned, in any number and order.
+
+    Returns:
+        Plain data for JSON. ``measures`` holds an :class:`~inputaware.evaluation.statistics.Estimate` by the names of
+        :func:`measures`; a measure that some of the seeds lack counts those that have it.
+    """
+    records = []
+    for by_seed in _by_setting(results):
+        first = next(iter(by_seed.values()))
+        values: dict[str, list[float]] = {}
+        for seed in sorted(by_seed):
+            for name, value in measures(by_seed[seed]).items():
+                values.setdefault(name, []).append(value)
+        records.append(
+            {
+                **{key: first[key] for key in ("dataset", "attack", "target", "target_class", "preset")},
+                "changes": changes(first),
+                "seeds": sorted(by_seed),
+                "paper": first["paper"],
+                "measures": {name: asdict(estimate(found)) for name, found in values.items()},
+            }
+        )
+    return records
+
+
+def comparisons(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return how each setting differs from the first one on the same data set, paired by seed.
+
+    The p-values are adjusted for all comparisons together (Holm). Settings without a seed in common are not compared.
+
+    Args:
+        results: as in :func:`aggregate`.
+
+    Returns:
+        Plain data for JSON; ``first`` and ``second`` count the records of :func:`aggregate` from 0.
+    """
+    groups = _by_setting(results)
+    references: dict[str, int] = {}
+    found = []
+    for index, group in enumerate(groups):
+        reference = references.setdefault(next(iter(group.values()))["dataset"], index)
+        if reference == index:
+            continue
+        for measure in COMPARED:
+            first, second = (_by_seed(groups[number], measure) for number in (reference, index))
+            if first.keys() & second.keys():
+                found.append((reference, index, measure, compare(first, second)))
+    adjusted = holm([comparison.p_value for *_, comparison in found])
+    return [
+        {
+            "first": first,
+            "second": second,
+            "measure": measure,
+            "difference": asdict(comparison.difference),
+            "p_value": comparison.p_value,
+            "adjusted_p_value": p_value,
+            "words": in_words(COMPARED[measure], comparison.difference, p_value),
+        }
+        for (first, second, measure, comparison), p_value in zip(found, adjusted, strict=True)
+    ]
+
+
+def _by_seed(group: Mapping[int, Mapping[str, Any]], measure: str) -> dict[int, float]:
+    rates = {seed: result["evaluation"][measure] for seed, result in group.items()}
+    return {seed: rate for seed, rate in rates.items() if rate is not None}
+
+
+def in_words(measure: str, difference: Estimate, p_value: float | None) -> str:
+    """Return a sentence: how large a difference of rates is, how sure, and whether luck explains it.
+
+    Args:
+        measure: what the rates are of.
+        difference: of fractions.
+        p_value: its p, adjusted where several questions were asked; none of one seed.
+    """
+    points = 100 * difference.mean
+    size = f"{abs(points):.2f} points {'higher' if points > 0 else 'lower'}" if round(points, 2) else "the same"
+    if difference.t_interval is None or p_value is None:
+        return f"{measure}: {size} with the one seed that both have, which says nothing of luck"
+    low, high = (100 * end for end in difference.t_interval)
+    verdict = "significant" if p_value < 1 - CONFIDENCE else "not significant: luck may explain it"
+    p_words = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    return (
+        f"{measure}: {size} ({100 * CONFIDENCE:.0f} % interval {low:+.2f} to {high:+.2f}, "
+        f"{difference.count} seeds, {p_words}): {verdict}"
+    )
+
+
+def setting_in_words(record: Mapping[str, Any]) -> str:
+    """Return what a setting is called: its data set, attack and target, and what departs from its preset.
+
+    Args:
+        record: one of :func:`aggregate`.
+    """
+    parts = [record["dataset"], record["attack"]]
+    if record["attack"] != "none":
+        parts.append(record["target"])
+        if record["target_class"] is not None:
+            parts.append(f"class {record['target_class']}")
+    parts += [record["preset"], *(f"{name} {value}" for name, value in record["changes"].items())]
+    return ", ".join(parts)
+
+
+def spread(measure: Mapping[str, Any] | None, *, factor: int | float = 100, digits: int = 2) -> str:
+    """Return mean, half of the t interval, and in brackets the standard deviation; a dash where there is no measure.
+
+    Args:
+        measure: an estimate of :func:`aggregate`.
+        factor: what numbers are multiplied by; 100 for percent.
+        digits: after the point.
+    """
+    if measure is None:
+        return "-"
+    mean = f"{factor * measure['mean']:.{digits}f}"
+    if measure["t_interval"] is None:
+        return mean
+    low, high = measure["t_interval"]
+    return f"{mean} ± {factor * (high - low) / 2:.{digits}f} ({factor * measure['deviation']:.{digits}f})"

@@ -1,0 +1,175 @@
+"""What is said of repeated numbers: medians and ranges of times, means and intervals over seeds, differences by seed.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "CONFIDENCE",
+    "Comparison",
+    "Estimate",
+    "compare",
+    "estimate",
+    "holm",
+    "percentile",
+    "ratios",
+    "summary",
+]
+
+CONFIDENCE = 0.95
+"""Share of intervals that hold the true mean; a difference is significant where p lies below the rest."""
+
+_RESAMPLES = 10_000
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the value below which this many percent lie, linear between neighbours in order.
+
+    Args:
+        values: one or more numbers.
+        percent: 0 to 100.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("values: expected at least one; found none")
+    ordered = sorted(values)
+    place = percent / 100 * (len(ordered) - 1)
+    below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
+    return below + (above - below) * (place - math.floor(place))
+
+
+def ratios(slower: Sequence[float], faster: Sequence[float]) -> list[float]:
+    """Return ``slower / faster`` of each round: both were timed one after the other, under the same load.
+
+    Args:
+        slower: seconds of what is compared with.
+        faster: seconds of what is measured, as many.
+    """
+    return [first / second for first, second in zip(slower, faster, strict=True)]
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Return median, lowest and highest value, and how many there are."""
+    return {
+        "median": statistics.median(values),
+        "lowest": min(values),
+        "highest": max(values),
+        "rounds": len(values),
+    }
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of a number over runs that differ in their seeds only, and how far luck may have moved it.
+
+    Attributes:
+        mean: the mean.
+        deviation: the standard deviation of one run, ``n - 1`` in the denominator; none of one run.
+        t_interval: Student's interval of the mean at :data:`CONFIDENCE`; none of one run.
+        bootstrap_interval: the percentile bootstrap's; none of one run.
+        count: how many runs.
+    """
+
+    mean: float
+    deviation: float | None
+    t_interval: tuple[float, float] | None
+    bootstrap_interval: tuple[float, float] | None
+    count: int
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Return mean, standard deviation and both intervals of a number over seeds.
+
+    ``mean +- t sd / sqrt(n)`` with Student's t of ``n - 1`` degrees of freedom (Student 1908), and the percentile
+    bootstrap (Efron 1979): quantiles of the means of 10,000 samples drawn from the values with replacement. The t
+    interval takes the values as normal, and of rates near 0 or 1 it can reach beyond. The bootstrap assumes no shape,
+    but never leaves the range of the values, so that with a handful of them it is too narrow.
+
+    Args:
+        values: one or more numbers, one for each seed.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("values: expected at least one; found none")
+    mean, count = statistics.fmean(values), len(values)
+    if count == 1:
+        return Estimate(mean, None, None, None, 1)
+    import numpy as np
+    from scipy import stats
+
+    deviation = statistics.stdev(values)
+    tail = (1 - CONFIDENCE) / 2
+    reach = float(stats.t.isf(tail, count - 1)) * deviation / math.sqrt(count)
+    # Seeded by nothing: the same values have the same interval, today and tomorrow.
+    draws = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
+    low, high = np.quantile(np.asarray(values, dtype=np.float64)[draws].mean(axis=1), (tail, 1 - tail))
+    return Estimate(mean, deviation, (mean - reach, mean + reach), (float(low), float(high)), count)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two settings differ, paired by seed.
+
+    Attributes:
+        difference: of the second minus the first, over the seeds that both have.
+        p_value: two-sided p of the paired t-test; none of one seed.
+    """
+
+    difference: Estimate
+    p_value: float | None
+
+
+def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparison:
+    """Return the difference ``second - first`` of the seeds that both have, and whether luck explains it.
+
+    The paired t-test (Student 1908) asks how often differences that are zero in the mean would give one as large.
+    Pairing takes out what a seed does to both, such as the order of the images.
+
+    Args:
+        first: numbers by seed.
+        second: numbers by seed, at least one of them of a seed of the first.
+
+    Raises:
+        ValueError: no seed is in both.
+    """
+    common = sorted(first.keys() & second.keys())
+    if not common:
+        raise ValueError(f"seeds: expected one that is in both; found {sorted(first)} and {sorted(second)}")
+    difference = estimate([second[seed] - first[seed] for seed in common])
+    if difference.deviation is None:
+        return Comparison(difference, None)
+    if difference.deviation == 0:
+        return Comparison(difference, 1.0 if difference.mean == 0 else 0.0)
+    from scipy import stats
+
+    t = difference.mean / (difference.deviation / math.sqrt(difference.count))
+    return Comparison(difference, float(2 * stats.t.sf(abs(t), difference.count - 1)))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values that hold for all questions together: of many, some look significant by luck (Holm 1979).
+
+    In ascending order the i-th of m is multiplied by ``m - i + 1``; none falls below the one before it, or rises
+    above 1.
+
+    Args:
+        p_values: one for each question; none stays none and is no question.
+    """
+    asked = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, index) in enumerate(asked):
+        highest = max(highest, min(1.0, p * (len(asked) - rank)))
+        adjusted[index] = highest
+    return adjusted

@@ -1,0 +1,44 @@
+"""What defenses left in a run folder, read back without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from inputaware.errors import RunFolderError
+from inputaware.runs.files import read_json
+
+__all__ = ["kept_finding"]
+
+
+def kept_finding(folder: Path, name: str, settings: Mapping[str, Any], seed: int) -> dict[str, Any] | None:
+    """Return the result of a defense that is in a run folder already; none where it or its arrays are missing.
+
+    Args:
+        folder: the run folder's ``defenses``.
+        name: of the defense.
+        settings: of the defense, by name.
+        seed: of its random choices.
+
+    Raises:
+        RunFolderError: it was made with other settings or another seed, or is corrupt.
+    """
+    path = folder / f"{name}.json"
+    if not path.exists() or not path.with_suffix(".npz").exists():
+        return None
+    record = read_json(path)
+    # As a file holds them: lists for tuples.
+    asked = json.loads(json.dumps({**settings, "seed": seed}))
+    found = {**record.get("settings", {}), "seed": record.get("seed")}
+    if different := [
+        f"{key} {found.get(key)!r} there, {asked.get(key)!r} here"
+        for key in asked | found
+        if asked.get(key) != found.get(key)
+    ]:
+        raise RunFolderError(
+            f"{path}: expected a result with the settings that are asked for; found {'; '.join(different)}; "
+            "replace it with --overwrite, or leave these options out"
+        )
+    return record

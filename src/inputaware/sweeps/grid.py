@@ -1,0 +1,209 @@
+"""What a sweep runs: a grid of configurations, read from a file and from options, checked before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from inputaware.config import DATASETS, Config, check_config, config_to_dict, flatten, override, preset_config
+from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
+from inputaware.errors import ConfigError
+
+__all__ = ["Cell", "Sweep", "parse_option", "plan_sweep", "read_description"]
+
+_KEYS = ("base", "runs", "defenses", "defense_settings")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        name: of its run folder. It follows from the configuration alone, so that a sweep that grows, or another one
+            into the same folder, finds what is done.
+        config: the run's configuration.
+    """
+
+    name: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything that a sweep is to run.
+
+    Attributes:
+        cells: the runs, each configuration once.
+        defenses: which defenses each run meets when it is trained; their seed is the run's.
+        settings: the settings of the defenses.
+    """
+
+    cells: tuple[Cell, ...]
+    defenses: tuple[DefenseName, ...] = ()
+    settings: DefenseSettings = field(default_factory=DefenseSettings)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return what a sweep's YAML file says (JSON is YAML too).
+
+    Raises:
+        ConfigError: the file is missing or is not YAML, or PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise ConfigError(
+            "sweep: expected PyYAML, of the extra 'cluster', to read a file; found none; install inputaware[cluster]"
+        ) from None
+    try:
+        description = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a sweep's YAML file; found: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: expected YAML; found: {' '.join(str(error).split())}") from None
+    if not isinstance(description, dict):
+        raise ConfigError(f"{path}: expected {', '.join(_KEYS)} by name; found {type(description).__name__}")
+    return description
+
+
+def parse_option(text: str) -> tuple[str, list[Any]]:
+    """Return the field and the values of an option ``FIELD=VALUE`` or ``FIELD=VALUE,VALUE,...``.
+
+    Values are read as JSON where they are JSON, and as text elsewhere.
+
+    Raises:
+        ConfigError: there is no field or no value.
+    """
+    name, equals, values = text.partition("=")
+    if not name or not equals or not values:
+        raise ConfigError(f"set: expected FIELD=VALUE or FIELD=VALUE,VALUE,...; found {text!r}")
+    try:
+        # As one list: so that values that are lists themselves keep their commas.
+        return name.replace("-", "_"), json.loads(f"[{values}]")
+    except ValueError:
+        return name.replace("-", "_"), [_plain(value) for value in values.split(",")]
+
+
+def _plain(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"none": None}.get(text, text)
+
+
+def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> Sweep:
+    """Return the sweep that a description asks for, with every configuration checked.
+
+    Args:
+        description: ``base``: fields of all runs; ``runs``: a list of grids, each with fields of its own;
+            ``defenses``: names, or ``all``; ``defense_settings``: fields of
+            :class:`~inputaware.defenses.settings.DefenseSettings`. A field is a name with dots or a nested part, its
+            value one value or a list of values to try; a value that is a list itself stands in a second list.
+        axes: fields with their values from the command line, which replace the description's.
+
+    Raises:
+        ConfigError: a field is unknown, a value is out of its range or of the wrong type, or nothing is to be run.
+    """
+    for key in description:
+        if key not in _KEYS:
+            raise ConfigError(f"sweep: expected one of {', '.join(_KEYS)}; found {key!r}")
+    base = _flat(_part(description, "base"))
+    grids = description.get("runs", [{}])
+    if not isinstance(grids, list) or not grids:
+        raise ConfigError(f"runs: expected a list of one or more grids; found {grids!r}")
+    cells: dict[str, Cell] = {}
+    for number, grid in enumerate(grids, 1):
+        if not isinstance(grid, dict):
+            raise ConfigError(f"runs: expected fields by name in each grid; found {grid!r} as number {number}")
+        for config in _configurations({**base, **_flat(grid), **axes}):
+            cell = Cell(_name(config), config)
+            cells.setdefault(cell.name, cell)
+    settings = _defense_settings(_part(description, "defense_settings"))
+    return Sweep(tuple(cells.values()), _defenses(description.get("defenses", [])), settings)
+
+
+def _part(description: Mapping[str, Any], key: str) -> dict[str, Any]:
+    part = description.get(key, {})
+    if not isinstance(part, dict):
+        raise ConfigError(f"{key}: expected fields by name; found {part!r}")
+    return part
+
+
+def _flat(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested fields by dotted name, as Python spells it."""
+    return {name.replace("-", "_"): value for name, value in flatten(part).items()}
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields by dotted name as nested parts."""
+    found: dict[str, Any] = {}
+    for name, value in sorted(flat.items()):
+        *parts, last = name.split(".")
+        place = found
+        for part in parts:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{name}: expected a field; found a value for {part!r}, which it is a part of")
+        place[last] = value
+    return found
+
+
+def _configurations(axes: Mapping[str, Any]) -> Iterable[Config]:
+    """Yield the configuration of each point of a grid."""
+    if "dataset" not in axes:
+        raise ConfigError(
+            "dataset: expected digits, mnist, cifar10, gtsrb or the path of a folder in every grid; found none"
+        )
+    values = {name: value if isinstance(value, list | tuple) else [value] for name, value in axes.items()}
+    for name, choices in values.items():
+        if not choices:
+            raise ConfigError(f"{name}: expected at least one value; found none")
+    for point in itertools.product(*values.values()):
+        options = dict(zip(values, point, strict=True))
+        dataset, preset, target = (
+            options.pop(name, default) for name, default in (("dataset", None), ("preset", "fast"), ("target", None))
+        )
+        if not isinstance(dataset, str):
+            raise ConfigError(f"dataset: expected text; found {dataset!r}")
+        if dataset not in DATASETS and os.path.exists(dataset):
+            dataset = os.path.abspath(dataset)
+        chosen = {} if target is None else {"target": target}
+        config = override(preset_config(preset, dataset=dataset, **chosen), _nested(options))
+        check_config(config)
+        yield config
+
+
+def _name(config: Config) -> str:
+    """Return a name that a person can read, made unique by a digest of the whole configuration."""
+    digest = hashlib.sha256(json.dumps(config_to_dict(config), sort_keys=True).encode()).hexdigest()[:8]
+    dataset = re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(config.dataset))[:40].strip("-.") or "images"
+    target = [] if config.attack == "none" else [config.target]
+    return "-".join([dataset, config.attack, *target, config.preset, f"seed{config.seed}", digest])
+
+
+def _defenses(names: Any) -> tuple[DefenseName, ...]:
+    if names == "all" or names == ["all"]:
+        return DEFENSES
+    if not isinstance(names, list | tuple):
+        raise ConfigError(f"defenses: expected a list of names, or all; found {names!r}")
+    for name in names:
+        if name not in DEFENSES:
+            raise ConfigError(f"defenses: expected all, or some of {', '.join(DEFENSES)}; found {name!r}")
+    return tuple(dict.fromkeys(names))
+
+
+def _defense_settings(changes: Mapping[str, Any]) -> DefenseSettings:
+    try:
+        settings = override(DefenseSettings(), _nested(_flat(changes)))
+        for part in fields(settings):
+            getattr(settings, part.name).check()
+    except ConfigError as error:
+        raise ConfigError(f"defense_settings: {error}") from None
+    return settings

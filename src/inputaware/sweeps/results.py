@@ -1,0 +1,96 @@
+"""What a sweep found: a row for each cell in one parquet file, and means over seeds in ``summary.json``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inputaware.config import config_to_dict, flatten
+from inputaware.errors import InputAwareError
+from inputaware.evaluation.aggregate import aggregate, comparisons, measures
+from inputaware.runs.environment import command_line
+from inputaware.runs.files import write_atomically, write_json
+from inputaware.runs.results import collect_result
+from inputaware.sweeps.grid import Sweep
+from inputaware.sweeps.progress import CellState
+
+__all__ = ["summarize", "write_results"]
+
+_MACHINE = ("device", "threads", "precision", "commit")
+
+
+def write_results(sweep: Sweep, folder: Path, states: dict[str, CellState]) -> dict[str, Any]:
+    """Write ``results.parquet`` and ``summary.json``, and return what the latter holds.
+
+    A finished cell whose files cannot be read counts as broken from then on.
+
+    Args:
+        sweep: what was to be run.
+        folder: of the sweep.
+        states: of its cells by name.
+
+    Raises:
+        RunFolderError: a file cannot be written.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    for cell in sweep.cells:
+        state = states[cell.name]
+        if state.status in ("finished", "kept"):
+            try:
+                results[cell.name] = collect_result(folder / "runs" / cell.name, cell.config)
+            except InputAwareError as error:
+                state.status, state.error = "broken", str(error)
+    rows = [
+        {
+            "cell": cell.name,
+            "status": states[cell.name].status,
+            "error": states[cell.name].error,
+            **flatten(config_to_dict(cell.config), "config."),
+            **(_row(results[cell.name]) if cell.name in results else {}),
+        }
+        for cell in sweep.cells
+    ]
+    write_atomically(folder / "results.parquet", lambda path: _write_parquet(path, rows))
+    summary = summarize(list(results.values()), states)
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def summarize(results: Sequence[Mapping[str, Any]], states: Mapping[str, CellState]) -> dict[str, Any]:
+    """Return means over seeds, comparisons, and what they were computed on, as plain data for JSON."""
+    counts = Counter(state.status for state in states.values())
+    return {
+        "command": command_line(),
+        "cells": {
+            "finished": counts["finished"] + counts["kept"],
+            "broken": counts["broken"],
+            "left": counts["waiting"] + counts["running"],
+        },
+        "broken": {name: state.error for name, state in states.items() if state.status == "broken"},
+        **{key: sorted({str(result[key]) for result in results}) for key in _MACHINE},
+        "torch": sorted({result["versions"]["torch"] for result in results}),
+        "wall_seconds": round(sum(result["wall_seconds"] for result in results), 1),
+        "configurations": aggregate(results),
+        "comparisons": comparisons(results),
+    }
+
+
+def _row(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run found, beside its configuration."""
+    return {
+        **measures(result),
+        **{f"defenses.{name}.verdict": record["verdict"] for name, record in result["defenses"].items()},
+        **{key: result[key] for key in (*_MACHINE, "resumed")},
+        "torch": result["versions"]["torch"],
+    }
+
+
+def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table with a column for every key that some row has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = dict.fromkeys(key for row in rows for key in row)
+    pq.write_table(pa.table({key: pa.array([row.get(key) for row in rows]) for key in columns}), path)

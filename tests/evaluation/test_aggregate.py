@@ -1,0 +1,163 @@
+"""Runs that differ in their seeds only are counted together; what differs beside that is compared, paired by seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from inputaware.config import config_to_dict, preset_config
+from inputaware.evaluation.aggregate import (
+    aggregate,
+    best_filter,
+    changes,
+    comparisons,
+    in_words,
+    measures,
+    setting_in_words,
+    spread,
+)
+from inputaware.evaluation.statistics import Estimate
+
+
+def result(seed: int, clean: float, success: float | None = None, **options: Any) -> dict[str, Any]:
+    """Return what a run publishes, as far as it is aggregated."""
+    config = preset_config("fast", dataset="digits", seed=seed, **options)
+    return {
+        "dataset": "digits",
+        "attack": config.attack,
+        "target": config.target,
+        "target_class": config.target_class if config.target == "all-to-one" else None,
+        "preset": config.preset,
+        "seed": seed,
+        "evaluation": {
+            "clean_accuracy": clean,
+            "attack_success_rate": success,
+            "cross_accuracy": None,
+            "trigger": {"mask_area": 0.02, "ssim": None},
+            "per_class": {"clean_accuracy": [clean]},
+        },
+        "paper": None,
+        "wall_seconds": 10.0 + seed,
+        "peak_memory_mib": 500,
+        "defenses": {},
+        "config": config_to_dict(config),
+    }
+
+
+FILTERS = {
+    "scores": {
+        "original": {"clean_accuracy": 0.9},
+        "release": {"k=3": {"clean_accuracy": 0.9}, "k=5": {"clean_accuracy": 0.85}},
+        "feature-squeezing": {"k=3": {"clean_accuracy": 0.87}},
+    },
+    "scoring": {
+        "scores": {
+            "release": {
+                "k=3": {"clean_accuracy": 0.9, "trigger_then_filter": {"attack_success_rate": 0.4}},
+                "k=5": {"clean_accuracy": 0.8, "trigger_then_filter": {"attack_success_rate": 0.2}},
+            },
+            "feature-squeezing": {
+                "k=3": {"clean_accuracy": 0.7, "trigger_then_filter": {"attack_success_rate": 0.3}},
+            },
+        }
+    },
+}
+
+
+def test_the_best_filter_is_one_that_a_defender_can_afford() -> None:
+    assert best_filter(FILTERS) == (0.3, 0.7, "feature-squeezing, k=3")
+    clean = {**FILTERS, "scoring": {"scores": {"release": {"k=3": {"trigger_then_filter": None}}}}}
+    clean["scoring"]["scores"]["feature-squeezing"] = {}  # type: ignore[index]
+    assert best_filter(clean) is None
+
+
+def test_measures_are_every_number_of_a_run() -> None:
+    run = result(0, 0.9, 0.8)
+    run["defenses"] = {
+        "strip": {
+            "scores": {"threshold": 0.5},
+            "scoring": {"scores": {"auroc": 0.6}},
+            "verdict": "no-verdict",
+            "seconds": 3,
+        },
+        "neural-cleanse": {"scores": {"flagged": [1]}, "scoring": {"scores": {}}, "verdict": "flagged", "seconds": 4},
+        "image-regularization": {**FILTERS, "verdict": "no-verdict", "seconds": 5},
+    }
+    found = measures(run)
+    assert found["clean_accuracy"] == 0.9
+    assert found["trigger.mask_area"] == 0.02
+    assert found["wall_seconds"] == 10.0
+    assert found["defenses.strip.threshold"] == 0.5
+    assert found["defenses.strip.scoring.auroc"] == 0.6
+    assert found["defenses.neural-cleanse.flagged"] == 1.0
+    assert found["defenses.image-regularization.best_filter.attack_success_rate"] == 0.3
+    assert "defenses.strip.flagged" not in found
+    assert "cross_accuracy" not in found
+    assert not [name for name in found if "per_class" in name or "ssim" in name]
+
+
+def test_changes_are_what_departs_from_the_preset() -> None:
+    assert changes(result(3, 0.9)) == {}
+    assert changes(result(3, 0.9, attack="badnets", target="all-to-all")) == {}
+    run = result(3, 0.9, joint_stage={"lambda_div": 0.0}, target_class=4)
+    assert changes(run) == {"joint_stage.lambda_div": 0.0}
+
+
+def test_settings_are_counted_over_their_seeds() -> None:
+    rates = [0.90, 0.94, 0.92]
+    runs = [result(seed, rate, rate / 2) for seed, rate in enumerate(rates)]
+    first, second = aggregate([runs[2], result(0, 0.5, attack="none"), runs[0], runs[1]])
+    assert first["seeds"] == [0, 1, 2]
+    assert second["seeds"] == [0]
+    measure = first["measures"]["clean_accuracy"]
+    assert measure["mean"] == pytest.approx(np.mean(rates))
+    assert measure["deviation"] == pytest.approx(np.std(rates, ddof=1))
+    assert measure["t_interval"] == pytest.approx(
+        stats.t.interval(0.95, 2, np.mean(rates), stats.sem(rates)), rel=1e-12
+    )
+    assert second["measures"]["clean_accuracy"]["t_interval"] is None
+    assert "attack_success_rate" not in second["measures"]
+    assert setting_in_words(first) == "digits, input-aware, all-to-one, class 0, fast"
+    assert setting_in_words(second) == "digits, none, fast"
+
+
+def test_the_same_run_twice_is_one() -> None:
+    (record,) = aggregate([result(0, 0.9), result(0, 0.9)])
+    assert record["measures"]["clean_accuracy"]["count"] == 1
+
+
+def test_comparisons_are_paired_and_their_p_adjusted() -> None:
+    first = [result(seed, 0.90 + seed / 100, 0.8) for seed in range(4)]
+    second = [result(seed, 0.95 + seed / 90, 0.8, joint_stage={"lambda_div": 0.0}) for seed in range(1, 6)]
+    clean, attack = comparisons([*first, *second])
+    assert (clean["first"], clean["second"], clean["measure"]) == (0, 1, "clean_accuracy")
+    assert clean["difference"]["count"] == 3
+    theirs = stats.ttest_rel([0.95 + seed / 90 for seed in (1, 2, 3)], [0.90 + seed / 100 for seed in (1, 2, 3)])
+    assert clean["p_value"] == pytest.approx(theirs.pvalue)
+    assert clean["adjusted_p_value"] == pytest.approx(2 * theirs.pvalue)
+    assert clean["words"].startswith("clean accuracy: 5.22 points higher (95 % interval +4.95 to +5.50, 3 seeds, p")
+    assert clean["words"].endswith(": significant")
+    assert attack["words"] == (
+        "attack success: the same (95 % interval +0.00 to +0.00, 3 seeds, p = 1.000): "
+        "not significant: luck may explain it"
+    )
+
+
+def test_settings_without_a_seed_in_common_are_not_compared() -> None:
+    assert comparisons([result(0, 0.9), result(1, 0.8, attack="none")]) == []
+
+
+def test_words_for_one_seed() -> None:
+    words = in_words("cross accuracy", Estimate(-0.0123, None, None, None, 1), None)
+    assert words == "cross accuracy: 1.23 points lower with the one seed that both have, which says nothing of luck"
+
+
+def test_a_spread_is_mean_interval_and_deviation() -> None:
+    measure = {"mean": 0.5, "t_interval": [0.4, 0.6], "deviation": 0.05}
+    assert spread(measure) == "50.00 ± 10.00 (5.00)"
+    assert spread(measure, factor=1, digits=3) == "0.500 ± 0.100 (0.050)"
+    assert spread({**measure, "t_interval": None}) == "50.00"
+    assert spread(None) == "-"

@@ -1,0 +1,288 @@
+"""Sweeps on a real Ray cluster: a head and two workers on loopback, one of which dies in mid-run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from inputaware.api import train
+from inputaware.errors import ConfigError
+from inputaware.runs.folder import RunFolder
+from inputaware.runs.journal import Journal
+from inputaware.sweeps import cluster
+from inputaware.sweeps.grid import plan_sweep
+from inputaware.sweeps.progress import CellState
+
+PATIENCE = 300
+MASK, JOINT = 1, 60
+SWEEP = {
+    "base": {
+        "dataset": "digits",
+        "device": "cpu",
+        "precision": "32",
+        "seed": [0, 1],
+        "train_images": 100,
+        "validation_images": 20,
+        "model": {"hidden_units": 16},
+        "mask_stage": {"epochs": MASK, "batch_size": 50},
+        "joint_stage": {"epochs": JOINT, "batch_size": 50},
+    },
+    # The second grid cannot train: there are fewer images than a batch holds.
+    "runs": [{}, {"train_images": 10, "seed": 0}],
+    "defenses": ["image-regularization"],
+}
+CELLS = 3
+# A process that was started in the background would ignore SIGINT.
+PROGRAM = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from inputaware.cli import main; sys.exit(main())"
+)
+COMMAND = [sys.executable, "-c", PROGRAM]
+
+
+def until(condition: Callable[[], Any], what: str, process: subprocess.Popen[str] | None = None) -> Any:
+    """Wait for something and return it."""
+    ends = time.monotonic() + PATIENCE
+    while time.monotonic() < ends:
+        if found := condition():
+            return found
+        assert process is None or process.poll() is None, f"{what}: {process.communicate()}"
+        time.sleep(0.05)
+    raise AssertionError(f"waited {PATIENCE} s for {what}")
+
+
+# Three Ray nodes with processes of their own, until stdin is closed.
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+small = {"object_store_memory": 80_000_000, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+for _ in range(2):
+    cluster.add_node(num_cpus=1, **small)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+class Cluster:
+    """A Ray head without processors and two workers with one each, on loopback."""
+
+    def __init__(self) -> None:
+        pytest.importorskip("ray", reason="Ray, of the extra 'cluster', is not installed")
+        self.environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Ray's word for loopback only, on any system.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        }
+        self.nodes = subprocess.Popen(
+            [sys.executable, "-c", NODES],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.nodes.stdout is not None
+        self.address = self.nodes.stdout.readline().strip()
+        assert self.address.startswith("127.0.0.1:"), self.nodes.communicate()
+
+    def stop(self) -> None:
+        self.nodes.communicate(timeout=PATIENCE)
+
+    def sweep(self, file: Path, output: Path, *options: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, "sweep", str(file), "--output", str(output), "--json", "--address", self.address, *options],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[Cluster]:
+    running = Cluster()
+    yield running
+    running.stop()
+
+
+def files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted((folder / "runs").rglob("*"))
+        if path.is_file()
+    }
+
+
+def owner(run: Path) -> int | None:
+    """Return the process that holds a run folder."""
+    try:
+        return int((run / ".lock").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def in_mid_run(folder: Path) -> int | None:
+    """Return the process of a cell that has a checkpoint and is in the middle of its joint stage."""
+    for run in folder.glob("runs/*"):
+        rows = (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
+        if MASK + 3 <= rows <= MASK + JOINT // 2 and (run / "checkpoint" / "state.safetensors").exists():
+            return owner(run)
+    return None
+
+
+def starts(folder: Path) -> dict[str, int]:
+    """Return how often each cell was begun or taken up again."""
+    return {
+        run.name: [row["part"] for row in Journal(run / "timing.jsonl").rows()].count("preparation")
+        for run in folder.glob("runs/*")
+    }
+
+
+def test_an_interruption_and_a_killed_worker_lose_nothing_and_run_nothing_twice(
+    ray_cluster: Cluster, tmp_path: Path
+) -> None:
+    file, output = tmp_path / "sweep.yaml", tmp_path / "sweep"
+    file.write_text(json.dumps(SWEEP), encoding="utf-8")
+    process = ray_cluster.sweep(file, output)
+    until(lambda: in_mid_run(output), "a cell in mid-run", process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, err
+    command = f"inputaware sweep {file} --output {output} --json --address {ray_cluster.address}"
+    assert err.endswith(f"inputaware: stopped; go on with: {command}\n")
+    states = [row["status"] for row in pq.read_table(output / "results.parquet").to_pylist()]
+    assert "running" in states
+    assert "broken" not in states[: CELLS - 1]
+    begun = starts(output)
+
+    process = ray_cluster.sweep(file, output)
+    victim = until(lambda: in_mid_run(output), "a cell in mid-run", process)
+    killed = next(run for run in output.glob("runs/*") if owner(run) == victim)
+    before = begun.get(killed.name, 0)
+    os.kill(victim, signal.SIGKILL)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, err  # for the broken cell
+    summary = json.loads(out)
+    assert summary["cells"] == {"finished": CELLS - 1, "broken": 1, "left": 0}
+    (reason,) = summary["broken"].values()
+    assert reason.startswith("joint_stage.batch_size: expected at most 10, the images of the training split; found 50")
+
+    for run in sorted(output.glob("runs/*")):
+        rows = [(row["stage"], row["epoch"]) for row in Journal(run / "metrics.jsonl").rows()]
+        assert rows == [("mask", epoch + 1) for epoch in range(MASK)] + [("joint", epoch + 1) for epoch in range(JOINT)]
+        assert (run / "defenses" / "image-regularization.json").exists()
+        assert not (run / ".lock").exists()
+        environment = json.loads((run / "environment.json").read_text())
+        assert environment["threads"] == "1"
+        # The mask stage is done once: whoever came later went on from its checkpoint.
+        parts = [row["part"] for row in Journal(run / "timing.jsonl").rows()]
+        assert parts.count("mask") == MASK
+        assert parts.count("evaluation") == parts.count("defense image-regularization") == 1
+        assert starts(output)[run.name] == 1 + len(environment.get("resumed", []))
+    # Taken up again after the kill: once at least after what was there before, twice if it began in this sweep.
+    assert starts(output)[killed.name] >= before + 2
+
+    # What was killed ends as if nothing had happened.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train(RunFolder(killed).config(), tmp_path / "whole")
+    finally:
+        torch.set_num_threads(threads)
+    for name in ("classifier.safetensors", "pattern_generator.safetensors", "evaluation.json", "metrics.jsonl"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+    (record,) = summary["configurations"]
+    assert record["seeds"] == [0, 1]
+    assert record["measures"]["clean_accuracy"]["count"] == 2
+    table = pq.read_table(output / "results.parquet").to_pylist()
+    assert [row["status"] for row in table] == ["finished"] * (CELLS - 1) + ["broken"]
+    assert [row["config.seed"] for row in table] == [0, 1, 0]
+    assert [row["clean_accuracy"] is None for row in table] == [False] * (CELLS - 1) + [True]
+    assert table[-1]["error"] == reason
+
+    # The same command again: what is finished stays as it is, and what is broken is tried once more.
+    whole = files(output)
+    process = ray_cluster.sweep(file, output)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, err
+    assert files(output) == whole
+    assert json.loads(out)["cells"] == summary["cells"]
+
+
+def test_without_a_cluster_at_the_address(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray, of the extra 'cluster', is not installed")
+    with pytest.raises(ConfigError) as error:
+        cluster.run_sweep(plan_sweep({"base": {"dataset": "digits"}}, {}), tmp_path / "sweep", address="127.0.0.1:1")
+    assert str(error.value) == (
+        "address: expected a Ray cluster at '127.0.0.1:1'; found: [Errno 111] Connection refused; "
+        "start one with: ray start --head"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cpus": 0}, "cpus: expected a number above 0; found 0"),
+        ({"gpus": 1.5}, "gpus: expected 0, a fraction of 1, or a whole number; found 1.5"),
+        ({"gpus": -1}, "gpus: expected 0, a fraction of 1, or a whole number; found -1"),
+        ({"retries": -1}, "retries: expected a number of at least 0; found -1"),
+    ],
+)
+def test_resources_that_make_no_sense(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        cluster.run_sweep(plan_sweep({"base": {"dataset": "digits"}}, {}), tmp_path / "sweep", **options)
+    assert str(error.value) == message
+    assert not (tmp_path / "sweep").exists()
+
+
+class FakeRay:
+    """Machines, as Ray tells of them."""
+
+    def __init__(self, *machines: dict[str, float]) -> None:
+        self.machines = machines
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": machine} for machine in self.machines] + [
+            {"Alive": False, "Resources": {"CPU": 100.0, "GPU": 100.0}}
+        ]
+
+
+def test_how_many_cells_run_at_the_same_time() -> None:
+    machines = FakeRay({"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}, {})
+    assert cluster._slots(machines, 1, 0) == 7
+    assert cluster._slots(machines, 2, 0) == 3
+    assert cluster._slots(machines, 0.5, 0) == 14
+    assert cluster._slots(machines, 1, 0.25) == 4
+    with pytest.raises(ConfigError) as error:
+        cluster._slots(machines, 5, 1)
+    assert str(error.value) == (
+        "cpus, gpus: expected what one machine has, at most 4 processors and 1 GPUs; found 5 and 1"
+    )
+
+
+def test_ray_is_not_needed_where_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_is_finished", lambda *_: True)
+    monkeypatch.setattr(cluster, "_import_ray", lambda address: pytest.fail("Ray was asked for"))
+    seen: list[dict[str, CellState]] = []
+    sweep = plan_sweep({"base": {"dataset": "digits"}}, {})
+    summary = cluster.run_sweep(sweep, tmp_path / "sweep", watch=lambda states, slots: seen.append(dict(states)))
+    # There is no run folder, in truth: that is said, and the sweep ends.
+    (reason,) = summary["broken"].values()
+    assert "expected a finished run with an evaluation.json" in reason
+    assert seen[0][sweep.cells[0].name].status == "broken"

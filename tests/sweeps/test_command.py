@@ -1,0 +1,106 @@
+"""The command ``inputaware sweep``: the plan, mistakes found before anything starts, and what a person sees."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from inputaware.cli import main
+from inputaware.console import SweepDisplay, sweep_tables
+from inputaware.sweeps.progress import CellState
+
+
+def test_the_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("base: {dataset: digits, seed: [0, 1]}\nruns: [{attack: badnets}, {attack: none}]\n")
+    capsys.readouterr()
+    arguments = ["sweep", str(file), "--output", str(tmp_path / "sweep"), "--set", "joint_stage.epochs=3,4", "--plan"]
+    assert main([*arguments, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [
+        (row["config"]["attack"], row["config"]["seed"], row["config"]["joint_stage"]["epochs"]) for row in rows
+    ] == [(attack, seed, epochs) for attack in ("badnets", "none") for seed in (0, 1) for epochs in (3, 4)]
+    assert main([*arguments, "--seed", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "4 cells" in out
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "digits", "--attack", "bad"], "attack: expected one of input-aware, badnets, none; found 'bad'"),
+        (["--dataset", "digits", "--set", "epochs=3"], "epochs: unknown option; expected one of dataset, attack"),
+        (["--dataset", "digits", "--defenses", "strap"], "defenses: expected all, or some of neural-cleanse"),
+        ([], "dataset: expected digits, mnist, cifar10, gtsrb or the path of a folder in every grid; found none"),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", *arguments, "--output", str(tmp_path / "sweep")]) == 2
+    assert capsys.readouterr().err.startswith(f"inputaware: {message}")
+    assert not (tmp_path / "sweep").exists()
+
+
+STATES = {
+    "done": CellState("g", "finished", seconds=61),
+    "kept": CellState("g", "kept"),
+    "at work": CellState("g", "running", "joint", 0.5, 30, 2, "10.0.0.1:77"),
+    "[b]odd[/b]": CellState("g", "broken", error="it is [red]broken[/red]"),
+    "later": CellState("g"),
+}
+
+
+def test_the_table_shows_what_matters_and_escapes_names() -> None:
+    console = Console(file=StringIO(), width=200)
+    console.print(SweepDisplay(console).table(STATES, 1))
+    found = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = [line for line in found.split("\n") if "│" in line]
+    order = ["at work", "[b]odd[/b]", "later", "done", "kept"]
+    assert [word for line in lines for word in STATES if word in line] == order
+    assert "10.0.0.1:77" in found
+    assert "it is [red]broken[/red]" in found
+    # 30 s of the running one, and what the waiting one takes: the mean of 61 s and 60 s.
+    assert "2 of 5 cells done (1 of them before), 1 running, 1 broken; left: 0:01:30" in found
+
+
+def test_without_a_terminal_each_cell_that_ends_has_a_line() -> None:
+    console = Console(file=StringIO(), width=200)
+    with SweepDisplay(console) as display:
+        display.watch(STATES, 1)
+        display.watch(STATES, 1)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.partition(";")[0] for line in lines] == [
+        "done: finished",
+        "[b]odd[/b]: broken: it is [red]broken[/red]",
+    ]
+
+
+def test_tables_of_a_summary() -> None:
+    measure = {"mean": 0.5, "t_interval": [0.4, 0.6], "deviation": 0.05}
+    setting = {
+        "dataset": "digits",
+        "attack": "none",
+        "target": "all-to-one",
+        "target_class": 0,
+        "preset": "fast",
+        "changes": {"joint_stage.epochs": 3},
+        "seeds": [0, 1],
+        "measures": {"clean_accuracy": measure},
+    }
+    summary = {
+        "configurations": [setting, {**setting, "attack": "badnets"}],
+        "comparisons": [{"first": 0, "second": 1, "words": "clean accuracy: the same"}],
+    }
+    console = Console(file=StringIO(), width=200)
+    for table in sweep_tables(summary):
+        console.print(table)
+    found = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "digits, none, fast, joint_stage.epochs 3" in found
+    assert "50.00 ± 10.00 (5.00)" in found
+    assert "clean accuracy: the same" in found

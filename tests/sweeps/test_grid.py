@@ -1,0 +1,163 @@
+"""A sweep's grid: every combination once, names that follow from the configuration, and mistakes found at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inputaware.config import preset_config
+from inputaware.defenses.settings import DEFENSES
+from inputaware.errors import ConfigError
+from inputaware.sweeps.grid import parse_option, plan_sweep, read_description
+
+DIGITS = {"dataset": "digits"}
+
+
+def test_a_grid_is_every_combination_in_order() -> None:
+    sweep = plan_sweep(
+        {"base": {**DIGITS, "seed": [0, 1]}, "runs": [{"target": ["all-to-one", "all-to-all"]}, {"attack": "none"}]}, {}
+    )
+    assert [(cell.config.attack, cell.config.target, cell.config.seed) for cell in sweep.cells] == [
+        ("input-aware", "all-to-one", 0),
+        ("input-aware", "all-to-all", 0),
+        ("input-aware", "all-to-one", 1),
+        ("input-aware", "all-to-all", 1),
+        ("none", "all-to-one", 0),
+        ("none", "all-to-one", 1),
+    ]
+    assert sweep.cells[1].config == preset_config("fast", dataset="digits", target="all-to-all")
+    assert sweep.defenses == ()
+
+
+def test_fields_are_nested_or_dotted_and_lists_in_lists_are_values() -> None:
+    nested = {"joint_stage": {"generator": {"betas": [[0.5, 0.9], [0.9, 0.99]]}}}
+    dotted = {"joint-stage.generator.betas": [[0.5, 0.9], [0.9, 0.99]]}
+    first, second = (plan_sweep({"base": {**DIGITS, **part}}, {}).cells for part in (nested, dotted))
+    assert first == second
+    assert [cell.config.joint_stage.generator.betas for cell in first] == [(0.5, 0.9), (0.9, 0.99)]
+
+
+def test_options_replace_the_files_values() -> None:
+    sweep = plan_sweep({"base": {**DIGITS, "seed": [0, 1, 2]}, "runs": [{"attack": "badnets"}]}, {"seed": [7]})
+    assert [(cell.config.seed, cell.config.attack) for cell in sweep.cells] == [(7, "badnets")]
+
+
+def test_a_configuration_that_is_asked_for_twice_is_run_once() -> None:
+    assert len(plan_sweep({"base": DIGITS, "runs": [{"seed": [0, 1]}, {"seed": [1, 2]}]}, {}).cells) == 3
+
+
+def test_names_follow_from_the_configuration_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = plan_sweep({"base": DIGITS}, {}).cells
+    assert cell.name.startswith("digits-input-aware-all-to-one-fast-seed0-")
+    assert plan_sweep({}, {"dataset": ["digits"], "seed": [0, 1]}).cells[0] == cell
+    (other,) = plan_sweep({"base": {**DIGITS, "joint_stage": {"lambda_div": 0}}}, {}).cells
+    assert other.name.rpartition("-")[0] == cell.name.rpartition("-")[0]
+    assert other.name != cell.name
+    # Of a path only what is safe in a name; wherever the command is given, the same folder is the same data.
+    (tmp_path / "my images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (mine,) = plan_sweep({"base": {"dataset": "my images", "attack": "none"}}, {}).cells
+    assert mine.config.dataset == str(tmp_path / "my images")
+    assert mine.name.startswith("my-images-none-fast-seed0-")
+
+
+def test_defenses_and_their_settings() -> None:
+    assert plan_sweep({"base": DIGITS, "defenses": "all"}, {}).defenses == DEFENSES
+    sweep = plan_sweep({"base": DIGITS, "defenses": ["strip"], "defense_settings": {"strip": {"overlays": 5}}}, {})
+    assert sweep.defenses == ("strip",)
+    assert sweep.settings.strip.overlays == 5
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ({"grid": {}}, "sweep: expected one of base, runs, defenses, defense_settings; found 'grid'"),
+        ({"base": []}, "base: expected fields by name; found []"),
+        ({"base": DIGITS, "runs": []}, "runs: expected a list of one or more grids; found []"),
+        ({"base": DIGITS, "runs": ["x"]}, "runs: expected fields by name in each grid; found 'x' as number 1"),
+        ({}, "dataset: expected digits, mnist, cifar10, gtsrb or the path of a folder in every grid; found none"),
+        ({"base": {"dataset": 3}}, "dataset: expected text; found 3"),
+        ({"base": {**DIGITS, "seed": []}}, "seed: expected at least one value; found none"),
+        ({"base": {**DIGITS, "seed": "0"}}, "seed: expected a whole number; found '0'"),
+        ({"base": {**DIGITS, "preset": "slow"}}, "preset: expected one of fast, paper, official; found 'slow'"),
+        (
+            {"base": {**DIGITS, "seed": [0, -1]}},
+            "seed: expected a number of at least 0 and at most 9.22337e+18; found -1",
+        ),
+        ({"base": DIGITS, "defenses": "strip"}, "defenses: expected a list of names, or all; found 'strip'"),
+        (
+            {"base": DIGITS, "defenses": ["strap"]},
+            f"defenses: expected all, or some of {', '.join(DEFENSES)}; found 'strap'",
+        ),
+        (
+            {"base": DIGITS, "defense_settings": {"strip": {"overlays": 0}}},
+            "defense_settings: strip.overlays: expected a number of at least 1; found 0",
+        ),
+        (
+            {"base": {**DIGITS, "seed.x": 1, "seed": 0}},
+            "seed.x: expected a field; found a value for 'seed', which it is a part of",
+        ),
+    ],
+    ids=lambda value: "",
+)
+def test_mistakes(description: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        plan_sweep(description, {})
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"joint_stage.epoch": 3}, "joint_stage.epoch: unknown option; expected one of epochs, batch_size"),
+        ({"epochs": 3}, "epochs: unknown option; expected one of dataset, attack"),
+        ({"defense": 3}, "defense: unknown option"),
+    ],
+)
+def test_an_unknown_field_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        plan_sweep({"base": DIGITS, "runs": [{}, changes]}, {})
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed=3", ("seed", [3])),
+        ("joint-stage.lambda-div=0,1.5", ("joint_stage.lambda_div", [0, 1.5])),
+        ("partners=derangement,second-order", ("partners", ["derangement", "second-order"])),
+        ("train_images=none,100", ("train_images", [None, 100])),
+        (
+            "joint_stage.generator.betas=[0.5,0.9],[0.9,0.99]",
+            ("joint_stage.generator.betas", [[0.5, 0.9], [0.9, 0.99]]),
+        ),
+    ],
+)
+def test_options_of_the_command_line(text: str, expected: tuple[str, list[Any]]) -> None:
+    assert parse_option(text) == expected
+
+
+@pytest.mark.parametrize("text", ["seed", "=3", "seed="])
+def test_an_option_without_field_or_value_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_option(text)
+    assert str(error.value) == f"set: expected FIELD=VALUE or FIELD=VALUE,VALUE,...; found {text!r}"
+
+
+def test_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("base: {dataset: digits, seed: [0, 1]}\nruns:\n  - attack: none\n", encoding="utf-8")
+    assert read_description(file) == {"base": {"dataset": "digits", "seed": [0, 1]}, "runs": [{"attack": "none"}]}
+    file.write_text("- 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected base, runs, defenses, defense_settings by name; found list"):
+        read_description(file)
+    file.write_text("a: [1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected YAML; found: while parsing"):
+        read_description(file)
+    file.write_text("!!python/object/apply:os.system [id]\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected YAML; found: could not determine a constructor"):
+        read_description(file)
+    with pytest.raises(ConfigError, match="expected a sweep's YAML file; found: No such file or directory"):
+        read_description(tmp_path / "none.yaml")

@@ -1,0 +1,88 @@
+"""A worker leaves the files that ``inputaware train`` and ``inputaware defend`` leave, and tells how it goes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inputaware.api import Run, train
+from inputaware.config import Config, config_to_dict, preset_config
+from inputaware.defenses.settings import DefenseSettings, StripSettings
+from inputaware.sweeps.worker import CellProgress, run_cell
+
+SETTINGS = DefenseSettings(strip=StripSettings(overlays=3))
+VARYING = {"environment.json", "timing.jsonl"}
+
+
+def tiny(**options: Any) -> Config:
+    return preset_config(
+        "fast",
+        dataset="digits",
+        seed=2,
+        device="cpu",
+        train_images=100,
+        validation_images=20,
+        model={"hidden_units": 16},
+        mask_stage={"epochs": 1, "batch_size": 30},
+        joint_stage={"epochs": 2, "batch_size": 30},
+        **options,
+    )
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in VARYING
+    }
+
+
+def test_a_cell_has_the_files_of_train_and_defend(tmp_path: Path) -> None:
+    told: list[tuple[str, float]] = []
+    config = tiny()
+    arguments = {
+        "defenses": ["strip", "image-regularization"],
+        "settings": asdict(SETTINGS),
+        "threads": torch.get_num_threads(),
+        "allow_different_machine": False,
+    }
+    run_cell(config_to_dict(config), str(tmp_path / "cell"), **arguments, tell=lambda *what: told.append(what))
+    run = train(config, tmp_path / "run")
+    run.defend(["strip", "image-regularization"], SETTINGS, seed=2)
+    assert files(tmp_path / "cell") == files(tmp_path / "run")
+    assert told[0] == ("mask", 0.0)
+    assert [stage for stage, _ in told][:2] == ["mask", "joint"]
+    shares = [share for _, share in told]
+    assert shares == sorted(shares)
+    before = files(tmp_path / "cell")
+    told.clear()
+    run_cell(config_to_dict(config), str(tmp_path / "cell"), **arguments, tell=lambda *what: told.append(what))
+    assert files(tmp_path / "cell") == before
+    assert told == []
+    assert Run.load(tmp_path / "cell").folder.finished
+
+
+def test_shares_count_epochs_and_defenses() -> None:
+    told: list[tuple[str, float]] = []
+    progress = CellProgress(tiny(), 1, lambda *what: told.append(what))
+    progress.stage_started("mask", 1, 4, 0)
+    progress.stage_started("joint", 2, 3, 1)  # goes on after the first of its two epochs
+    progress.told = float("-inf")
+    progress.stepped(3, {})
+    progress.told = float("-inf")
+    progress.evaluating(0.5)
+    progress.told = float("-inf")
+    progress.defending(0)("strip", 0.5)
+    assert told == [("mask", 0.0), ("joint", 2 / 3 / 2), ("joint", 0.5), ("evaluation", 0.5), ("strip", 0.75)]
+
+
+def test_it_tells_at_most_once_a_second() -> None:
+    told: list[float] = []
+    progress = CellProgress(tiny(attack="none"), 0, lambda stage, share: told.append(share))
+    progress.stage_started("joint", 2, 100, 0)
+    for _ in range(50):
+        progress.stepped(1, {})
+    assert told == [0.0]

@@ -1,0 +1,256 @@
+"""Several processes train as one does: the same steps, one evaluation of all images, one writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inputaware.api import train
+from inputaware.config import preset_config
+from inputaware.errors import ConfigError, DeviceError
+from inputaware.runs.checkpoint import load_tensors
+from inputaware.runs.journal import Journal
+from inputaware.training.processes import Processes, join_processes
+
+STEPS = 20
+
+# Twenty steps of each stage, with batch-norm in evaluation mode: there a batch's images do not touch one another.
+PROGRAM = """
+import sys
+import torch
+from torch import nn
+from inputaware.attacks.registry import build_attack
+from inputaware.config import preset_config
+from inputaware.data.cache import load_images
+from inputaware.data.loader import Loader
+from inputaware.runs.checkpoint import save_tensors
+from inputaware.training.processes import join_processes
+from inputaware.training.step import TrainingStep, place_modules
+from pathlib import Path
+
+output, preset, attack, target, steps = sys.argv[1:]
+torch.set_num_threads(1)
+processes = join_processes("cpu")
+model = {"dropout": 0.0, "hidden_units": 64}
+config = preset_config(preset, dataset="digits", attack=attack, target=target, model=model)
+data = load_images("digits", "train")
+torch.manual_seed(0)
+found = build_attack(config, data.spec)
+place_modules(found, torch.device("cpu"))
+generator = torch.Generator().manual_seed(0)
+losses = {}
+for stage in found.stages():
+    step = TrainingStep(stage, device=torch.device("cpu"), precision="32", processes=processes)
+    step.train_mode()
+    for member in step.trained.values():
+        for module in member.module.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+    partners = config.partners if stage.paired else "derangement"
+    loader = Loader(data.images, data.labels, batch_size=60, augmentation=config.augmentation, partners=partners,
+                    generator=generator)
+    for number, batch in zip(range(int(steps)), loader):
+        loss = step(batch, epoch=0, progress=number / int(steps))
+    losses[f"loss/{stage.name}"] = loss.total.detach().reshape(1)
+if processes.writes:
+    tensors = {f"{n}/{k}": v for n, m in found.modules.items() for k, v in m.state_dict().items()}
+    save_tensors(Path(output), tensors | losses, {})
+processes.leave()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(count: int, *command: str) -> list[subprocess.Popen[str]]:
+    """Start a command in processes that find each other, as torchrun does."""
+    common = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if count == 1:
+        environments = [common]
+    else:
+        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+        common |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        environments = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return [
+        subprocess.Popen(
+            [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for environment in environments
+    ]
+
+
+def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    results = [process.communicate(timeout=120) for process in processes]
+    return [(process.returncode, *result) for process, result in zip(processes, results, strict=True)]
+
+
+CASES = [
+    ("fast", "input-aware", "all-to-one"),
+    ("official", "input-aware", "all-to-all"),
+    ("fast", "badnets", "all-to-one"),
+]
+
+
+@pytest.mark.parametrize(("preset", "attack", "target"), CASES)
+def test_twenty_steps_of_two_processes_are_those_of_one(preset: str, attack: str, target: str, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="Accelerate, of the extra 'cluster', is not installed")
+    started = {
+        count: start(count, "-c", PROGRAM, str(tmp_path / str(count)), preset, attack, target, str(STEPS))
+        for count in (1, 2)
+    }
+    for processes in started.values():
+        assert [(code, err) for code, _, err in finish(processes)] == [(0, "")] * len(processes)
+    one, two = (load_tensors(tmp_path / str(count))[0] for count in (1, 2))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        if tensor.is_floating_point():
+            difference = torch.linalg.vector_norm(two[name] - tensor) / torch.linalg.vector_norm(tensor).clamp_min(
+                1e-12
+            )
+            assert difference <= 1e-5, name
+    # Twenty steps that changed nothing would agree as well.
+    torch.manual_seed(0)
+    assert any(name.startswith("loss/") for name in one)
+
+
+def tiny(folder: Path, **options: Any) -> Path:
+    """Write a configuration that trains in seconds, and return its file."""
+    config = {
+        "dataset": "digits",
+        "device": "cpu",
+        "precision": "32",
+        "train_images": 120,
+        "validation_images": 20,
+        "model": {"hidden_units": 16},
+        "mask_stage": {"epochs": 1, "batch_size": 40},
+        "joint_stage": {"epochs": 3, "batch_size": 40},
+        **options,
+    }
+    file = folder / "given.json"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    return file
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_a_run_of_two_processes_has_one_writer_and_is_evaluated_once(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="Accelerate, of the extra 'cluster', is not installed")
+    command = ["-m", "inputaware", "train", "--config", str(tiny(tmp_path)), "--json"]
+    ((code, out, err),) = finish(start(1, *command, "--output", str(tmp_path / "two"), "--devices", "2"))
+    assert code == 0, err
+    train(preset_config("fast", **json.loads((tmp_path / "given.json").read_text())), tmp_path / "one")
+    assert names(tmp_path / "two") == names(tmp_path / "one")
+    assert json.loads(out)["test_images"] == 360
+    rows = Journal(tmp_path / "two" / "metrics.jsonl").rows()
+    assert [(row["stage"], row["epoch"]) for row in rows] == [("mask", 1), ("joint", 1), ("joint", 2), ("joint", 3)]
+    parts = [row["part"] for row in Journal(tmp_path / "two" / "timing.jsonl").rows()]
+    assert parts == ["preparation", "mask", "joint", "joint", "joint", "evaluation"]
+    environment = json.loads((tmp_path / "two" / "environment.json").read_text())
+    assert environment["processes"] == "2"
+    assert "processes" not in json.loads((tmp_path / "one" / "environment.json").read_text())
+    # The losses that are written are the whole batch's, as one process would write them but for batch-norm and dropout.
+    alone = Journal(tmp_path / "one" / "metrics.jsonl").rows()
+    for mine, theirs in zip(rows, alone, strict=True):
+        assert mine["losses"]["total"] == pytest.approx(theirs["losses"]["total"], rel=0.25)
+    # As many processes would end with the same bits; another number of them is another machine.
+    first = (tmp_path / "two" / "classifier.safetensors").read_bytes()
+    (tmp_path / "two" / "evaluation.json").unlink()
+    again = ["-m", "inputaware", "train", "--resume", "--output", str(tmp_path / "two")]
+    ((code, _, err),) = finish(start(1, *again))
+    assert code == 2
+    assert "found processes: 2 there, None here" in err
+    ((code, _, err),) = finish(start(1, *again, "--devices", "2"))
+    assert code == 0, err
+    assert (tmp_path / "two" / "classifier.safetensors").read_bytes() == first
+
+
+def test_a_mistake_ends_all_processes_with_its_code(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="Accelerate, of the extra 'cluster', is not installed")
+    file = tiny(tmp_path, train_images=5000)
+    command = ["-m", "inputaware", "train", "--config", str(file), "--output", str(tmp_path / "run"), "--devices", "2"]
+    ((code, out, err),) = finish(start(1, *command))
+    assert (code, out) == (2, "")
+    assert "train_images: expected at most 1149, the images of the training split; found 5000" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "message"),
+    [
+        (
+            {"mask_stage": {"batch_size": 3}},
+            4,
+            "mask_stage.batch_size: expected at least one image of a batch for each of ",
+        ),
+        ({}, 7, "joint_stage.attack_probability: expected at least one image of a batch for each of the 7 processes; "),
+        ({"attack": "none"}, 65, "joint_stage.batch_size: expected at least one image of a batch for each of the 65 "),
+    ],
+)
+def test_more_processes_than_images_are_refused(
+    options: dict[str, Any], count: int, message: str, tmp_path: Path
+) -> None:
+    config = preset_config("fast", dataset="digits", **options)
+    with pytest.raises(ConfigError) as error:
+        train(config, tmp_path / "run", processes=Processes(0, count))
+    assert str(error.value).startswith(message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    alone = join_processes("cpu")
+    assert (alone.count, alone.writes) == (1, True)
+    tensor = torch.ones(3)
+    alone.add([tensor])
+    alone.copy_from_first([tensor])
+    alone.wait()
+    alone.leave()
+    assert torch.equal(tensor, torch.ones(3))
+    assert alone.first("x") == "x"
+    state = torch.get_rng_state()
+    alone.draw_anew(1, 2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert alone.device(torch.device("cuda")) == torch.device("cuda")
+    assert Processes(1, 2, 1).device(torch.device("cuda")) == torch.device("cuda", 1)
+
+
+def test_a_named_gpu_is_refused_with_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("accelerate", reason="Accelerate, of the extra 'cluster', is not installed")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DeviceError) as error:
+        join_processes("cuda:1")
+    assert str(error.value) == (
+        "device: expected auto, cpu or cuda with several processes, for each takes its own GPU; found 'cuda:1'"
+    )
+
+
+def test_batch_norm_is_synchronised_on_gpus_only() -> None:
+    for device, expected in (("cpu", torch.nn.BatchNorm2d), ("cuda", torch.nn.SyncBatchNorm)):
+        network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+        Processes(0, 2).prepare(network, torch.device(device))
+        assert type(network[1]) is expected
+
+
+def test_each_process_draws_its_own_dropout() -> None:
+    draws = []
+    for rank in (1, 2, 1):
+        with torch.random.fork_rng(devices=[]):
+            Processes(rank, 3).draw_anew(0, 1, 2)
+            draws.append(torch.rand(4))
+    assert torch.equal(draws[0], draws[2])
+    assert not torch.equal(draws[0], draws[1])
