@@ -169,18 +169,6 @@ def test_a_clean_model_in_the_table_of_defenses(project: Project) -> None:
     )
 
 
-def test_table_of_schedules(project: Project) -> None:
-    project.readme.write_text("<!-- schedules:begin -->\n<!-- schedules:end -->\n", encoding="utf-8")
-    scores = {"clean_accuracy": 0.996, "attack_success_rate": 0.99, "cross_accuracy": 0.9}
-    project.publish("a", {**ATTACKED, "validation_last_epoch": scores})
-    assert project.run("--table", "schedules").returncode == 0
-    assert project.readme.read_text(encoding="utf-8").split("\n")[1:4] == [
-        "| clean | attack success | cross | seed | command |",
-        "| ---: | ---: | ---: | ---: | --- |",
-        "| 99.60 | 99.00 | 90.00 | 3 | `inputaware train --dataset mnist --output runs/mnist` |",
-    ]
-
-
 def test_check_writes_nothing(project: Project) -> None:
     project.publish("a", ATTACKED)
     before = project.readme.read_text(encoding="utf-8")
@@ -227,3 +215,30 @@ def test_missing_readme(project: Project) -> None:
     found = project.run()
     assert found.returncode == 2
     assert "No such file or directory" in found.stderr
+
+
+def test_table_of_filters(project: Project) -> None:
+    prefix = "defenses.image-regularization.scoring"
+    measures = {
+        f"{prefix}.original.clean_accuracy": {"mean": 0.99},
+        f"{prefix}.original.attack.attack_success_rate": {"mean": 1.0},
+        f"{prefix}.release.k=3.clean_accuracy": {"mean": 0.96},
+        f"{prefix}.release.k=3.trigger_then_filter.attack_success_rate": {"mean": 0.1},
+    }
+    setting = {
+        "dataset": "mnist",
+        "attack": "badnets",
+        "target": "all-to-one",
+        "target_class": 0,
+        "preset": "fast",
+        "changes": {},
+    }
+    project.readme.write_text("<!-- filters:begin -->\n<!-- filters:end -->\n", encoding="utf-8")
+    project.publish("a", {"configurations": [{**setting, "seeds": [0], "measures": measures}], "comparisons": []})
+    assert project.run("--table", "filters").returncode == 0
+    lines = project.readme.read_text(encoding="utf-8").split("\n")
+    assert [line.split(" | ", 2)[2] for line in lines[3:5]] == [
+        "clean | 99.00 | 96.00 | - | - | - | - |",
+        "attack, filter then trigger | 100.00 | - | - | - | - | - |",
+    ]
+    assert "attack, trigger then filter | 100.00 | 10.00 | - | - | - | - |" in lines[5]
