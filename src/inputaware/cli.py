@@ -222,9 +222,14 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
     from inputaware.training.listeners import Listeners, TensorBoardListener
 
     processes = join_processes(command.settings.device)
-    again = {"resume": command.resume, "allow_different_machine": command.allow_different_machine}
     if not processes.writes:
-        train(given, command.output, **again, processes=processes)
+        train(
+            given,
+            command.output,
+            resume=command.resume,
+            allow_different_machine=command.allow_different_machine,
+            processes=processes,
+        )
         processes.leave()
         return 0
     console = Console(stderr=True)
@@ -235,7 +240,8 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
         run = train(
             given,
             command.output,
-            **again,
+            resume=command.resume,
+            allow_different_machine=command.allow_different_machine,
             listener=Listeners(listeners),
             evaluating=display.evaluating,
             processes=processes,

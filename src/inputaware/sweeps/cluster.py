@@ -256,9 +256,7 @@ def _work(name: str, order: dict[str, Any], board: Any) -> str:
 
     A worker serves one cell and ends, as ``inputaware train`` does: its peak memory is the cell's own.
     """
-    import ray
-
-    board.begin.remote(name, f"{ray.util.get_node_ip_address()}:{os.getpid()}")
+    board.begin.remote(name, f"{socket.gethostname()}:{os.getpid()}")
     try:
         run_cell(**order, tell=lambda stage, share: board.tell.remote(name, stage, share))
     except InputAwareError as error:

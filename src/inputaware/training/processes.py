@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from inputaware.attacks.share import Share
 from inputaware.errors import ConfigError, DeviceError
@@ -61,7 +62,7 @@ class Processes:
     def prepare(self, module: nn.Module, device: torch.device) -> None:
         """Let batch-norm take its statistics over all processes' images on GPUs; on a CPU each takes its own's."""
         if self.count > 1 and device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(module)
+            nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
 
     def draw_anew(self, *numbers: int) -> None:
         """Let each process but the first draw dropout from a stream of its own, which follows from these numbers.
@@ -107,7 +108,7 @@ class Processes:
 
     @staticmethod
     def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:
-        parts = flat.split([tensor.numel() for tensor in tensors])
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 
@@ -175,13 +176,14 @@ def launch(count: int, entry: Callable[..., None], *arguments: Any) -> int:
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
     }
-    context: Any = torch.multiprocessing.spawn(_start, (entry, arguments), count, join=False, daemon=True)  # type: ignore[no-untyped-call]
+    context: Any = spawn(_start, (entry, arguments), count, join=False, daemon=True)  # type: ignore[no-untyped-call]
     try:
         while not context.join(timeout=1.0):
             pass
-    except torch.multiprocessing.ProcessExitedException as error:
+    except ProcessExitedException as error:
+        # A process that a signal ended has a negative code.
         return error.exit_code if error.exit_code >= 0 else 128 - error.exit_code
-    except torch.multiprocessing.ProcessRaisedException as error:
+    except ProcessRaisedException as error:
         print(error, file=sys.stderr)
         return 1
     except BaseException as error:
