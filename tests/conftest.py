@@ -18,6 +18,7 @@ ROOMS_WITH_TENSORS = (
     "data",
     "defenses",
     "evaluation",
+    "figures",
     "inspection",
     "models",
     "poisoning",
