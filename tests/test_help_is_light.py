@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = {"PIL", "captum", "matplotlib", "numpy", "pyarrow", "safetensors", "scipy", "sklearn", "torch"}
+HEAVY = {"PIL", "captum", "jinja2", "matplotlib", "numpy", "pyarrow", "safetensors", "scipy", "sklearn", "torch"}
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ HEAVY = {"PIL", "captum", "matplotlib", "numpy", "pyarrow", "safetensors", "scip
         (["evaluate", "--help"], "--split"),
         (["poison", "--help"], "--input"),
         (["inspect", "--help"], "--images"),
+        (["report", "--help"], "--overwrite"),
         (["benchmark", "--help"], "--quick"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -27,6 +27,7 @@ __all__ = [
     "EvaluateCommand",
     "InspectCommand",
     "PoisonCommand",
+    "ReportCommand",
     "TrainCommand",
     "main",
 ]
@@ -128,6 +129,21 @@ class InspectCommand:
     """auto, cpu, cuda, cuda:N or mps."""
     json: _Flag = False
     """Print the record as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportCommand:
+    """Show runs side by side on one page that opens from disk: what they do, how they look, what defenses say of them.
+
+    It reads what is in the run folders, and names the command for what is not there yet.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """The run folders."""
+    output: Path
+    """The HTML file to make."""
+    overwrite: _Flag = False
+    """Replace the file that is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +293,17 @@ def _inspect(command: InspectCommand) -> None:
     output.print(f"Pictures and arrays: {run.folder.inspection}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _report(command: ReportCommand) -> None:
+    from rich.console import Console
+
+    from inputaware.console import progress_bar
+    from inputaware.report import write_report
+
+    with progress_bar(Console(stderr=True), "drawing") as progress:
+        write_report(command.runs, command.output, overwrite=command.overwrite, progress=progress)
+    Console().print(f"Report: {command.output}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _benchmark(command: BenchmarkCommand) -> None:
     from rich.console import Console
 
@@ -376,6 +403,7 @@ _COMMANDS = {
     "poison": "apply a run's trigger to your own images, or export a poisoned split",
     "defend": "run defenses on a run's classifier, and score them",
     "inspect": "look at triggers and at where the classifier looks: galleries and Grad-CAM",
+    "report": "show runs side by side on one page that opens from disk",
     "benchmark": "measure how fast training and the networks are on this machine",
 }
 
@@ -389,6 +417,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> None:
         "poison": (PoisonCommand, _poison),
         "defend": (DefendCommand, _defend),
         "inspect": (InspectCommand, _inspect),
+        "report": (ReportCommand, _report),
         "benchmark": (BenchmarkCommand, _benchmark),
     }
     command, action = actions[name]
