@@ -1,4 +1,4 @@
-"""The one style of every figure: colours that survive colour blindness, few lines, the same bytes for the same numbers."""
+"""The one style of every figure: colours that survive colour blindness, few lines, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def svg_figure(figure: Figure) -> bytes:
 
 
 def adaptive_svg(figure: Figure) -> bytes:
-    """Return a figure as an SVG file for a page: without a background, its ink light where the reader's page is dark."""
+    """Return a figure as an SVG file for a page: without a background, its ink light where the page is dark."""
     drawn = _saved(figure, "svg", transparent=True, metadata={"Date": None}).decode()
     for name, colour in (("ink", _INK), ("rule", _RULE)):
         drawn = drawn.replace(colour, f"var(--{name})")

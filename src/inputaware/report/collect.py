@@ -94,10 +94,11 @@ def collect_run(path: str | os.PathLike[str]) -> CollectedRun:
     finished = (folder / "evaluation.json").exists()
     inspected = _inspected(folder / "inspection", backdoored=config.attack != "none") if finished else None
     defenses = {
-        name: Defended(read_json(folder / "defenses" / f"{name}.json"), read_arrays(folder / "defenses" / f"{name}.npz"))
+        name: Defended(
+            read_json(folder / "defenses" / f"{name}.json"), read_arrays(folder / "defenses" / f"{name}.npz")
+        )
         for name in DEFENSES
-        if finished
-        and all((folder / "defenses" / f"{name}.{kind}").exists() for kind in ("json", "npz"))
+        if finished and all((folder / "defenses" / f"{name}.{kind}").exists() for kind in ("json", "npz"))
     }
     shown = shlex.quote(os.fspath(path))
     missing = {}

@@ -206,11 +206,10 @@ def _heat(record: dict[str, Any] | None) -> str:
     """Return how much of the heat lies on triggers, in a sentence; nothing for a clean model."""
     if record is None:
         return ""
-    own, clean = record["backdoor"], record["clean"]
+    own, clean = (percent(record[kind]["heat_share"], 1) for kind in ("backdoor", "clean"))
     return (
-        f"Over {record['images']} test images, {percent(own['heat_share'], 1)} of the heat of an image with its trigger "
-        f"lies on the trigger's mask, and {percent(clean['heat_share'], 1)} of the heat of the clean image; the masks "
-        f"cover {percent(record['mask_area'], 1)} of the area."
+        f"Over {record['images']} test images, {own} of the heat of an image with its trigger lies on its mask, and "
+        f"{clean} of the heat of the clean image; the masks cover {percent(record['mask_area'], 1)} of the area."
     )
 
 
@@ -252,6 +251,6 @@ def _beside(columns: Sequence[dict[str, str]]) -> list[tuple[str, list[str], boo
     names = dict.fromkeys(name for column in columns for name in column)
     rows = []
     for name in names:
-        values = [column.get(name, "–") for column in columns]
+        values = [column.get(name, "-") for column in columns]
         rows.append((name, values, len(set(values)) > 1))
     return rows

@@ -51,7 +51,7 @@ class CostRow(NamedTuple):
 
 def percent(rate: float | None, digits: int = 2) -> str:
     """Return a rate in percent; a dash where the notion does not apply."""
-    return "–" if rate is None else f"{100 * rate:.{digits}f} %"
+    return "-" if rate is None else f"{100 * rate:.{digits}f} %"
 
 
 def target_words(config: Config, class_names: tuple[str, ...]) -> str:
@@ -74,8 +74,8 @@ def verdict(run: CollectedRun) -> str:
         if run.config.target == "all-to-one":
             wanted = f"class {run.spec.class_names[run.config.target_class]}"
         words = (
-            f"Backdoored: {percent(found['attack_success_rate'], 1)} of the test images are taken for {wanted} once they "
-            f"carry their trigger; without it {clean} are classified correctly."
+            f"Backdoored: {percent(found['attack_success_rate'], 1)} of the test images are taken for {wanted} once "
+            f"they carry their trigger; without it {clean} are classified correctly."
         )
         if found["cross_accuracy"] is None:
             words += " The trigger is one patch, the same for all images."
@@ -110,7 +110,7 @@ def accuracy_rows(run: CollectedRun) -> list[AccuracyRow]:
     rows = []
     for test, key, meaning in tests:
         ours, theirs = found[key], paper.get(key)
-        difference = "" if ours is None or theirs is None else f"{100 * (ours - theirs):+.2f}".replace("-", "−")
+        difference = "" if ours is None or theirs is None else f"{100 * (ours - theirs):+.2f}"
         rows.append(AccuracyRow(test, meaning, percent(ours), "" if theirs is None else percent(theirs), difference))
     return rows
 
@@ -127,7 +127,7 @@ def cost_rows(run: CollectedRun) -> list[CostRow]:
             CostRow(
                 f"{part} stage, {len(own)} epoch{'s' if len(own) > 1 else ''}" if rates else part,
                 f"{sum(row['seconds'] for row in own):.1f}",
-                f"{statistics.median(rates):.0f}" if rates else "–",
+                f"{statistics.median(rates):.0f}" if rates else "-",
                 f"{max(row['peak_memory_mib'] for row in own)}",
             )
         )
