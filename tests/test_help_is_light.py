@@ -20,6 +20,7 @@ HEAVY = {"PIL", "captum", "jinja2", "matplotlib", "numpy", "pyarrow", "safetenso
         (["poison", "--help"], "--input"),
         (["inspect", "--help"], "--images"),
         (["report", "--help"], "--overwrite"),
+        (["reproduce", "--help"], "--seeds"),
         (["benchmark", "--help"], "--quick"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

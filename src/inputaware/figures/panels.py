@@ -32,7 +32,6 @@ def image_rows(rows: Mapping[str, UInt8[np.ndarray, "batch height width 3"]]) ->
     height, width = pictures[0].shape[1:3]
     factor = max(1, round(_WIDTH * DPI / (len(pictures[0]) * width)))
     gap = max(2, factor)
-    # The grid has a column for each of its parts, and here each part is a row.
     columns = [np.stack(column) for column in zip(*pictures, strict=True)]
     canvas = grid([enlarge(column, factor) for column in columns], gap)
     with style():
@@ -40,7 +39,9 @@ def image_rows(rows: Mapping[str, UInt8[np.ndarray, "batch height width 3"]]) ->
         axis = figure.subplots()
         axis.imshow(canvas, interpolation="nearest")
         step = height * factor + gap
-        axis.set_yticks([gap + place * step + height * factor / 2 for place in range(len(rows))], list(rows))
+        axis.set_yticks(
+            [gap + place * step + height * factor / 2 for place in range(len(rows))], list(rows), parse_math=False
+        )
         axis.set_xticks([])
         axis.tick_params(length=0)
         axis.grid(visible=False)

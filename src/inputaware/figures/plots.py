@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "accuracy_bars",
     "anomaly_by_class",
     "anomaly_by_run",
     "entropy_histogram",
     "filter_bars",
+    "latency_bars",
     "pruning_curve",
     "training_curves",
 ]
@@ -183,6 +185,54 @@ def filter_bars(rows: Mapping[str, Mapping[str, float | None]]) -> Figure:
         axis.grid(visible=False, axis="x")
         axis.set(ylabel="percent of the test images", ylim=(0, 100))
         figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
+def accuracy_bars(rows: Mapping[str, tuple[float | None, float | None]]) -> Figure:
+    """Return rates beside the paper's.
+
+    Args:
+        rows: for each test our rate and the paper's, in [0, 1]; none where there is none.
+    """
+    return _beside_paper(
+        {name: (_scaled(ours), _scaled(paper)) for name, (ours, paper) in rows.items()}, "percent of the test images"
+    )
+
+
+def latency_bars(rows: Mapping[str, tuple[float | None, float | None]]) -> Figure:
+    """Return latencies beside the paper's.
+
+    Args:
+        rows: for each network our milliseconds and the paper's; none where there is none.
+    """
+    return _beside_paper(rows, "milliseconds")
+
+
+def _scaled(rate: float | None) -> float | None:
+    return None if rate is None else 100 * rate
+
+
+def _beside_paper(rows: Mapping[str, tuple[float | None, float | None]], unit: str) -> Figure:
+    """Return a bar for each of ours, with its number, and one for the paper's where there is one."""
+    with style():
+        figure = _figure((5.6, 0.9 + 0.5 * len(rows)))
+        axis = figure.subplots()
+        both = any(paper is not None for _, paper in rows.values())
+        looks = (("ours", CLEAN, "", -0.19 if both else 0.0), ("the paper's", COLOURS[4], "///", 0.19))
+        for number, (label, colour, hatch, offset) in enumerate(looks[: 2 if both else 1]):
+            values = [pair[number] for pair in rows.values()]
+            places = [place + offset for place in range(len(rows))]
+            axis.barh(places, [value or 0 for value in values], 0.36, color=colour, hatch=hatch, label=label)
+            for place, value in zip(places, values, strict=True):
+                if value is not None:
+                    axis.text(value, place, f" {value:.2f}", va="center", fontsize=8)
+        axis.set_yticks(range(len(rows)), list(rows))
+        axis.invert_yaxis()
+        axis.grid(visible=False, axis="y")
+        axis.margins(x=0.14)
+        axis.set(xlabel=unit)
+        if both:
+            figure.legend(loc="outside upper right", ncols=2)
     return figure
 
 
