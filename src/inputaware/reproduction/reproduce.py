@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inputaware.config import DATASETS, PrecisionName, PresetName, preset_config
+from inputaware.config import DATASETS, PrecisionName, PresetName
 from inputaware.data.cache import load_images
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, DataError
@@ -99,8 +99,7 @@ def plan_reproduction(
     rates = seconds_per_image(dataset, used) if missing else {}
     seconds = {}
     for work in works:
-        config = preset_config(preset, dataset=dataset, target=work.run.target, attack=work.run.attack)
-        seconds[work] = 0.0 if done[work] else seconds_of_work(work.kind, config, rates)
+        seconds[work] = 0.0 if done[work] else seconds_of_work(work.kind, place.config(work.run), rates)
     impossible: dict[ItemName, str] = {}
     for name, own in needs.items():
         ahead = sum(seconds[work] for work in own)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from inputaware.api import Run, train
 from inputaware.benchmarking.latency import measure_latency
-from inputaware.config import AttackName, PrecisionName, PresetName, TargetName, preset_config
+from inputaware.config import AttackName, Config, PrecisionName, PresetName, TargetName, preset_config
 from inputaware.defenses.settings import DefenseName
 from inputaware.report.collect import collect_run
 from inputaware.runs.environment import describe_environment, resolve_device
@@ -109,7 +109,7 @@ class Place:
             TrainingError: a loss is not finite.
         """
         if work.kind == "train":
-            train(self._config(work.run), self.folder(work.run), resume=True, listener=listener, evaluating=progress)
+            train(self.config(work.run), self.folder(work.run), resume=True, listener=listener, evaluating=progress)
         elif work.kind == "latency":
             self._time_networks(work.run.dataset)
         else:
@@ -119,7 +119,8 @@ class Place:
             else:
                 run.defend([work.kind], progress=lambda name, share: progress(share))
 
-    def _config(self, run: RunKey) -> Any:
+    def config(self, run: RunKey) -> Config:
+        """Return how a run is trained."""
         return preset_config(
             self.preset,
             dataset=run.dataset,
