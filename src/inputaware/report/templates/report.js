@@ -27,7 +27,9 @@
   // Tables of images: one stop of the Tab key, arrow keys within.
   for (const table of all("[data-grid]")) {
     const rows = all("tr", table).map((row) => all("button", row)).filter((row) => row.length);
-    rows.flat().forEach((button, place) => { button.tabIndex = place ? -1 : 0; });
+    const stop = (wanted) => { for (const button of rows.flat()) button.tabIndex = button === wanted ? 0 : -1; };
+    stop(rows[0]?.[0]);
+    table.addEventListener("focusin", (event) => stop(event.target));
     table.addEventListener("keydown", (event) => {
       const y = rows.findIndex((row) => row.includes(event.target));
       if (y < 0) return;
@@ -40,8 +42,6 @@
       const next = rows[row]?.[column];
       if (!next) return;
       event.preventDefault();
-      event.target.tabIndex = -1;
-      next.tabIndex = 0;
       next.focus();
     });
   }
