@@ -26,6 +26,7 @@ check: .venv/.installed-dev ## lint, formatting, types, spelling, and the README
 check-tables: .venv/.installed-dev
 	@$(BIN)/python scripts/results-table --check
 	@$(BIN)/python scripts/results-table --check --results results/presets --page docs/presets.md
+	@$(BIN)/python scripts/results-figure --check
 
 docs: .venv/.installed-docs ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

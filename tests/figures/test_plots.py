@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from inputaware.figures.plots import (
-    accuracy_bars,
+    accuracy_points,
     anomaly_by_class,
     anomaly_by_run,
     entropy_histogram,
     filter_bars,
-    latency_bars,
+    latency_points,
     pruning_curve,
     training_curves,
 )
@@ -79,9 +79,15 @@ def test_filters_without_a_trigger_show_clean_accuracy_only() -> None:
     assert [bar.get_height() for bar in axis.patches] == [90, 70]
 
 
-@pytest.mark.parametrize(("draw", "factor"), [(accuracy_bars, 100), (latency_bars, 1)])
-def test_bars_beside_the_papers(draw, factor: int) -> None:
+@pytest.mark.parametrize(("draw", "factor"), [(accuracy_points, 100), (latency_points, 1)])
+def test_points_beside_the_papers(draw, factor: int) -> None:
     (axis,) = draw({"a": (0.5, 0.25), "b": (0.75, None)}).axes
-    assert [bar.get_width() for bar in axis.patches] == [0.5 * factor, 0.75 * factor, 0.25 * factor, 0]
-    assert [float(text.get_text()) for text in axis.texts] == [0.5 * factor, 0.75 * factor, 0.25 * factor]
-    assert len(draw({"a": (0.5, None)}).axes[0].patches) == 1
+    ours, paper = (line.get_xdata() for line in axis.lines)
+    np.testing.assert_allclose(ours, [0.5 * factor, 0.75 * factor])
+    np.testing.assert_allclose(paper, [0.25 * factor, np.nan])
+    assert [text.get_text() for text in axis.texts] == [
+        f"{0.5 * factor:.2f} | {0.25 * factor:.2f}",
+        f"{0.75 * factor:.2f} | -",
+    ]
+    (axis,) = draw({"a": (0.5, None)}).axes
+    assert [text.get_text() for text in axis.texts] == [f"{0.5 * factor:.2f}"]

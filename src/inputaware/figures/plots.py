@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "accuracy_bars",
+    "accuracy_points",
     "anomaly_by_class",
     "anomaly_by_run",
     "entropy_histogram",
     "filter_bars",
-    "latency_bars",
+    "latency_points",
     "pruning_curve",
     "training_curves",
 ]
@@ -188,7 +188,7 @@ def filter_bars(rows: Mapping[str, Mapping[str, float | None]]) -> Figure:
     return figure
 
 
-def accuracy_bars(rows: Mapping[str, tuple[float | None, float | None]]) -> Figure:
+def accuracy_points(rows: Mapping[str, tuple[float | None, float | None]]) -> Figure:
     """Return rates beside the paper's.
 
     Args:
@@ -199,7 +199,7 @@ def accuracy_bars(rows: Mapping[str, tuple[float | None, float | None]]) -> Figu
     )
 
 
-def latency_bars(rows: Mapping[str, tuple[float | None, float | None]]) -> Figure:
+def latency_points(rows: Mapping[str, tuple[float | None, float | None]]) -> Figure:
     """Return latencies beside the paper's.
 
     Args:
@@ -213,23 +213,24 @@ def _scaled(rate: float | None) -> float | None:
 
 
 def _beside_paper(rows: Mapping[str, tuple[float | None, float | None]], unit: str) -> Figure:
-    """Return a bar for each of ours, with its number, and one for the paper's where there is one."""
+    """Return a point for each of ours and for the paper's where there is one, with both numbers at the side."""
     with style():
-        figure = _figure((5.6, 0.9 + 0.5 * len(rows)))
+        figure = _figure((5.6, 0.9 + 0.32 * len(rows)))
         axis = figure.subplots()
         both = any(paper is not None for _, paper in rows.values())
-        looks = (("ours", CLEAN, "", -0.19 if both else 0.0), ("the paper's", COLOURS[4], "///", 0.19))
-        for number, (label, colour, hatch, offset) in enumerate(looks[: 2 if both else 1]):
-            values = [pair[number] for pair in rows.values()]
-            places = [place + offset for place in range(len(rows))]
-            axis.barh(places, [value or 0 for value in values], 0.36, color=colour, hatch=hatch, label=label)
-            for place, value in zip(places, values, strict=True):
-                if value is not None:
-                    axis.text(value, place, f" {value:.2f}", va="center", fontsize=8)
-        axis.set_yticks(range(len(rows)), list(rows))
-        axis.invert_yaxis()
-        axis.grid(visible=False, axis="y")
-        axis.margins(x=0.14)
+        looks = (("ours", CLEAN, "o", "full"), ("the paper's", ATTACK, "D", "none"))
+        for number, (label, colour, marker, fill) in enumerate(looks[: 2 if both else 1]):
+            values = [np.nan if pair[number] is None else pair[number] for pair in rows.values()]
+            look = {"marker": marker, "fillstyle": fill, "markersize": 7, "linestyle": ""}
+            axis.plot(values, range(len(rows)), color=colour, label=label, **look)
+        for place, (ours, paper) in enumerate(rows.values()):
+            words = "-" if ours is None else f"{ours:.2f}"
+            if both:
+                words += " | -" if paper is None else f" | {paper:.2f}"
+            axis.text(1.02, place, words, transform=axis.get_yaxis_transform(), va="center", fontsize=9)
+        axis.set_yticks(range(len(rows)), list(rows), parse_math=False)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.margins(x=0.08)
         axis.set(xlabel=unit)
         if both:
             figure.legend(loc="outside upper right", ncols=2)

@@ -14,10 +14,10 @@ from inputaware.config import TargetName
 from inputaware.figures.panels import image_rows
 from inputaware.figures.pictures import show_heat, show_pixels
 from inputaware.figures.plots import (
-    accuracy_bars,
+    accuracy_points,
     anomaly_by_run,
     entropy_histogram,
-    latency_bars,
+    latency_points,
     pruning_curve,
 )
 from inputaware.report.collect import CollectedRun
@@ -143,7 +143,7 @@ def _accuracies(target: TargetName) -> Callable[[Found], Made]:
     def make(found: Found) -> Made:
         runs = [found.attack(target, seed) for seed in found.seeds]
         paper = published(runs[0].config) or {}
-        rows, bars = [], {}
+        rows, points = [], {}
         for name, key in (
             ("clean", "clean_accuracy"),
             ("attack", "attack_success_rate"),
@@ -161,8 +161,8 @@ def _accuracies(target: TargetName) -> Callable[[Found], Made]:
                     **{f"seed {seed}": _percent(value) for seed, value in zip(found.seeds, values, strict=True)},
                 }
             )
-            bars[name] = (mean, paper.get(key))
-        return Made(accuracy_bars(bars), rows, _words(runs))
+            points[name] = (mean, paper.get(key))
+        return Made(accuracy_points(points), rows, _words(runs))
 
     return make
 
@@ -183,7 +183,7 @@ def _words(runs: Sequence[CollectedRun]) -> str:
 def _latencies(found: Found) -> Made:
     assert found.latency is not None
     networks, environment = found.latency["networks"], found.latency["environment"]
-    rows, bars = [], {}
+    rows, points = [], {}
     for name, network in networks.items():
         times = {size: network["batch"][size]["median_ms"] for size in network["batch"]}
         paper = network["published_ms"]
@@ -194,13 +194,13 @@ def _latencies(found: Found) -> Made:
                 "paper, ms": "-" if paper is None else f"{paper:.2f}",
             }
         )
-        bars[name.replace("_", " ")] = (times["1"], paper)
+        points[name.replace("_", " ")] = (times["1"], paper)
     place = environment["processor"] if environment["device"] == "cpu" else environment["device"]
     note = (
         f"Medians, evaluation mode, float32, on {place}, {environment['threads']} threads. The paper's are from an "
         "RTX 2080 Ti and an i7-9700K; it names no batch size."
     )
-    return Made(latency_bars(bars), rows, note)
+    return Made(latency_points(points), rows, note)
 
 
 def _filters(found: Found) -> Made:
@@ -208,7 +208,7 @@ def _filters(found: Found) -> Made:
     scores = run.defenses["image-regularization"].record["scoring"]["scores"]
     paper = published_filters(found.dataset) or {}
     rows: list[dict[str, str]] = []
-    bars: dict[str, tuple[float | None, float | None]] = {}
+    points: dict[str, tuple[float | None, float | None]] = {}
     shown = {"original": {"clean_accuracy": scores["original"]["clean_accuracy"]}} | scores["release"]
     for name, rates in shown.items():
         orders = dict.fromkeys(_ORDERS, scores["original"]["attack"]) if name == "original" else rates
@@ -226,13 +226,13 @@ def _filters(found: Found) -> Made:
                 "filter over the trigger, ours, %": _percent(after),
             }
         )
-        bars[f"{name}: clean"] = (rates["clean_accuracy"], theirs.get("clean_accuracy"))
-        bars[f"{name}: attack"] = (attack, theirs.get("attack_success_rate"))
+        points[f"{name}: clean"] = (rates["clean_accuracy"], theirs.get("clean_accuracy"))
+        points[f"{name}: attack"] = (attack, theirs.get("attack_success_rate"))
     note = (
         f"{_words([run])} The release's filters. As in the paper the trigger is made for the filtered image; in the "
         "last column the filter is laid over the triggered image, which is what a defender can do."
     )
-    return Made(accuracy_bars(bars), rows, note)
+    return Made(accuracy_points(points), rows, note)
 
 
 def _arrays(run: CollectedRun) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
