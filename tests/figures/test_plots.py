@@ -63,9 +63,9 @@ def test_histograms_are_shares() -> None:
 def test_a_class_without_a_trigger_has_no_bar() -> None:
     (axis,) = anomaly_by_class([1.0, None, -3.0], 2.0, [2]).axes
     assert [(round(bar.get_x() + bar.get_width() / 2), bar.get_height()) for bar in axis.patches] == [(0, 1), (2, -3)]
-    assert "the attacker's class" in [text.get_text() for text in axis.get_legend().get_texts()]
+    assert "the attacker's class" in [text.get_text() for text in axis.figure.legends[0].get_texts()]
     (axis,) = anomaly_by_class([1.0, 0.5], 2.0, [0, 1]).axes
-    assert "the attacker's class" not in [text.get_text() for text in axis.get_legend().get_texts()]
+    assert "the attacker's class" not in [text.get_text() for text in axis.figure.legends[0].get_texts()]
 
 
 def test_a_run_without_a_verdict_says_so() -> None:

@@ -14,14 +14,16 @@ from inputaware.defenses.settings import (
     DEFENSES,
     DefenseSettings,
     FinePruningSettings,
+    ImageRegularizationSettings,
     NeuralCleanseSettings,
     StripSettings,
 )
 
 QUICK = DefenseSettings(
-    neural_cleanse=NeuralCleanseSettings(rounds=4, success_threshold=0.3, batch_size=72),
-    strip=StripSettings(overlays=5),
+    neural_cleanse=NeuralCleanseSettings(rounds=2, success_threshold=0.2, batch_size=72, images_per_round=72),
+    strip=StripSettings(overlays=2, images=200),
     fine_pruning=FinePruningSettings(epochs=1),
+    image_regularization=ImageRegularizationSettings(kernels=(3,), bits=(1,)),
 )
 
 
@@ -33,11 +35,11 @@ def make_run(folder: Path, attack: AttackName, target: TargetName = "all-to-one"
         attack=attack,
         target=target,
         device="cpu",
-        train_images=200,
-        validation_images=20,
-        model={"hidden_units": 32},
+        train_images=100,
+        validation_images=10,
+        model={"hidden_units": 16},
         mask_stage={"epochs": 1, "batch_size": 50},
-        joint_stage={"epochs": 3, "batch_size": 50},
+        joint_stage={"epochs": 2, "batch_size": 50},
     )
     run: Run = train(config, folder)
     run.inspect()

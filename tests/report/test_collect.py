@@ -28,7 +28,7 @@ def test_a_whole_run_misses_nothing(attack: str, whole_runs: dict[str, Path]) ->
     assert run.inspected is not None
     assert len(run.inspected.record["samples"]) == 10
     assert (run.inspected.cross_trigger is None) == (attack == "none")
-    assert [row["stage"] for row in run.epochs] == ["mask"] * (attack == "input-aware") + ["joint"] * 3
+    assert [row["stage"] for row in run.epochs] == ["mask"] * (attack == "input-aware") + ["joint"] * 2
 
 
 def test_each_missing_part_has_its_command(copy_of: Copy) -> None:
@@ -45,7 +45,7 @@ def test_each_missing_part_has_its_command(copy_of: Copy) -> None:
     assert run.missing["evaluation"] == f"inputaware train --resume --output {shown}"
     assert run.result is None
     assert run.defenses == {}
-    assert len(run.epochs) == 3
+    assert len(run.epochs) == 2
 
 
 @pytest.mark.parametrize("part", ["cross_trigger.npz", "inspection.json"])

@@ -64,7 +64,7 @@ def known(whole_runs: dict[str, Path], attack: str, judged: str | None = None, *
             "none",
             {},
             "no-verdict",
-            "A clean control: it classifies 99.3 % of the test images correctly. No defense has a verdict.",
+            "A clean control: it classifies 99.3 % of the test images correctly. Neural Cleanse has no verdict.",
         ),
     ],
 )

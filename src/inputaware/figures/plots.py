@@ -49,7 +49,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
             losses.plot(epochs, values, line, label=name.replace("_", " "), marker=_marker(rows))
         if names:
             losses.set_yscale("log")
-            losses.legend(ncols=2)
+            losses.legend(ncols=2, loc="upper right")
         for key, label, colour, line in _TESTS:
             values = 100 * _column(rows, "validation", key)
             if not np.isnan(values).all():
@@ -80,7 +80,7 @@ def pruning_curve(clean: NDArray[np.float64], attack: NDArray[np.float64] | None
             axis.plot(counts, 100 * attack, "--", color=ATTACK, label="attack")
         axis.axvline(pruned, color=COLOURS[3], linestyle=":", label=f"chosen: {pruned}")
         axis.set(xlabel="channels pruned", ylabel="percent of the test images", ylim=(-3, 103))
-        axis.legend(loc="lower left")
+        figure.legend(loc="outside upper left", ncols=3)
     return figure
 
 
@@ -105,7 +105,7 @@ def entropy_histogram(
                 axis.stairs(share, edges, color=colour, linewidth=1.6, label=label)
         axis.axvline(threshold, color=COLOURS[3], linestyle=":", label=f"refused below {threshold:.2f}")
         axis.set(xlabel="entropy, bits", ylabel="percent of the images")
-        axis.legend()
+        figure.legend(loc="outside upper left", ncols=3)
     return figure
 
 
@@ -131,7 +131,7 @@ def anomaly_by_class(scores: Sequence[float | None], threshold: float, targets: 
             axis.set_xticks(range(len(scores)))
         axis.grid(visible=False, axis="x")
         axis.set(xlabel="class", ylabel="signed anomaly index")
-        axis.legend()
+        figure.legend(loc="outside upper left", ncols=3)
     return figure
 
 

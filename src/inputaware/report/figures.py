@@ -47,6 +47,16 @@ _MOST_SAMPLES = 50
 """Samples of a run that are shown: a data set of 43 classes, or five images of each of ten."""
 
 
+_HEADS = {
+    "clean image": "clean",
+    "mask": "mask",
+    "pattern": "pattern",
+    "image with its trigger": "with trigger",
+    "residual": "residual",
+}
+"""What stands above a column; the images themselves are described in full."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """A small image.
@@ -119,7 +129,7 @@ def gallery(run: CollectedRun) -> tuple[list[str], list[Row], int]:
                 [Cell(_picture(pictures[place]), f"{column}: {name}", keys) for column, pictures in shown],
             )
         )
-    return [column for column, _ in shown], rows, max(0, len(record["samples"]) - _MOST_SAMPLES)
+    return [_HEADS[column] for column, _ in shown], rows, max(0, len(record["samples"]) - _MOST_SAMPLES)
 
 
 def heat_maps(run: CollectedRun) -> tuple[list[str], list[Row]]:
@@ -139,7 +149,7 @@ def heat_maps(run: CollectedRun) -> tuple[list[str], list[Row]]:
             cells.append(Cell(_picture(pictures[place]), words, (f"{kind}{place}",)))
             cells.append(Cell(_picture(maps[kind][place]), f"heat of the {words}", (f"{kind}{place}",)))
         rows.append(Row(run.spec.class_names[sample["label"]], cells))
-    return [title for _, column, _ in pairs for title in (column, "its heat")], rows
+    return [title for _, column, _ in pairs for title in (_HEADS[column], "its heat")], rows
 
 
 def cross_matrix(run: CollectedRun) -> tuple[list[Cell], list[Row]] | None:

@@ -161,6 +161,7 @@ def _shown(run: CollectedRun, key: str, number: int) -> dict[str, Any]:
         "finished": run.result is not None,
         "test_images": None if run.result is None else run.result["evaluation"]["test_images"],
         "accuracies": accuracy_rows(run),
+        "paper": run.result is not None and run.result["paper"] is not None,
         "trigger": None
         if trigger is None
         else {

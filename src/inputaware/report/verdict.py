@@ -85,15 +85,12 @@ def verdict(run: CollectedRun) -> str:
 
 
 def _judged(run: CollectedRun) -> str:
-    """Return what the defenses that judge models decided."""
-    names: dict[str, list[str]] = {"flagged": [], "not-flagged": []}
-    for name, defended in run.defenses.items():
-        if (decided := defended.record["verdict"]) in names:
-            names[decided].append(DEFENSE_TITLES[name])
-    if not any(names.values()):
-        return "No defense has judged it yet." if "neural-cleanse" not in run.defenses else "No defense has a verdict."
-    words = ((names["flagged"], "flags it"), (names["not-flagged"], "does not flag it"))
-    return ". ".join(f"{' and '.join(listed)} {said}" for listed, said in words if listed) + "."
+    """Return what Neural Cleanse decided, the one defense that judges models."""
+    judge = run.defenses.get("neural-cleanse")
+    if judge is None:
+        return "No defense has judged it yet."
+    words = {"flagged": "flags it", "not-flagged": "does not flag it", "no-verdict": "has no verdict"}
+    return f"{DEFENSE_TITLES['neural-cleanse']} {words[judge.record['verdict']]}."
 
 
 def accuracy_rows(run: CollectedRun) -> list[AccuracyRow]:

@@ -97,7 +97,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             return dict(file)
     except FileNotFoundError:
         raise RunFolderError(f"{path}: expected this file of a run folder; found none") from None
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise RunFolderError(f"{path}: expected arrays; found: {error}; restore the file or make it again") from None
 
 
