@@ -177,10 +177,10 @@ def cross_matrix(run: CollectedRun) -> tuple[list[Cell], list[Row]] | None:
         for image, picture in enumerate(pictures):
             predicted = int(probabilities[trigger, image].argmax())
             kind = "other"
-            if predicted == targets[image]:
-                kind = "target"
-            elif predicted == labels[image]:
+            if predicted == labels[image]:  # first, since of an image of the attacker's class nothing is learned
                 kind = "label"
+            elif predicted == targets[image]:
+                kind = "target"
             own = "its own trigger" if trigger == image else f"the trigger of test image {indices[trigger]}"
             cells.append(
                 Cell(
