@@ -220,8 +220,8 @@ def _beside_paper(rows: Mapping[str, tuple[float | None, float | None]], unit: s
         both = any(paper is not None for _, paper in rows.values())
         looks = (("ours", CLEAN, "o", "full"), ("the paper's", ATTACK, "D", "none"))
         for number, (label, colour, marker, fill) in enumerate(looks[: 2 if both else 1]):
-            values = [np.nan if pair[number] is None else pair[number] for pair in rows.values()]
-            look = {"marker": marker, "fillstyle": fill, "markersize": 7, "linestyle": ""}
+            values = np.array([pair[number] for pair in rows.values()], dtype=np.float64)
+            look: dict[str, Any] = {"marker": marker, "fillstyle": fill, "markersize": 7, "linestyle": ""}
             axis.plot(values, range(len(rows)), color=colour, label=label, **look)
         for place, (ours, paper) in enumerate(rows.values()):
             words = "-" if ours is None else f"{ours:.2f}"

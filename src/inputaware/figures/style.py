@@ -31,7 +31,7 @@ def style() -> Iterator[None]:
     import matplotlib as mpl
     from cycler import cycler
 
-    settings: dict[str, Any] = {
+    settings: Any = {
         "figure.figsize": (5.6, 3.3),
         "figure.constrained_layout.use": True,
         "figure.dpi": 100,

@@ -133,7 +133,7 @@ def cost_rows(run: CollectedRun) -> list[CostRow]:
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Return nested settings as text by dotted name."""
-    found = {}
+    found: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):
             found |= flat(value, f"{prefix}{name}.")
