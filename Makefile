@@ -10,7 +10,7 @@ PINS := pyproject.toml constraints.txt
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/.installed-run ## install, train on digits, evaluate, poison a few test digits: all into demo-run/
+demo: .venv/.installed-run ## install, train on digits, evaluate, poison a few test digits, report: all into demo-run/
 	@$(BIN)/python scripts/demo
 
 test: .venv/.installed-dev ## install, run all tests; ARGS="..." goes to pytest
@@ -27,6 +27,7 @@ check-tables: .venv/.installed-dev
 	@$(BIN)/python scripts/results-table --check
 	@$(BIN)/python scripts/results-table --check --results results/presets --page docs/presets.md
 	@$(BIN)/python scripts/results-table --check --table cost --page docs/cost.md
+	@$(BIN)/python scripts/results-figure --check
 
 docs: .venv/.installed-docs ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

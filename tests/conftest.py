@@ -1,4 +1,4 @@
-"""What holds for every test: shapes are enforced, caches are temporary, and parity is never skipped in silence."""
+"""What holds for every test: shapes are enforced, caches are temporary, nothing that can run is skipped in silence."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ ROOMS_WITH_TENSORS = (
     "data",
     "defenses",
     "evaluation",
+    "figures",
     "inspection",
     "models",
     "poisoning",
@@ -36,17 +37,18 @@ def temporary_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+NEEDED = {"parity": "INPUTAWARE_GOLDEN", "browser": "INPUTAWARE_BROWSER"}
+"""For each mark the variable that says that what its tests need is there: the release's files, a browser."""
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Let a skipped parity test fail where the release's files are said to be there."""
+    """Let a skipped test fail where what it needs is said to be there."""
     report = yield
-    if (
-        report.skipped
-        and not hasattr(report, "wasxfail")
-        and item.get_closest_marker("parity")
-        and os.environ.get("INPUTAWARE_GOLDEN")
-    ):
-        report.outcome = "failed"
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        report.longrepr = f"INPUTAWARE_GOLDEN is set, so a parity test must not be skipped; it was: {reason}"
+    if report.skipped and not hasattr(report, "wasxfail"):
+        for mark, variable in NEEDED.items():
+            if item.get_closest_marker(mark) and os.environ.get(variable):
+                report.outcome = "failed"
+                reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+                report.longrepr = f"{variable} is set, so a {mark} test must not be skipped; it was: {reason}"
     return report

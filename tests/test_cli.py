@@ -207,7 +207,7 @@ def test_inspect_writes_pictures_arrays_and_numbers(
     assert err == ""
     assert "pixel AUROC" in out
     assert out.endswith(f"Pictures and arrays: {folder}/inspection\n")
-    assert {path.name for path in (folder / "inspection").iterdir()} == INSPECTION
+    assert {path.name for path in (folder / "inspection").iterdir()} == INSPECTION | {"cross_trigger.npz"}
     after = {path: time for path, time in tree(folder).items() if f"{folder}/inspection" not in path}
     assert after == before
     record = json.loads((folder / "inspection/inspection.json").read_text())
@@ -220,6 +220,13 @@ def test_inspect_writes_pictures_arrays_and_numbers(
     np.testing.assert_array_equal(shown[6:118:4, 6:118:4, 0], np.rint(gallery["image"][0, 0] * 255))
     assert picture(folder / "inspection/grad_cam.png").shape == (6 + 20 * 118, 6 + 4 * 118, 3)
     heat = arrays(folder / "inspection/grad_cam.npz")
+    assert gallery["backdoor_probabilities"].shape == (20, 10)
+    assert gallery["clean_probabilities"].argmax(1).tolist() == [
+        row["clean"]["prediction"] for row in record["samples"]
+    ]
+    crossed = arrays(folder / "inspection/cross_trigger.npz")
+    assert crossed["label"].tolist() == [*range(10)]
+    np.testing.assert_array_equal(crossed["poisoned"][4, 4], gallery["poisoned"][8])
     numbers = record["heat_on_trigger"]
     assert numbers["images"] == len(heat["measured_index"]) == 360
     for kind in ("clean", "backdoor"):
@@ -245,7 +252,7 @@ def test_inspect_shows_a_clean_model_without_triggers(
     assert record["heat_on_trigger"] is None
     assert {row["backdoor"] for row in record["samples"]} == {row["target"] for row in record["samples"]} == {None}
     assert picture(folder / "inspection/grad_cam.png").shape == (6 + 10 * 118, 6 + 2 * 118, 3)
-    assert set(arrays(folder / "inspection/gallery.npz")) == {"index", "label", "image"}
+    assert set(arrays(folder / "inspection/gallery.npz")) == {"index", "label", "image", "clean_probabilities"}
     assert main(["inspect", str(folder), "--overwrite"]) == 0
     assert "a clean model has no trigger" in capsys.readouterr().out
 

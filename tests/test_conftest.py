@@ -35,22 +35,25 @@ def test_plain_and_skipped():
 """
 
 
+@pytest.mark.parametrize(("mark", "variable"), [("parity", "INPUTAWARE_GOLDEN"), ("browser", "INPUTAWARE_BROWSER")])
 @pytest.mark.parametrize(
-    ("golden", "code", "summary"),
+    ("value", "code", "summary"),
     [
         ("somewhere", 1, "1 failed, 1 passed, 1 skipped, 1 xfailed, 1 error"),
         ("", 0, "1 passed, 3 skipped, 1 xfailed"),
     ],
     ids=["set", "unset"],
 )
-def test_skipped_parity_fails_where_the_files_are_there(tmp_path: Path, golden: str, code: int, summary: str) -> None:
+def test_a_skipped_test_fails_where_what_it_needs_is_there(
+    tmp_path: Path, mark: str, variable: str, value: str, code: int, summary: str
+) -> None:
     shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = parity\n")
-    (tmp_path / "test_probe.py").write_text(PROBE)
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\nmarkers = {mark}\n")
+    (tmp_path / "test_probe.py").write_text(PROBE.replace("parity", mark))
     found = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)],
         cwd=tmp_path,
-        env={**os.environ, "INPUTAWARE_GOLDEN": golden},
+        env={**os.environ, "INPUTAWARE_GOLDEN": "", "INPUTAWARE_BROWSER": "", variable: value},
         capture_output=True,
         text=True,
         timeout=120,
@@ -58,7 +61,7 @@ def test_skipped_parity_fails_where_the_files_are_there(tmp_path: Path, golden: 
     )
     assert found.returncode == code, found.stdout + found.stderr
     assert summary in found.stdout
-    assert ("must not be skipped; it was: Skipped: no files" in found.stdout) == bool(golden)
+    assert ("must not be skipped; it was: Skipped: no files" in found.stdout) == bool(value)
 
 
 def test_shapes_are_enforced() -> None:

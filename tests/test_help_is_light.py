@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = {"PIL", "captum", "matplotlib", "numpy", "pyarrow", "safetensors", "scipy", "sklearn", "torch"}
+HEAVY = {"PIL", "captum", "jinja2", "matplotlib", "numpy", "pyarrow", "safetensors", "scipy", "sklearn", "torch"}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ HEAVY = {"PIL", "captum", "matplotlib", "numpy", "pyarrow", "safetensors", "scip
         (["poison", "--help"], "--input"),
         (["inspect", "--help"], "--images"),
         (["sweep", "--help"], "--retries"),
+        (["report", "--help"], "--overwrite"),
+        (["reproduce", "--help"], "--seeds"),
         (["benchmark", "--help"], "--quick"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

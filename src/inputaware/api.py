@@ -46,9 +46,9 @@ from inputaware.runs.environment import (
     resolve_device,
     resolve_precision,
 )
-from inputaware.runs.files import read_json, write_arrays, write_json
+from inputaware.runs.files import check_new_folder, read_json, write_arrays, write_folder, write_json
 from inputaware.runs.findings import kept_finding
-from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
+from inputaware.runs.folder import RunFolder
 from inputaware.training.loop import EpochReport, Listener, Trainer
 from inputaware.training.processes import Processes
 from inputaware.training.step import place_modules
@@ -295,6 +295,8 @@ class Run:
                     Image.fromarray(picture).save(folder / f"{name}.png")
                 write_arrays(folder / "gallery.npz", found.gallery)
                 write_arrays(folder / "grad_cam.npz", found.grad_cam)
+                if found.cross_trigger is not None:
+                    write_arrays(folder / "cross_trigger.npz", found.cross_trigger)
                 write_json(folder / "inspection.json", found.record)
 
             write_folder(target, write)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from inputaware import __version__
-from inputaware.config import Config, PrecisionName, check_config, config_to_dict, override, preset_config
+from inputaware.config import Config, PrecisionName, PresetName, check_config, config_to_dict, override, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError
 
@@ -27,6 +27,8 @@ __all__ = [
     "EvaluateCommand",
     "InspectCommand",
     "PoisonCommand",
+    "ReportCommand",
+    "ReproduceCommand",
     "SweepCommand",
     "TrainCommand",
     "main",
@@ -131,6 +133,48 @@ class InspectCommand:
     """auto, cpu, cuda, cuda:N or mps."""
     json: _Flag = False
     """Print the record as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportCommand:
+    """Show runs side by side on one page that opens from disk: what they do, how they look, what defenses say of them.
+
+    It reads what is in the run folders, and names the command for what is not there yet.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """The run folders."""
+    output: Path
+    """The HTML file to make."""
+    overwrite: _Flag = False
+    """Replace the file that is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceCommand:
+    """Make the paper's tables and figures, ours beside theirs: run what is missing, keep what is there.
+
+    It says first what it will run, and about how long that takes here.
+    """
+
+    items: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """main, table2 to table4, figure1 to figure7; all, where none is named."""
+    dataset: str = "mnist"
+    """digits, mnist, cifar10 or gtsrb; the paper has no digits."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the runs: tables show all with their spread, figures the first."""
+    output: Path = Path("reproduction")
+    """The folder for tables, figures and run folders; what is in it is gone on with."""
+    preset: PresetName = "fast"
+    """How runs are trained."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    precision: PrecisionName = "auto"
+    """32, bf16 (mixed precision), or auto: bf16 where it is faster."""
+    hours: float = 12.0
+    """Leave out what should take longer than this."""
+    plan: _Flag = False
+    """Only say what would be run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,6 +394,44 @@ def _inspect(command: InspectCommand) -> None:
     output.print(f"Pictures and arrays: {run.folder.inspection}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _report(command: ReportCommand) -> None:
+    from rich.console import Console
+
+    from inputaware.console import progress_bar
+    from inputaware.report import write_report
+
+    with progress_bar(Console(stderr=True), "drawing") as progress:
+        write_report(command.runs, command.output, overwrite=command.overwrite, progress=progress)
+    Console().print(f"Report: {command.output}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _reproduce(command: ReproduceCommand) -> None:
+    from rich.console import Console
+
+    from inputaware.console import Announcer, plan_table
+    from inputaware.reproduction import plan_reproduction, reproduce
+
+    plan = plan_reproduction(
+        command.items,
+        dataset=command.dataset,
+        seeds=command.seeds,
+        output=command.output,
+        preset=command.preset,
+        device=command.device,
+        precision=command.precision,
+        hours=command.hours,
+    )
+    output = Console()
+    output.print(plan_table(plan))
+    for name, reason in plan.impossible.items():
+        output.print(f"{name} cannot be made here: {reason}", highlight=False, markup=False, soft_wrap=True)
+    if command.plan:
+        return
+    with Announcer(Console(stderr=True)) as announcer:
+        page = reproduce(plan, listener=announcer.listener, progress=announcer.progress)
+    output.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _benchmark(command: BenchmarkCommand) -> None:
     from rich.console import Console
 
@@ -496,6 +578,8 @@ _COMMANDS = {
     "defend": "run defenses on a run's classifier, and score them",
     "inspect": "look at triggers and at where the classifier looks: galleries and Grad-CAM",
     "sweep": "run a grid of configurations with many seeds, here or on a Ray cluster",
+    "report": "show runs side by side on one page that opens from disk",
+    "reproduce": "make the paper's tables and figures, ours beside theirs",
     "benchmark": "measure how fast training and the networks are on this machine",
 }
 
@@ -510,6 +594,8 @@ def _dispatch(name: str, arguments: Sequence[str]) -> int:
         "defend": (DefendCommand, _defend),
         "inspect": (InspectCommand, _inspect),
         "sweep": (SweepCommand, _sweep),
+        "report": (ReportCommand, _report),
+        "reproduce": (ReproduceCommand, _reproduce),
         "benchmark": (BenchmarkCommand, _benchmark),
     }
     command, action = actions[name]

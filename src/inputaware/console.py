@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,9 +17,12 @@ from inputaware.evaluation.aggregate import setting_in_words, spread
 from inputaware.sweeps.progress import CellState, seconds_left
 
 if TYPE_CHECKING:
+    from inputaware.reproduction.reproduce import Plan
+    from inputaware.reproduction.works import Work
     from inputaware.training.loop import EpochReport
 
 __all__ = [
+    "Announcer",
     "SweepDisplay",
     "TrainingDisplay",
     "benchmark_tables",
@@ -27,6 +30,7 @@ __all__ = [
     "evaluation_table",
     "inspection_table",
     "named_progress",
+    "plan_table",
     "poison_table",
     "progress_bar",
     "sweep_plan_table",
@@ -238,6 +242,61 @@ def named_progress(console: Console, draws_per_second: float = 10) -> Iterator[A
                     console.print(f"{name}: done", highlight=False)
 
         yield tell
+
+
+class Announcer:
+    """Says what a reproduction is doing: a training's own display, and a bar for each other piece of work.
+
+    Args:
+        console: where to draw.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.stack = ExitStack()
+        self.display: TrainingDisplay | None = None
+        self.tell: Callable[[str, float], None] | None = None
+
+    def __enter__(self) -> Announcer:
+        """Be ready."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop to draw."""
+        self.stack.close()
+
+    def listener(self, work: Work) -> TrainingDisplay:
+        """Return a display for the training of a run, below a line with its name."""
+        self.stack.close()
+        self.console.print(f"{work}", highlight=False, markup=False)
+        self.tell, self.display = None, self.stack.enter_context(TrainingDisplay(self.console))
+        return self.display
+
+    def progress(self, work: Work, share: float) -> None:
+        """Show the share of a piece of work that is done."""
+        if work.kind == "train":
+            if self.display is not None:
+                self.display.evaluating(share)
+            return
+        if self.tell is None:
+            self.stack.close()
+            self.tell = self.stack.enter_context(named_progress(self.console))
+        self.tell(str(work), share)
+
+
+def plan_table(plan: Plan) -> Table:
+    """Return what a reproduction will run, and about how long that takes.
+
+    Args:
+        plan: what it will do.
+    """
+    table = Table(title=escape(f"To make {', '.join(plan.items) or 'nothing'}, {plan.dataset}"), title_justify="left")
+    table.add_column("work")
+    table.add_column("about", justify="right")
+    for planned in plan.works:
+        table.add_row(escape(str(planned.work)), "done" if planned.done else _duration(planned.seconds))
+    table.caption = f"{_duration(plan.seconds)} in all, estimated from a few steps on this machine"
+    return table
 
 
 def defense_table(records: dict[str, dict[str, Any]], title: str) -> Table:

@@ -21,8 +21,7 @@ from inputaware.data.loader import in_chunks
 from inputaware.data.sources import IMAGE_SUFFIXES, open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
 from inputaware.evaluation.metrics import round_to_8_bits
-from inputaware.runs.files import write_atomically
-from inputaware.runs.folder import check_new_folder, write_folder
+from inputaware.runs.files import check_new_folder, write_atomically, write_folder
 
 __all__ = ["export_poisoned_split", "poison_files"]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from inputaware.inspection.grad_cam import concentration, grad_cam, heat_auroc, heat_share, show_heat
+from inputaware.inspection.grad_cam import concentration, grad_cam, heat_auroc, heat_share
 from inputaware.models.mnist_cnn import MnistCnn
 from inputaware.models.preact_resnet import PreActResNet18
 from inputaware.models.registry import last_map
@@ -120,14 +120,3 @@ def test_auroc_is_scikit_learns_with_ties() -> None:
 def test_auroc_needs_both_kinds_of_pixels() -> None:
     for masks in (torch.zeros(1, 2, 2), torch.ones(1, 2, 2)):
         assert math.isnan(heat_auroc(torch.rand(1, 2, 2), masks).item())
-
-
-def test_heat_is_shown_over_the_image_up_to_its_own_maximum() -> None:
-    heat = torch.tensor([[[0.0, 4.0]], [[0.0, 0.0]]])
-    shown = np.full((2, 1, 2, 3), 200, dtype=np.uint8)
-    found = show_heat(heat, shown)
-    # The ends of the colour map inferno.
-    cold, hot = np.array([0.001462, 0.000466, 0.013866]), np.array([0.988362, 0.998364, 0.644924])
-    np.testing.assert_allclose(found[0, 0, 0], 100 + 127.5 * cold, atol=0.51)
-    np.testing.assert_allclose(found[0, 0, 1], 100 + 127.5 * hot, atol=0.51)
-    assert (found[1] == found[0, 0, 0]).all()

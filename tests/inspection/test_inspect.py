@@ -86,5 +86,38 @@ def test_a_clean_model_has_heat_maps_of_clean_images_only() -> None:
     assert found.record["samples"][0]["backdoor"] is None
     assert found.record["samples"][0]["target"] is None
     assert set(found.grad_cam) == {"index", "label", "clean"}
-    assert set(found.gallery) == {"index", "label", "image"}
+    assert set(found.gallery) == {"index", "label", "image", "clean_probabilities"}
+    assert found.cross_trigger is None
+    assert found.record["cross_trigger"] is None
     assert heard[-1] == 1
+
+
+class OwnCorner(Backdoor):
+    """Brightens the corner on one row only, which it takes from the image's first pixel."""
+
+    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mask = torch.zeros(len(images), 1, *SHAPE[1:])
+        mask[images[:, 0, 0, 0] > 0.5, :, 6:, 6:] = 1
+        return mask, torch.ones_like(images)
+
+
+def test_each_trigger_is_laid_over_each_image() -> None:
+    images = torch.zeros(4, *SHAPE, dtype=torch.uint8)
+    images[2:, 0, 0, 0] = 255
+    images[1, 0, 6:, 6:] = 255  # of class 1 by its own
+    labels = torch.tensor([0, 1, 2, 3])
+    classifier = Corner()
+    backdoor = OwnCorner(shape=SHAPE, classes=4, target="all-to-one", target_class=1)
+    found = inspect_classifier(classifier, classifier.layer, backdoor, images, labels, ("a", "b", "c", "d"))
+    assert found.cross_trigger is not None
+    order = found.cross_trigger["label"]
+    assert order.tolist() == [0, 1, 2, 3]
+    predicted = found.cross_trigger["probabilities"].argmax(2)
+    # Triggers 2 and 3 work on every image, 0 and 1 on none; image 1 is of the wanted class anyway.
+    assert predicted.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    assert found.record["cross_trigger"] == {
+        "images": 4,
+        "own_trigger_gets_target": 2 / 3,  # of images 0, 2 and 3
+        "other_trigger_gets_target": 4 / 9,
+        "other_trigger_keeps_label": (1 + 3) / 12,  # images 0 and 1 where no trigger works, and 1 under any
+    }

@@ -6,14 +6,26 @@ import errno
 import json
 import math
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inputaware.errors import RunFolderError
-from inputaware.runs.files import read_json, write_atomically, write_json, write_text
+from inputaware.runs.files import (
+    check_new_folder,
+    check_output_file,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_atomically,
+    write_folder,
+    write_json,
+    write_text,
+)
 
 
 def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -184,3 +196,118 @@ def test_a_full_disk_is_told_and_leaves_no_part(
     assert (tmp_path / "evaluation.json").read_text() == "old"
     assert (tmp_path / "classifier.safetensors").read_text() == "old"
     assert (tmp_path / "metrics.jsonl").read_text().split("\n")[0] == '{"epoch": 1}'
+
+
+def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(6).reshape(2, 3), "b": np.array([0.1, np.nan])}
+    write_arrays(tmp_path / "a.npz", arrays)
+    found = read_arrays(tmp_path / "a.npz")
+    assert found.keys() == arrays.keys()
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_arrays_are_never_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", a=np.array([{"code": "here"}], dtype=object))
+    with pytest.raises(RunFolderError, match=r"a\.npz: expected arrays; found: Object arrays cannot be loaded"):
+        read_arrays(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no archive at all"])
+def test_a_corrupt_file_of_arrays_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"a\.npz: expected arrays; found: .*; restore the file or make it again"):
+        read_arrays(tmp_path / "a.npz")
+    with pytest.raises(RunFolderError, match=r"b\.npz: expected this file of a run folder; found none"):
+        read_arrays(tmp_path / "b.npz")
+
+
+def test_an_output_file_replaces_another_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "page.html"
+    check_output_file(path, overwrite=False)
+    assert os.listdir(tmp_path) == []
+    path.parent.mkdir()
+    path.write_text("mine")
+    check_output_file(path, overwrite=True)
+    with pytest.raises(RunFolderError) as caught:
+        check_output_file(path, overwrite=False)
+    assert str(caught.value) == (
+        f"output: expected a file that does not exist yet; found the file {str(path)!r}; "
+        "choose another one, or replace it with --overwrite"
+    )
+    with pytest.raises(RunFolderError) as caught:
+        check_output_file(path.parent, overwrite=True)
+    assert str(caught.value) == (
+        f"output: expected a file that does not exist yet; found the folder {str(path.parent)!r}; choose another one"
+    )
+    assert path.read_text() == "mine"
+
+
+# New folders
+
+
+def test_a_new_folder_may_be_deep_and_checking_makes_nothing(tmp_path: Path) -> None:
+    check_new_folder(tmp_path / "a" / "b" / "c")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_relative_path_is_checked_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_new_folder(Path("a/b"))
+    (tmp_path / "a").write_text("")
+    with pytest.raises(RunFolderError, match=r"expected a path beneath a folder; found 'a/b'"):
+        check_new_folder(Path("a/b"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link", "dangling link"])
+def test_what_is_there_already_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "run"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "file":
+        path.write_text("mine")
+    else:
+        path.symlink_to(tmp_path if kind == "link" else tmp_path / "nowhere")
+    with pytest.raises(RunFolderError) as caught:
+        check_new_folder(path)
+    assert str(caught.value) == (
+        f"output: expected a folder that does not exist yet; found {str(path)!r}; "
+        "choose another one, or remove it first"
+    )
+
+
+def test_a_path_beneath_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    path = tmp_path / "file" / "a" / "run"
+    with pytest.raises(RunFolderError) as caught:
+        check_new_folder(path)
+    assert str(caught.value) == (
+        f"output: expected a path beneath a folder; found {str(path)!r} beneath the file "
+        f"{str(tmp_path / 'file')!r}; choose another one"
+    )
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    output = tmp_path / "parent" / "output"
+
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    def fill(folder: Path) -> None:
+        (folder / "whole").write_text("whole")
+
+    message = (
+        f"output: expected to write {str(output)!r}; found: No space left on device; "
+        "free space or choose another folder"
+    )
+    with pytest.raises(RunFolderError, match=f"^{re.escape(message)}$"):
+        write_folder(output, fail)
+    assert list(output.parent.iterdir()) == []
+    write_folder(output, fill)
+    with pytest.raises(RunFolderError):
+        write_folder(output, fail)
+    (output / "old").write_text("old")
+    write_folder(output, fill)
+    assert [path.name for path in output.parent.iterdir()] == ["output"]
+    assert [path.name for path in output.iterdir()] == ["whole"]

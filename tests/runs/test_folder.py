@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -22,7 +21,7 @@ from inputaware.config import AttackName, Config, override
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import RunFolderError
 from inputaware.runs.checkpoint import load_tensors, save_tensors
-from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
+from inputaware.runs.folder import RunFolder
 
 NETWORKS = {
     "input-aware": ["classifier", "mask_generator", "pattern_generator"],
@@ -306,47 +305,6 @@ def test_a_folder_that_is_gone_cannot_be_locked(tmp_path: Path) -> None:
 # New folders
 
 
-def test_a_new_folder_may_be_deep_and_checking_makes_nothing(tmp_path: Path) -> None:
-    check_new_folder(tmp_path / "a" / "b" / "c")
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_relative_path_is_checked_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    check_new_folder(Path("a/b"))
-    (tmp_path / "a").write_text("")
-    with pytest.raises(RunFolderError, match=r"expected a path beneath a folder; found 'a/b'"):
-        check_new_folder(Path("a/b"))
-
-
-@pytest.mark.parametrize("kind", ["folder", "file", "link", "dangling link"])
-def test_what_is_there_already_is_refused(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "run"
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "file":
-        path.write_text("mine")
-    else:
-        path.symlink_to(tmp_path if kind == "link" else tmp_path / "nowhere")
-    with pytest.raises(RunFolderError) as caught:
-        check_new_folder(path)
-    assert str(caught.value) == (
-        f"output: expected a folder that does not exist yet; found {str(path)!r}; "
-        "choose another one, or remove it first"
-    )
-
-
-def test_a_path_beneath_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    path = tmp_path / "file" / "a" / "run"
-    with pytest.raises(RunFolderError) as caught:
-        check_new_folder(path)
-    assert str(caught.value) == (
-        f"output: expected a path beneath a folder; found {str(path)!r} beneath the file "
-        f"{str(tmp_path / 'file')!r}; choose another one"
-    )
-
-
 def test_a_name_that_no_disk_takes_is_refused(tmp_path: Path, make_config: MakeConfig, spec: DatasetSpec) -> None:
     path = tmp_path / ("x" * 300)
     with pytest.raises(RunFolderError) as caught:
@@ -358,7 +316,8 @@ UNWRITABLE = """
 import os, sys
 from pathlib import Path
 from inputaware.errors import RunFolderError
-from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
+from inputaware.runs.files import check_new_folder
+from inputaware.runs.folder import RunFolder
 
 os.chdir(sys.argv[1])
 os.chmod("readable", 0o555)
@@ -402,29 +361,3 @@ def test_a_folder_that_cannot_be_written_is_refused(start_child: Callable[..., s
         message("closed"),
         "readable: expected a run folder that can be written; found: Permission denied; choose another one",
     ]
-
-
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    output = tmp_path / "parent" / "output"
-
-    def fail(folder: Path) -> None:
-        (folder / "half").write_text("half")
-        raise OSError(28, "No space left on device")
-
-    def fill(folder: Path) -> None:
-        (folder / "whole").write_text("whole")
-
-    message = (
-        f"output: expected to write {str(output)!r}; found: No space left on device; "
-        "free space or choose another folder"
-    )
-    with pytest.raises(RunFolderError, match=f"^{re.escape(message)}$"):
-        write_folder(output, fail)
-    assert list(output.parent.iterdir()) == []
-    write_folder(output, fill)
-    with pytest.raises(RunFolderError):
-        write_folder(output, fail)
-    (output / "old").write_text("old")
-    write_folder(output, fill)
-    assert [path.name for path in output.parent.iterdir()] == ["output"]
-    assert [path.name for path in output.iterdir()] == ["whole"]

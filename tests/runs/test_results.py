@@ -14,7 +14,7 @@ from inputaware.config import AttackName, Config, TargetName, config_to_dict, ov
 from inputaware.errors import RunFolderError
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.journal import Journal
-from inputaware.runs.results import collect_result, published, write_result
+from inputaware.runs.results import collect_result, published, published_filters, write_result
 
 # The main paper's table for all-to-one, the supplement's table 3 for all-to-all, in percent.
 PAPER = {
@@ -79,6 +79,18 @@ def test_the_papers_numbers(dataset: str, target: TargetName) -> None:
 )
 def test_where_the_paper_has_no_numbers(dataset: str, attack: AttackName) -> None:
     assert published(preset_config("fast", dataset=dataset, attack=attack)) is None
+
+
+def test_table_4() -> None:
+    found = published_filters("cifar10")
+    assert found is not None
+    assert list(found) == ["original", "k=3", "k=5", "3 bits", "2 bits", "1 bit"]
+    percent = {key: [round(100 * row[key], 2) for row in found.values()] for key in found["original"]}
+    assert percent == {
+        "clean_accuracy": [94.49, 68.37, 34.76, 86.56, 63.60, 28.22],
+        "attack_success_rate": [93.16, 66.63, 35.29, 85.38, 62.26, 25.18],
+    }
+    assert published_filters("mnist") is None
 
 
 def test_a_result_holds_what_the_folder_says(run: Path, config: Config) -> None:

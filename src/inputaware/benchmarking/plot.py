@@ -9,6 +9,7 @@ from typing import Any
 from inputaware.benchmarking.latency import NETWORKS
 from inputaware.benchmarking.parts import PARTS
 from inputaware.benchmarking.workload import STAGES
+from inputaware.figures.style import COLOURS, DPI, style
 from inputaware.runs.files import write_atomically
 
 __all__ = ["plot_benchmark"]
@@ -40,27 +41,28 @@ def plot_benchmark(result: dict[str, Any], path: Path) -> None:
         panels.append(_draw_startup)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1]), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for draw, axis in zip(panels, axes, strict=False):
-        draw(axis, result)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    settings, environment = result["settings"], result["environment"]
-    place = environment["processor"] if environment["device"] == "cpu" else environment["device"]
-    figure.suptitle(
-        f"{settings['dataset']}, {place}, {environment['threads']} threads, precision {environment['precision']}"
-    )
-    kind = path.suffix.removeprefix(".")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, dpi=150))
+    with style():
+        figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1]))
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for draw, axis in zip(panels, axes, strict=False):
+            draw(axis, result)
+        for axis in axes[len(panels) :]:
+            axis.set_visible(False)
+        settings, environment = result["settings"], result["environment"]
+        place = environment["processor"] if environment["device"] == "cpu" else environment["device"]
+        figure.suptitle(
+            f"{settings['dataset']}, {place}, {environment['threads']} threads, precision {environment['precision']}"
+        )
+        kind = path.suffix.removeprefix(".")
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, dpi=DPI))
 
 
 def _draw_rates(axis: Any, result: dict[str, Any]) -> None:
     bars = (
-        ("step", "step", "images_per_second", "tab:blue"),
-        ("plain step", "step", "plain_images_per_second", "lightsteelblue"),
-        ("loop", "loop", "images_per_second", "tab:green"),
-        ("plain loop", "loop", "plain_images_per_second", "lightgreen"),
+        ("step", "step", "images_per_second", COLOURS[0]),
+        ("plain step", "step", "plain_images_per_second", COLOURS[5]),
+        ("loop", "loop", "images_per_second", COLOURS[2]),
+        ("plain loop", "loop", "plain_images_per_second", COLOURS[4]),
     )
     width = 0.8 / len(bars)
     for number, (label, kind, key, colour) in enumerate(bars):
@@ -133,5 +135,5 @@ def _draw_batches(axis: Any, result: dict[str, Any]) -> None:
 
 def _draw_startup(axis: Any, result: dict[str, Any]) -> None:
     found = {name.removesuffix("_seconds"): value["median"] for name, value in result["startup"].items()}
-    axis.barh(list(found), list(found.values()), color="tab:gray")
+    axis.barh(list(found), list(found.values()), color=COLOURS[0])
     axis.set(title="start-up", xlabel="seconds")

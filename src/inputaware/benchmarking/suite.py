@@ -21,8 +21,7 @@ from inputaware.config import PrecisionName, preset_config
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.runs.environment import describe_environment, keep_freed_memory, resolve_device, resolve_precision
-from inputaware.runs.files import write_json
-from inputaware.runs.folder import check_new_folder
+from inputaware.runs.files import check_new_folder, write_json
 
 __all__ = ["PARTS", "PartName", "benchmark"]
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from numpy.typing import NDArray
 from torch import Tensor
 
 from inputaware.attacks.base import Backdoor
 from inputaware.data.loader import to_pixels
 from inputaware.errors import ConfigError
 
-__all__ = ["Gallery", "choose_images", "enlarge", "grid", "make_gallery", "show_pixels", "show_residuals"]
-
-_WHITE = 255
+__all__ = ["Gallery", "choose_images", "make_gallery"]
 
 
 @dataclass(frozen=True)
@@ -83,42 +79,3 @@ def choose_images(labels: Int64[Tensor, " images"], each: int, seed: int) -> Int
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     shuffled = labels.cpu()[order]
     return torch.cat([order[shuffled == label][:each] for label in present])
-
-
-def show_pixels(images: Float[Tensor, "batch channel height width"]) -> UInt8[np.ndarray, "batch height width 3"]:
-    """Return pixels in [0, 1] as bytes with three channels: 0 is black and 1 white, nothing is stretched."""
-    colour = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-    scaled = (colour.clamp(0, 1) * 255).round().to(torch.uint8)
-    shown: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).cpu().numpy()
-    return shown
-
-
-def show_residuals(residuals: Float[Tensor, "batch channel height width"]) -> UInt8[np.ndarray, "batch height width 3"]:
-    """Return residuals in [-1, 1] as bytes, ``1/2 + r/2``.
-
-    Grey is unchanged; white is brighter by one, black darker by one.
-    """
-    return show_pixels(0.5 + residuals / 2)
-
-
-def enlarge(cells: UInt8[np.ndarray, "batch height width 3"], factor: int) -> UInt8[np.ndarray, "batch high wide 3"]:
-    """Return pictures with each pixel as a square of ``factor`` pixels."""
-    larger: NDArray[np.uint8] = cells.repeat(factor, axis=1).repeat(factor, axis=2)
-    return larger
-
-
-def grid(columns: list[UInt8[np.ndarray, "rows height width 3"]], gap: int) -> UInt8[np.ndarray, "high wide 3"]:
-    """Return pictures side by side, one row for each image, on white.
-
-    Args:
-        columns: for each column its pictures, as many in each.
-        gap: pixels around each picture.
-    """
-    rows, height, width = columns[0].shape[:3]
-    canvas = np.full((gap + rows * (height + gap), gap + len(columns) * (width + gap), 3), _WHITE, dtype=np.uint8)
-    for column, pictures in enumerate(columns):
-        left = gap + column * (width + gap)
-        for row, picture in enumerate(pictures):
-            top = gap + row * (height + gap)
-            canvas[top : top + height, left : left + width] = picture
-    return canvas

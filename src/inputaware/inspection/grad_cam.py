@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int64, UInt8
-from numpy.typing import NDArray
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from inputaware.runs.environment import full_float32
 
-__all__ = ["concentration", "grad_cam", "heat_auroc", "heat_share", "show_heat"]
+__all__ = ["concentration", "grad_cam", "heat_auroc", "heat_share"]
 
 _CHUNK = 100
 """Images in a pass; their gradients are kept as well."""
@@ -103,20 +101,3 @@ def heat_auroc(
     positives = inside.sum(1)
     negatives = inside.shape[1] - positives
     return ((ranks * inside).sum(1) - positives * (positives + 1) / 2) / (positives * negatives)
-
-
-def show_heat(
-    heat: Float[Tensor, "batch height width"], shown: UInt8[np.ndarray, "batch height width 3"]
-) -> UInt8[np.ndarray, "batch height width 3"]:
-    """Return heat as colours over the images, half and half; each map is scaled to its own maximum.
-
-    Args:
-        heat: heat maps, 0 or more.
-        shown: the images as bytes.
-    """
-    from matplotlib import colormaps
-
-    highest = heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
-    colours = np.asarray(colormaps["inferno"]((heat / highest).cpu().numpy()))[..., :3]
-    blended: NDArray[np.uint8] = np.rint(0.5 * shown + 0.5 * 255 * colours).astype(np.uint8)
-    return blended

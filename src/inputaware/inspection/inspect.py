@@ -16,21 +16,18 @@ from torch import Tensor, nn
 from inputaware.attacks.base import Backdoor
 from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.data.splits import subset_indices
-from inputaware.inspection.gallery import (
-    choose_images,
-    enlarge,
-    grid,
-    make_gallery,
-    show_pixels,
-    show_residuals,
-)
-from inputaware.inspection.grad_cam import concentration, grad_cam, heat_auroc, heat_share, show_heat
+from inputaware.figures.pictures import enlarge, grid, show_heat, show_pixels, show_residuals
+from inputaware.inspection.cross_trigger import choose_of_each, cross_triggers
+from inputaware.inspection.gallery import choose_images, make_gallery
+from inputaware.inspection.grad_cam import concentration, grad_cam, heat_auroc, heat_share
 from inputaware.runs.environment import full_float32
 
 __all__ = ["Inspection", "inspect_classifier"]
 
 _MEASURED = 1000
 """Images over which the numbers are averaged, where there are as many."""
+_CROSSED = 10
+"""Most images whose triggers are laid over one another: their number grows with its square."""
 _CELL = 112
 """About how many pixels a picture in a grid is wide."""
 _GAP = 6
@@ -44,12 +41,14 @@ class Inspection:
         record: what ``inspection.json`` holds.
         gallery: the arrays of ``gallery.npz``.
         grad_cam: the arrays of ``grad_cam.npz``.
+        cross_trigger: the arrays of ``cross_trigger.npz``; none for a clean model.
         pictures: grids of bytes, by name.
     """
 
     record: dict[str, Any]
     gallery: dict[str, NDArray[Any]]
     grad_cam: dict[str, NDArray[Any]]
+    cross_trigger: dict[str, NDArray[Any]] | None
     pictures: dict[str, UInt8[np.ndarray, "high wide 3"]]
 
 
@@ -92,12 +91,12 @@ def inspect_classifier(
     progress(0.1)
     arrays: dict[str, NDArray[Any]] = {"index": chosen.cpu().numpy(), "label": sample_labels.cpu().numpy()}
     heat_arrays = dict(arrays) | {"clean": clean_heat.cpu().numpy()}
-    shown, factor = show_pixels(samples), max(1, round(_CELL / images.shape[-1]))
-    columns = [shown, show_heat(clean_heat, shown)]
+    arrays |= {"image": samples.cpu().numpy(), "clean_probabilities": clean.cpu().numpy()}
+    shown, factor = show_pixels(arrays["image"]), max(1, round(_CELL / images.shape[-1]))
+    columns = [shown, show_heat(heat_arrays["clean"], shown)]
     pictures = {}
-    poisoned = targets = heat_numbers = None
+    poisoned = targets = heat_numbers = crossed = cross_numbers = None
     if backdoor is None:
-        arrays["image"] = samples.cpu().numpy()
         pictures["gallery"] = grid([enlarge(shown, factor)], _GAP)
     else:
         gallery = make_gallery(backdoor, images[chosen], sample_labels)
@@ -105,24 +104,26 @@ def inspect_classifier(
         poisoned = _probabilities(classifier, gallery.poisoned)
         poisoned_heat = grad_cam(classifier, layer, gallery.poisoned, poisoned.argmax(1))
         arrays |= {
-            "image": gallery.images.cpu().numpy(),
             "mask": gallery.masks.cpu().numpy(),
             "pattern": gallery.patterns.cpu().numpy(),
             "poisoned": gallery.poisoned.cpu().numpy(),
             "residual": gallery.residuals.cpu().numpy(),
             "target": targets.cpu().numpy(),
+            "backdoor_probabilities": poisoned.cpu().numpy(),
         }
         heat_arrays |= {"backdoor": poisoned_heat.cpu().numpy(), "mask": gallery.masks[:, 0].cpu().numpy()}
-        shown_poisoned = show_pixels(gallery.poisoned)
+        shown_poisoned = show_pixels(arrays["poisoned"])
         cells = [
             shown,
-            show_pixels(gallery.masks),
-            show_pixels(gallery.patterns),
+            show_pixels(arrays["mask"]),
+            show_pixels(arrays["pattern"]),
             shown_poisoned,
-            show_residuals(gallery.residuals),
+            show_residuals(arrays["residual"]),
         ]
         pictures["gallery"] = grid([enlarge(cell, factor) for cell in cells], _GAP)
-        columns += [shown_poisoned, show_heat(poisoned_heat, shown_poisoned)]
+        columns += [shown_poisoned, show_heat(heat_arrays["backdoor"], shown_poisoned)]
+        places = choose_of_each(sample_labels, _CROSSED).to(labels.device)
+        crossed, cross_numbers = _crossed(classifier, backdoor, samples[places], sample_labels[places], chosen[places])
         heat_numbers, per_image = _heat_on_triggers(
             classifier, layer, backdoor, to_pixels(images[measured]), labels[measured], progress
         )
@@ -153,9 +154,44 @@ def inspect_classifier(
         "heat_scale": "each map over its own maximum",
         "feature_map": list(_map_size(layer, classifier, samples[:1])),
         "heat_on_trigger": heat_numbers,
+        "cross_trigger": cross_numbers,
         "samples": rows,
     }
-    return Inspection(record, arrays, heat_arrays, pictures)
+    return Inspection(record, arrays, heat_arrays, crossed, pictures)
+
+
+def _crossed(
+    classifier: nn.Module,
+    backdoor: Backdoor,
+    images: Float[Tensor, "image channel height width"],
+    labels: Int64[Tensor, " image"],
+    indices: Int64[Tensor, " image"],
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return the images with one another's triggers and what the classifier says of them, and how often it errs."""
+    crossed, targets = cross_triggers(backdoor, images), backdoor.targets(labels)
+    probabilities = _probabilities(classifier, crossed.flatten(0, 1)).view(*crossed.shape[:2], -1)
+    predicted = probabilities.argmax(2)
+    own = torch.eye(len(images), dtype=torch.bool, device=labels.device)
+    # An image that is already of the class that the attacker wants shows nothing.
+    hits, kept, wanted = predicted == targets, predicted == labels, (labels != targets).expand_as(own)
+
+    def rate(found: Tensor, where: Tensor) -> float | None:
+        return float(found[where].double().mean()) if bool(where.any()) else None
+
+    numbers = {
+        "images": len(images),
+        "own_trigger_gets_target": rate(hits, own & wanted),
+        "other_trigger_gets_target": rate(hits, ~own & wanted),
+        "other_trigger_keeps_label": rate(kept, ~own),
+    }
+    arrays = {
+        "index": indices,
+        "label": labels,
+        "target": targets,
+        "poisoned": crossed,
+        "probabilities": probabilities,
+    }
+    return {name: values.cpu().numpy() for name, values in arrays.items()}, numbers
 
 
 def _heat_on_triggers(

@@ -5,92 +5,26 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 from torch import nn
 
 from inputaware.attacks.base import Attack
 from inputaware.attacks.registry import build_attack
-from inputaware.config import Config, config_from_dict, config_to_dict
+from inputaware.config import Config
 from inputaware.data.spec import DatasetSpec
-from inputaware.errors import ConfigError, RunFolderError
+from inputaware.errors import RunFolderError
 from inputaware.models.registry import architecture_name
 from inputaware.runs.checkpoint import load_tensors, save_tensors
-from inputaware.runs.files import read_json, write_json
+from inputaware.runs.description import read_description, write_description
+from inputaware.runs.files import check_new_folder
 from inputaware.runs.journal import Journal
 
-__all__ = ["RunFolder", "check_new_folder", "write_folder"]
-
-
-def check_new_folder(path: Path) -> None:
-    """Check that a folder can be made: nothing is in its place, and its parent can be written.
-
-    A file is really made in the nearest folder above that exists, and removed: permissions alone do not
-    tell on a read-only mount or for an administrator.
-
-    Raises:
-        RunFolderError: the folder exists, or cannot be made.
-    """
-    if os.path.lexists(path):  # Path.exists raises on a long name or a closed folder
-        raise RunFolderError(
-            f"output: expected a folder that does not exist yet; found {str(path)!r}; "
-            "choose another one, or remove it first"
-        )
-    parent = next(parent for parent in path.absolute().parents if os.path.exists(parent))
-    if not parent.is_dir():
-        raise RunFolderError(
-            f"output: expected a path beneath a folder; found {str(path)!r} beneath the file {str(parent)!r}; "
-            "choose another one"
-        )
-    try:
-        with tempfile.TemporaryFile(dir=parent):
-            pass
-    except OSError as error:
-        raise RunFolderError(
-            f"output: expected a folder that can be written; found {str(parent)!r}: {error.strerror}; "
-            "choose another one"
-        ) from None
-
-
-def write_folder(output: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder beside its place and move it there, so that a failure leaves what was there before.
-
-    Args:
-        output: the folder to make or replace.
-        write: fills the folder that it is given.
-
-    Raises:
-        RunFolderError: the disk is full, or the folder cannot be written.
-    """
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
-        try:
-            write(partial)
-            partial.chmod(0o755)
-            if output.exists():
-                # A folder that is not empty cannot be replaced in one step: it steps aside first.
-                with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".old", dir=output.parent) as aside:
-                    output.rename(Path(aside) / output.name)
-                    try:
-                        partial.rename(output)
-                    except BaseException:  # an interruption too: the old folder comes back
-                        (Path(aside) / output.name).rename(output)
-                        raise
-            else:
-                partial.rename(output)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise RunFolderError(
-            f"output: expected to write {str(output)!r}; found: {error.strerror or error}; "
-            "free space or choose another folder"
-        ) from error
+__all__ = ["RunFolder"]
 
 
 class RunFolder:
@@ -127,7 +61,7 @@ class RunFolder:
         partial = folder.path.with_name(f".{folder.path.name}.{os.getpid()}.partial")
         try:
             (partial / "checkpoint").mkdir(parents=True)
-            write_json(partial / "config.json", {**config_to_dict(config), "data": _spec_to_dict(spec)})
+            write_description(partial, config, spec)
             partial.rename(folder.path)
         except OSError as error:
             raise RunFolderError(f"output: expected to make {str(path)!r}; found: {error.strerror}") from None
@@ -146,7 +80,7 @@ class RunFolder:
         Raises:
             RunFolderError: this is no run folder, or its configuration is corrupt.
         """
-        return self._read()[0]
+        return read_description(self.path)[0]
 
     def spec(self) -> DatasetSpec:
         """Return the description of the data set that the run was trained on.
@@ -154,23 +88,7 @@ class RunFolder:
         Raises:
             RunFolderError: this is no run folder, or its configuration is corrupt.
         """
-        return self._read()[1]
-
-    def _read(self) -> tuple[Config, DatasetSpec]:
-        file = self.path / "config.json"
-        if not os.path.isfile(file):
-            raise RunFolderError(
-                f"{self}: expected a run folder with a config.json, as inputaware train makes it; found "
-                + ("none in this folder" if os.path.isdir(self.path) else "no such folder")
-            )
-        record = read_json(file)
-        try:
-            spec = _spec_from_dict(record.pop("data"))
-            return config_from_dict(record), spec
-        except KeyError as error:
-            raise RunFolderError(f"{file}: expected the configuration of a run; found no entry {error}") from None
-        except (TypeError, ValueError, OverflowError, ConfigError) as error:
-            raise RunFolderError(f"{file}: expected the configuration of a run; found: {error}") from None
+        return read_description(self.path)[1]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -225,7 +143,7 @@ class RunFolder:
         Raises:
             RunFolderError: a file is missing or corrupt, or belongs to another run's data set or architecture.
         """
-        config, spec = self._read()
+        config, spec = read_description(self.path)
         with torch.random.fork_rng(devices=[]):
             attack = build_attack(config, spec)
         for name, module in attack.modules.items():
@@ -273,26 +191,3 @@ def _metadata(name: str, config: Config, spec: DatasetSpec) -> dict[str, str]:
         "attack": config.attack,
         "backdoored": "false" if config.attack == "none" else "true",
     }
-
-
-def _spec_to_dict(spec: DatasetSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "shape": list(spec.shape),
-        "classes": spec.classes,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-        "class_names": list(spec.class_names),
-    }
-
-
-def _spec_from_dict(data: dict[str, Any]) -> DatasetSpec:
-    channels, height, width = (int(size) for size in data["shape"])
-    return DatasetSpec(
-        name=str(data["name"]),
-        shape=(channels, height, width),
-        classes=int(data["classes"]),
-        mean=tuple(float(value) for value in data["mean"]),
-        std=tuple(float(value) for value in data["std"]),
-        class_names=tuple(str(value) for value in data["class_names"]),
-    )

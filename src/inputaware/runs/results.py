@@ -11,7 +11,7 @@ from inputaware.errors import RunFolderError
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.journal import Journal
 
-__all__ = ["collect_result", "published", "published_latency", "write_result"]
+__all__ = ["collect_result", "published", "published_filters", "published_latency", "write_result"]
 
 
 def published(config: Config) -> dict[str, float] | None:
@@ -28,10 +28,16 @@ def published_latency(dataset: str) -> dict[str, float] | None:
     return row
 
 
-def _published_table() -> dict[str, dict[str, dict[str, float]]]:
+def published_filters(dataset: str) -> dict[str, dict[str, float]] | None:
+    """Return the paper's clean and attack accuracy by filter, all-to-all, as fractions (its table 4); or none."""
+    rows: dict[str, dict[str, float]] | None = _published_table().get(dataset, {}).get("filters")
+    return rows
+
+
+def _published_table() -> dict[str, dict[str, dict[str, Any]]]:
     import json
 
-    table: dict[str, dict[str, dict[str, float]]] = json.loads(
+    table: dict[str, dict[str, dict[str, Any]]] = json.loads(
         files("inputaware.runs").joinpath("published.json").read_text(encoding="utf-8")
     )
     return table

@@ -1,0 +1,261 @@
+"""Plots of what was measured: training, and each defense's figure (paper, figures 4 to 6, and table 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inputaware.figures.style import ATTACK, CLEAN, COLOURS, CROSS, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "accuracy_points",
+    "anomaly_by_class",
+    "anomaly_by_run",
+    "entropy_histogram",
+    "filter_bars",
+    "latency_points",
+    "pruning_curve",
+    "training_curves",
+]
+
+_TESTS = (
+    ("clean_accuracy", "clean", CLEAN, "-"),
+    ("attack_success_rate", "attack", ATTACK, "--"),
+    ("cross_accuracy", "cross", CROSS, "-."),
+)
+"""The three tests with the look of their lines; they differ in more than colour."""
+
+
+def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return losses and validation accuracies over the epochs of all stages.
+
+    Args:
+        rows: the rows of ``metrics.jsonl``.
+    """
+    with style():
+        figure = _figure((5.6, 4.6))
+        losses, accuracies = figure.subplots(2, 1, sharex=True)
+        epochs = np.arange(1, len(rows) + 1)
+        names = dict.fromkeys(name for row in rows for name in row["losses"])
+        for name, line in zip(names, ("-", "--", "-.", ":") * len(names), strict=False):
+            values = _column(rows, "losses", name)
+            losses.plot(epochs, values, line, label=name.replace("_", " "), marker=_marker(rows))
+        if names:
+            losses.set_yscale("log")
+            losses.legend(ncols=2, loc="upper right")
+        for key, label, colour, line in _TESTS:
+            values = 100 * _column(rows, "validation", key)
+            if not np.isnan(values).all():
+                accuracies.plot(epochs, values, line, color=colour, label=label, marker=_marker(rows))
+        if accuracies.lines:
+            accuracies.legend(ncols=3, loc="lower right")
+        for axis in (losses, accuracies):
+            _mark_stages(axis, rows)
+        losses.set(title="mean losses of each epoch")
+        accuracies.set(title="on the validation split", ylabel="percent", xlabel="epoch")
+    return figure
+
+
+def pruning_curve(clean: NDArray[np.float64], attack: NDArray[np.float64] | None, pruned: int) -> Figure:
+    """Return figure 4: accuracies for every number of pruned channels.
+
+    Args:
+        clean: clean accuracy with 0, 1, 2, ... channels pruned, in [0, 1].
+        attack: attack success rate, the same; none for a clean model.
+        pruned: how many channels the defense chose to prune.
+    """
+    with style():
+        figure = _figure()
+        axis = figure.subplots()
+        counts = np.arange(len(clean))
+        axis.plot(counts, 100 * clean, "-", color=CLEAN, label="clean")
+        if attack is not None:
+            axis.plot(counts, 100 * attack, "--", color=ATTACK, label="attack")
+        axis.axvline(pruned, color=COLOURS[3], linestyle=":", label=f"chosen: {pruned}")
+        axis.set(xlabel="channels pruned", ylabel="percent of the test images", ylim=(-3, 103))
+        figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
+def entropy_histogram(
+    edges: NDArray[np.float64], clean: NDArray[np.int64], triggered: NDArray[np.int64] | None, threshold: float
+) -> Figure:
+    """Return figure 5: how entropies of blended images are distributed, with and without triggers.
+
+    Args:
+        edges: of the bins, in bits.
+        clean: images in each bin.
+        triggered: the same with their triggers; none for a clean model.
+        threshold: bits below which STRIP refuses an image.
+    """
+    with style():
+        figure = _figure()
+        axis = figure.subplots()
+        for counts, label, colour, hatch in ((clean, "clean", CLEAN, ""), (triggered, "with trigger", ATTACK, "///")):
+            if counts is not None:
+                share = 100 * counts / max(1, counts.sum())
+                axis.stairs(share, edges, fill=True, color=colour, alpha=0.35, hatch=hatch)
+                axis.stairs(share, edges, color=colour, linewidth=1.6, label=label)
+        axis.axvline(threshold, color=COLOURS[3], linestyle=":", label=f"refused below {threshold:.2f}")
+        axis.set(xlabel="entropy, bits", ylabel="percent of the images")
+        figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
+def anomaly_by_class(scores: Sequence[float | None], threshold: float, targets: Sequence[int]) -> Figure:
+    """Return how unusual each class's reversed trigger is: above zero large, below zero small.
+
+    Args:
+        scores: signed anomaly index of each class; none where no trigger was found.
+        threshold: a class below minus this is flagged.
+        targets: the attacker's classes; drawn in another colour unless they are all.
+    """
+    with style():
+        figure = _figure()
+        axis = figure.subplots()
+        marked = set(targets) if len(targets) < len(scores) else set()
+        for own, label, colour, hatch in ((False, "class", CLEAN, ""), (True, "the attacker's class", ATTACK, "///")):
+            places = [place for place in range(len(scores)) if (place in marked) is own and scores[place] is not None]
+            if places:
+                axis.bar(places, [scores[place] or 0 for place in places], color=colour, hatch=hatch, label=label)
+        axis.axhline(-threshold, color=COLOURS[3], linestyle=":", label=f"flagged below {-threshold:g}")
+        axis.axhline(0, color="dimgray", linewidth=0.8)
+        if len(scores) <= 20:
+            axis.set_xticks(range(len(scores)))
+        axis.grid(visible=False, axis="x")
+        axis.set(xlabel="class", ylabel="signed anomaly index")
+        figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
+def anomaly_by_run(indices: Mapping[str, float | None], threshold: float) -> Figure:
+    """Return figure 6: the anomaly index of each model, and the index above which one is flagged.
+
+    Args:
+        indices: anomaly index of the class with the smallest trigger, by model; none where there was no verdict.
+        threshold: above it a model is flagged.
+    """
+    with style():
+        figure = _figure((5.6, 1.3 + 0.4 * len(indices)))
+        axis = figure.subplots()
+        names = list(indices)[::-1]
+        for place, name in enumerate(names):
+            index = indices[name]
+            flagged = index is not None and index > threshold
+            axis.barh(place, index or 0, 0.6, color=ATTACK if flagged else CLEAN, hatch="///" if flagged else "")
+            axis.text((index or 0) + 0.03, place, "no verdict" if index is None else f"{index:.2f}", va="center")
+        axis.axvline(threshold, color=COLOURS[3], linestyle=":")
+        # A label is no formula, whatever a run is called.
+        axis.set_yticks(range(len(names)), names, parse_math=False)
+        axis.grid(visible=False, axis="y")
+        axis.margins(x=0.15)
+        axis.set(xlabel=f"anomaly index of the smallest trigger; flagged above {threshold:g}")
+    return figure
+
+
+def filter_bars(rows: Mapping[str, Mapping[str, float | None]]) -> Figure:
+    """Return table 4 as bars: what each filter leaves of clean accuracy and of the attack.
+
+    Args:
+        rows: for each filter its rates in [0, 1] by name: ``clean``, ``filter, then trigger``, ``trigger, then
+            filter``; none where there is no trigger.
+    """
+    looks = (
+        ("clean", CLEAN, ""),
+        ("filter, then trigger", COLOURS[4], "..."),
+        ("trigger, then filter", ATTACK, "///"),
+    )
+    with style():
+        figure = _figure((5.6, 3.6))
+        axis = figure.subplots()
+        shown = [look for look in looks if any(row.get(look[0]) is not None for row in rows.values())]
+        width = 0.84 / max(1, len(shown))
+        for number, (name, colour, hatch) in enumerate(shown):
+            places = [place + (number - (len(shown) - 1) / 2) * width for place in range(len(rows))]
+            heights = [100 * (row.get(name) or 0) for row in rows.values()]
+            axis.bar(places, heights, 0.92 * width, color=colour, hatch=hatch, label=name)
+        axis.set_xticks(range(len(rows)), list(rows), rotation=35, ha="right")
+        axis.grid(visible=False, axis="x")
+        axis.set(ylabel="percent of the test images", ylim=(0, 100))
+        figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
+def accuracy_points(rows: Mapping[str, tuple[float | None, float | None]]) -> Figure:
+    """Return rates beside the paper's.
+
+    Args:
+        rows: for each test our rate and the paper's, in [0, 1]; none where there is none.
+    """
+    return _beside_paper(
+        {name: (_scaled(ours), _scaled(paper)) for name, (ours, paper) in rows.items()}, "percent of the test images"
+    )
+
+
+def latency_points(rows: Mapping[str, tuple[float | None, float | None]]) -> Figure:
+    """Return latencies beside the paper's.
+
+    Args:
+        rows: for each network our milliseconds and the paper's; none where there is none.
+    """
+    return _beside_paper(rows, "milliseconds")
+
+
+def _scaled(rate: float | None) -> float | None:
+    return None if rate is None else 100 * rate
+
+
+def _beside_paper(rows: Mapping[str, tuple[float | None, float | None]], unit: str) -> Figure:
+    """Return a point for each of ours and for the paper's where there is one, with both numbers at the side."""
+    with style():
+        figure = _figure((5.6, 0.9 + 0.32 * len(rows)))
+        axis = figure.subplots()
+        both = any(paper is not None for _, paper in rows.values())
+        looks = (("ours", CLEAN, "o", "full"), ("the paper's", ATTACK, "D", "none"))
+        for number, (label, colour, marker, fill) in enumerate(looks[: 2 if both else 1]):
+            values = np.array([pair[number] for pair in rows.values()], dtype=np.float64)
+            look: dict[str, Any] = {"marker": marker, "fillstyle": fill, "markersize": 7, "linestyle": ""}
+            axis.plot(values, range(len(rows)), color=colour, label=label, **look)
+        for place, (ours, paper) in enumerate(rows.values()):
+            words = "-" if ours is None else f"{ours:.2f}"
+            if both:
+                words += " | -" if paper is None else f" | {paper:.2f}"
+            axis.text(1.02, place, words, transform=axis.get_yaxis_transform(), va="center", fontsize=9)
+        axis.set_yticks(range(len(rows)), list(rows), parse_math=False)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.margins(x=0.08)
+        axis.set(xlabel=unit)
+        if both:
+            figure.legend(loc="outside upper right", ncols=2)
+    return figure
+
+
+def _figure(size: tuple[float, float] = (5.6, 3.3)) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size)
+
+
+def _marker(rows: Sequence[Any]) -> str:
+    """Return how a point looks: drawn only where there are few, since a line through one point is not seen."""
+    return "o" if len(rows) <= 30 else ""
+
+
+def _column(rows: Sequence[Mapping[str, Any]], part: str, name: str) -> NDArray[np.float64]:
+    """Return a column of the journal, NaN where a row has no such number."""
+    found = (row[part].get(name) for row in rows)
+    return np.array([np.nan if value is None else value for value in found], dtype=np.float64)
+
+
+def _mark_stages(axis: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw a line where a stage ends and another begins."""
+    for place in range(1, len(rows)):
+        if rows[place]["stage"] != rows[place - 1]["stage"]:
+            axis.axvline(place + 0.5, color="dimgray", linewidth=0.8, linestyle=":")

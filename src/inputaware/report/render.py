@@ -1,0 +1,257 @@
+"""The page: everything of one or more runs in one HTML file that fetches nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from inputaware import __version__
+from inputaware.config import config_to_dict
+from inputaware.errors import ConfigError, RunFolderError
+from inputaware.report.collect import CollectedRun, collect_run
+from inputaware.report.figures import (
+    beside_badnets,
+    compare_anomalies,
+    cross_matrix,
+    defense_plot,
+    gallery,
+    heat_maps,
+    said,
+    training_plot,
+)
+from inputaware.report.verdict import (
+    DEFENSE_TITLES,
+    accuracy_rows,
+    cost_rows,
+    flat,
+    percent,
+    target_words,
+    verdict,
+)
+from inputaware.runs.files import check_output_file, write_text
+
+__all__ = ["render_report", "write_report"]
+
+
+def write_report(
+    runs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
+) -> None:
+    """Write one page about one or more runs: it opens from disk and fetches nothing.
+
+    It shows what is in the run folders, and names the command for what is not there yet; nothing is computed anew.
+
+    Args:
+        runs: run folders, which need not be finished.
+        output: the HTML file to make.
+        overwrite: replace a file that is there.
+        progress: told the share of the work that is done.
+
+    Raises:
+        ConfigError: no run is named.
+        RunFolderError: one is no run folder, a file in it is corrupt, or the page is there or cannot be written.
+    """
+    if not runs:
+        raise ConfigError("runs: expected at least one run folder; found none")
+    path = Path(output)
+    check_output_file(path, overwrite=overwrite)
+    # The same folder named twice is one run.
+    collected = [collect_run(run) for run in {os.path.realpath(run): run for run in runs}.values()]
+    page = render_report(collected, progress=progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)
+
+
+def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], None] = lambda share: None) -> str:
+    """Return the page about collected runs.
+
+    Args:
+        runs: at least one.
+        progress: told the share of the work that is done.
+
+    Raises:
+        RunFolderError: a file of a run does not hold what it should.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    shown = []
+    for place, run in enumerate(runs):
+        try:
+            shown.append(_shown(run, f"run{place}", place + 1))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise RunFolderError(
+                f"{run.path}: expected the files of a run as inputaware writes them; found {type(error).__name__}: "
+                f"{error}; make them again with inputaware inspect and defend --overwrite"
+            ) from error
+        progress((place + 1) / (len(runs) + 1))
+    # Autoescape is the one thing between a run's name and markup; nothing in the templates is marked as safe.
+    environment = Environment(
+        loader=PackageLoader("inputaware.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = (_template(name) for name in ("report.css", "report.js"))
+    page = environment.get_template("report.html.j2").render(
+        version=__version__,
+        runs=shown,
+        pairs=_pairs(runs, shown),
+        filters=_filters(shown),
+        anomalies=compare_anomalies(runs),
+        defenses=DEFENSE_TITLES,
+        settings=_beside([flat(config_to_dict(run.config)) for run in runs]),
+        environments=_beside([_environment(run) for run in runs]),
+        answers={one["key"]: {"classes": one["classes"], "said": one["said"]} for one in shown},
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
+        # The page's own files, not text from a run; they are part of this package.
+        style=_Trusted(style),
+        script=_Trusted(script),
+    )
+    progress(1.0)
+    return page
+
+
+class _Trusted(str):
+    """Text that is markup already: only this package's own style and script."""
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        return self
+
+
+def _template(name: str) -> str:
+    return files("inputaware.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    """Return how the page's policy names a style or script: no other one is applied or run."""
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _shown(run: CollectedRun, key: str, number: int) -> dict[str, Any]:
+    """Return what the page says of a run."""
+    trigger = None if run.result is None else run.result["evaluation"]["trigger"]
+    inspected = run.inspected
+    return {
+        "key": key,
+        "number": number,
+        "name": run.name,
+        "path": str(run.path),
+        "dataset": run.spec.name,
+        "attack": run.config.attack,
+        "target": target_words(run.config, run.spec.class_names),
+        "preset": run.config.preset,
+        "seed": run.config.seed,
+        "classes": run.spec.class_names,
+        "side": run.spec.shape[2],
+        "missing": run.missing,
+        "verdict": verdict(run),
+        "finished": run.result is not None,
+        "test_images": None if run.result is None else run.result["evaluation"]["test_images"],
+        "accuracies": accuracy_rows(run),
+        "paper": run.result is not None and run.result["paper"] is not None,
+        "trigger": None
+        if trigger is None
+        else {
+            "mask area": percent(trigger["mask_area"]),
+            "PSNR": f"{trigger['psnr_db']:.1f} dB",
+            "SSIM": f"{trigger['ssim']:.3f}",
+        },
+        "gallery": None if inspected is None else gallery(run),
+        "matrix": None if inspected is None else cross_matrix(run),
+        "crossed": None if inspected is None else _crossed(inspected.record["cross_trigger"]),
+        "heat_maps": None if inspected is None else heat_maps(run),
+        "heat": None if inspected is None else _heat(inspected.record["heat_on_trigger"]),
+        "said": said(run),
+        "training": training_plot(run),
+        "defenses": {
+            name: {
+                "verdict": defended.record["verdict"],
+                "sentence": defended.record["sentence"],
+                "scoring": defended.record["scoring"]["sentence"],
+                "plot": defense_plot(name, defended),
+                "settings": flat(defended.record["settings"]),
+            }
+            for name, defended in run.defenses.items()
+        },
+        "costs": cost_rows(run),
+        "seconds": None if run.result is None else run.result["wall_seconds"],
+    }
+
+
+def _crossed(record: dict[str, Any] | None) -> str:
+    """Return how often own and other triggers work, in a sentence; nothing for a clean model."""
+    if record is None:
+        return ""
+    return (
+        f"Of {record['images']} images, {percent(record['own_trigger_gets_target'], 0)} get the attacker's label from "
+        f"their own trigger and {percent(record['other_trigger_gets_target'], 0)} from another image's "
+        f"(those of that class are left out); {percent(record['other_trigger_keeps_label'], 0)} keep their true label "
+        "under another image's trigger."
+    )
+
+
+def _heat(record: dict[str, Any] | None) -> str:
+    """Return how much of the heat lies on triggers, in a sentence; nothing for a clean model."""
+    if record is None:
+        return ""
+    own, clean = (percent(record[kind]["heat_share"], 1) for kind in ("backdoor", "clean"))
+    return (
+        f"Over {record['images']} test images, {own} of the heat of an image with its trigger lies on its mask, and "
+        f"{clean} of the heat of the clean image; the masks cover {percent(record['mask_area'], 1)} of the area."
+    )
+
+
+def _pairs(runs: Sequence[CollectedRun], shown: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return figure 1 for each run of the paper's attack and the BadNets run that shows the same images."""
+    found = []
+    for place, ours in enumerate(runs):
+        for other, badnets in enumerate(runs):
+            if (ours.config.attack, badnets.config.attack) != ("input-aware", "badnets"):
+                continue
+            if ours.inspected is None or badnets.inspected is None or ours.spec.shape != badnets.spec.shape:
+                continue
+            rows = beside_badnets(ours, badnets)
+            if rows is not None:
+                found.append({"ours": shown[place], "badnets": shown[other], "rows": rows})
+                break
+    return found
+
+
+def _filters(shown: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return what the runs can be filtered by: only what differs between them."""
+    choices = {
+        label: sorted({run[name] for run in shown})
+        for label, name in (("data set", "dataset"), ("target", "target"), ("attack", "attack"))
+    }
+    return {label: values for label, values in choices.items() if len(values) > 1}
+
+
+def _environment(run: CollectedRun) -> dict[str, str]:
+    """Return what a run ran on; of a resumed one, the first time."""
+    if run.environment is None:
+        return {}
+    known = {name: value for name, value in run.environment.items() if name != "resumed"}
+    return flat(known) | {"resumed": str(len(run.environment.get("resumed", [])))}
+
+
+def _beside(columns: Sequence[dict[str, str]]) -> list[tuple[str, list[str], bool]]:
+    """Return a row for each name with each run's value, and whether they differ."""
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = []
+    for name in names:
+        values = [column.get(name, "-") for column in columns]
+        rows.append((name, values, len(set(values)) > 1))
+    return rows

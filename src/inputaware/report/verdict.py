@@ -1,0 +1,142 @@
+"""What was found, in sentences and in rows of tables."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any, NamedTuple
+
+from inputaware.config import Config
+from inputaware.defenses.settings import DefenseName
+from inputaware.report.collect import CollectedRun
+
+__all__ = [
+    "DEFENSE_TITLES",
+    "AccuracyRow",
+    "CostRow",
+    "accuracy_rows",
+    "cost_rows",
+    "flat",
+    "percent",
+    "target_words",
+    "verdict",
+]
+
+DEFENSE_TITLES: dict[DefenseName, str] = {
+    "neural-cleanse": "Neural Cleanse",
+    "strip": "STRIP",
+    "fine-pruning": "Fine-Pruning",
+    "image-regularization": "Image regularization",
+}
+"""How the defenses are called in text."""
+
+
+class AccuracyRow(NamedTuple):
+    """A test with our rate, the paper's and the difference in percentage points; empty where there is none."""
+
+    test: str
+    meaning: str
+    ours: str
+    paper: str
+    difference: str
+
+
+class CostRow(NamedTuple):
+    """A part of the work with what it cost."""
+
+    part: str
+    seconds: str
+    images_per_second: str
+    memory: str
+
+
+def percent(rate: float | None, digits: int = 2) -> str:
+    """Return a rate in percent; a dash where the notion does not apply."""
+    return "-" if rate is None else f"{100 * rate:.{digits}f} %"
+
+
+def target_words(config: Config, class_names: tuple[str, ...]) -> str:
+    """Return what the attacker wants, in a word or two."""
+    if config.attack == "none":
+        return "no target"
+    return config.target if config.target == "all-to-all" else f"all-to-one, class {class_names[config.target_class]}"
+
+
+def verdict(run: CollectedRun) -> str:
+    """Return what was found of a run, in a few sentences."""
+    if run.result is None:
+        return "Training is not finished: nothing is known of this model yet."
+    found = run.result["evaluation"]
+    clean = percent(found["clean_accuracy"], 1)
+    if run.config.attack == "none":
+        words = f"A clean control: it classifies {clean} of the test images correctly."
+    else:
+        wanted = "the class after their own"
+        if run.config.target == "all-to-one":
+            wanted = f"class {run.spec.class_names[run.config.target_class]}"
+        words = (
+            f"Backdoored: {percent(found['attack_success_rate'], 1)} of the test images are taken for {wanted} once "
+            f"they carry their trigger; without it {clean} are classified correctly."
+        )
+        if found["cross_accuracy"] is None:
+            words += " The trigger is one patch, the same for all images."
+        else:
+            words += f" With another image's trigger {percent(found['cross_accuracy'], 1)} keep their true label."
+    return f"{words} {_judged(run)}"
+
+
+def _judged(run: CollectedRun) -> str:
+    """Return what Neural Cleanse decided, the one defense that judges models."""
+    judge = run.defenses.get("neural-cleanse")
+    if judge is None:
+        return "No defense has judged it yet."
+    words = {"flagged": "flags it", "not-flagged": "does not flag it", "no-verdict": "has no verdict"}
+    return f"{DEFENSE_TITLES['neural-cleanse']} {words[judge.record['verdict']]}."
+
+
+def accuracy_rows(run: CollectedRun) -> list[AccuracyRow]:
+    """Return the three tests with the paper's numbers beside them; none where training is not finished."""
+    if run.result is None:
+        return []
+    found, paper = run.result["evaluation"], run.result["paper"] or {}
+    tests = (
+        ("clean", "clean_accuracy", "clean images get their true label"),
+        ("attack", "attack_success_rate", "images with their own trigger get the attacker's label"),
+        ("attack, other classes", "attack_success_rate_excluding_target", "without images already of that class"),
+        ("cross", "cross_accuracy", "images with another image's trigger keep their true label"),
+    )
+    rows = []
+    for test, key, meaning in tests:
+        ours, theirs = found[key], paper.get(key)
+        difference = "" if ours is None or theirs is None else f"{100 * (ours - theirs):+.2f}"
+        rows.append(AccuracyRow(test, meaning, percent(ours), "" if theirs is None else percent(theirs), difference))
+    return rows
+
+
+def cost_rows(run: CollectedRun) -> list[CostRow]:
+    """Return what each part of the work cost: training, evaluation, defenses."""
+    # Of what was done twice, since a run was stopped and resumed, the last time counts.
+    rows = list({(row["part"], row["epoch"]): row for row in run.timing}.values())
+    found = []
+    for part in dict.fromkeys(row["part"] for row in rows):
+        own = [row for row in rows if row["part"] == part]
+        rates = [row["images_per_second"] for row in own if row["images_per_second"] is not None]
+        found.append(
+            CostRow(
+                f"{part} stage, {len(own)} epoch{'s' if len(own) > 1 else ''}" if rates else part,
+                f"{sum(row['seconds'] for row in own):.1f}",
+                f"{statistics.median(rates):.0f}" if rates else "-",
+                f"{max(row['peak_memory_mib'] for row in own)}",
+            )
+        )
+    return found
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings as text by dotted name."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return found

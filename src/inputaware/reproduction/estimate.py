@@ -1,0 +1,81 @@
+"""How long work should take on this machine, from a few timed steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from inputaware.benchmarking.timing import seconds_of
+from inputaware.benchmarking.workload import MIDDLE, STAGES, TRAINING_IMAGES, StageName, Workload
+from inputaware.config import Config
+from inputaware.data.spec import dataset_spec
+from inputaware.defenses.settings import DefenseSettings
+from inputaware.reproduction.works import WorkKind
+from inputaware.runs.environment import resolve_precision
+
+__all__ = ["TEST_IMAGES", "seconds_of_work", "seconds_per_image"]
+
+TEST_IMAGES = {"digits": 360, "mnist": 10_000, "cifar10": 10_000, "gtsrb": 12_630}
+"""Images of each data set's test set."""
+
+_DEFENDER_IMAGES = {"digits": 144}
+"""Images of the ``defender`` split where it is not the usual one."""
+
+_BATCH, _STEPS = 32, 3
+
+_SHARE_OF_PASS = 1 / 3
+"""A pass that only predicts, beside one that trains: it has no way back."""
+
+
+def seconds_per_image(dataset: str, device: torch.device) -> dict[StageName, float]:
+    """Return how long a training image takes in each stage.
+
+    Args:
+        dataset: digits, mnist, cifar10 or gtsrb.
+        device: where to compute.
+    """
+    found: dict[StageName, float] = {}
+    precision = resolve_precision("auto", device)
+    for stage in STAGES:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            work = Workload.build(dataset, stage, images=_BATCH, device=device, precision=precision, batch_size=_BATCH)
+            batch = next(work.batches())
+
+            def steps(work: Workload = work, batch: object = batch) -> None:
+                for _ in range(_STEPS):
+                    work.step(batch, epoch=0, progress=MIDDLE)  # type: ignore[arg-type]
+
+            with work.arithmetic():
+                work.step(batch, epoch=0, progress=MIDDLE)
+                found[stage] = seconds_of(steps, device) / (_STEPS * _BATCH)
+    return found
+
+
+def seconds_of_work(kind: WorkKind, config: Config, rates: Mapping[StageName, float]) -> float:
+    """Return about how long a piece of work takes, from the number of images that pass through the networks.
+
+    Args:
+        kind: what is done.
+        config: the configuration of the run.
+        rates: seconds that a training image takes in each stage.
+    """
+    train, test = TRAINING_IMAGES[config.dataset], TEST_IMAGES[config.dataset]
+    defender = _DEFENDER_IMAGES.get(config.dataset, 5000)
+    classes = dataset_spec(config.dataset).classes
+    settings, way = DefenseSettings(), rates["joint"]
+    look = _SHARE_OF_PASS * way
+    cleanse, strip, pruning = settings.neural_cleanse, settings.strip, settings.fine_pruning
+    filters = 2 * (len(settings.image_regularization.kernels) + len(settings.image_regularization.bits))
+    if kind == "train":
+        mask = config.mask_stage.epochs * train * rates["mask"] if config.attack == "input-aware" else 0.0
+        return mask + config.joint_stage.epochs * train * way + 9 * test * look
+    return {
+        "inspect": 3000 * way,
+        "latency": 2000 * look,
+        "neural-cleanse": classes * cleanse.rounds * min(cleanse.images_per_round, defender) * way,
+        "strip": strip.overlays * 2 * (min(strip.images, test) + min(strip.images, defender // 2)) * look,
+        "fine-pruning": 4 * test * look + pruning.epochs * (1 - pruning.held_out) * defender * way,
+        "image-regularization": filters * (3 * test + defender) * look,
+    }[kind]

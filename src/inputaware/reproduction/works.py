@@ -1,0 +1,139 @@
+"""The work behind tables and figures: training, inspections, defenses, latencies; each is done once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from inputaware.api import Run, train
+from inputaware.benchmarking.latency import measure_latency
+from inputaware.config import AttackName, Config, PrecisionName, PresetName, TargetName, preset_config
+from inputaware.defenses.settings import DefenseName
+from inputaware.report.collect import collect_run
+from inputaware.runs.environment import describe_environment, resolve_device
+from inputaware.runs.files import write_json
+from inputaware.training.loop import Listener
+
+__all__ = ["Place", "RunKey", "Work", "WorkKind"]
+
+WorkKind = Literal["train", "inspect", "latency", "neural-cleanse", "strip", "fine-pruning", "image-regularization"]
+
+_PASSES, _WARM_UP = 110, 10
+"""Timed passes of each network at batch 1, and passes before them."""
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Which run: its folder's name says all of it."""
+
+    dataset: str
+    attack: AttackName
+    target: TargetName
+    seed: int
+
+    def __str__(self) -> str:
+        """Return the name of the run's folder."""
+        return f"{self.dataset}-{self.attack}-{self.target}-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work.
+
+    Attributes:
+        kind: what is done; a defense by its name.
+        run: of which run; of a latency only the data set counts.
+    """
+
+    kind: WorkKind
+    run: RunKey
+
+    def __str__(self) -> str:
+        """Return what is done, in words."""
+        if self.kind == "latency":
+            return f"time the networks of {self.run.dataset}"
+        return f"run {self.kind} on {self.run}" if self.kind in get_args(DefenseName) else f"{self.kind} {self.run}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the work's results are kept, and how it is done.
+
+    Attributes:
+        output: the folder of the reproduction.
+        preset: how runs are trained.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, 32 or bf16.
+    """
+
+    output: Path
+    preset: PresetName
+    device: str
+    precision: PrecisionName
+
+    def folder(self, run: RunKey) -> Path:
+        """Return the folder of a run."""
+        return self.output / "runs" / str(run)
+
+    def latency(self, dataset: str) -> Path:
+        """Return the file of the latencies of a data set's networks."""
+        return self.output / "runs" / f"{dataset}-latency.json"
+
+    def done(self, work: Work) -> bool:
+        """Return whether a piece of work is done and kept."""
+        if work.kind == "latency":
+            return self.latency(work.run.dataset).exists()
+        folder = self.folder(work.run)
+        if not (folder / "evaluation.json").exists():
+            return False
+        missing = collect_run(folder).missing
+        return {"train": "evaluation", "inspect": "inspection"}.get(work.kind, work.kind) not in missing
+
+    def do(
+        self, work: Work, *, listener: Listener | None, progress: Callable[[float], None] = lambda share: None
+    ) -> None:
+        """Do a piece of work; training goes on from its checkpoint where it was interrupted.
+
+        Args:
+            work: what to do.
+            listener: told how training goes.
+            progress: told the share of anything else that is done.
+
+        Raises:
+            ConfigError: a run is there that was trained with other settings.
+            DataError: the data set is missing or corrupt.
+            DeviceError: the device or precision is not there.
+            RunFolderError: a folder cannot be written, or is in use.
+            TrainingError: a loss is not finite.
+        """
+        if work.kind == "train":
+            train(self.config(work.run), self.folder(work.run), resume=True, listener=listener, evaluating=progress)
+        elif work.kind == "latency":
+            self._time_networks(work.run.dataset)
+        else:
+            run = Run.load(self.folder(work.run), device=self.device)
+            if work.kind == "inspect":
+                run.inspect(overwrite=True, progress=progress)
+            else:
+                run.defend([work.kind], progress=lambda name, share: progress(share))
+
+    def config(self, run: RunKey) -> Config:
+        """Return how a run is trained."""
+        return preset_config(
+            self.preset,
+            dataset=run.dataset,
+            attack=run.attack,
+            target=run.target,
+            seed=run.seed,
+            device=self.device,
+            precision=self.precision,
+        )
+
+    def _time_networks(self, dataset: str) -> None:
+        device = resolve_device(self.device)
+        found = measure_latency(dataset, repeats=_PASSES, warm_up=_WARM_UP, device=device)
+        path = self.latency(dataset)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"environment": describe_environment(device, "32"), "networks": found})

@@ -1,0 +1,66 @@
+"""Small finished runs with everything in their folders."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inputaware.api import Run, train
+from inputaware.config import AttackName, TargetName, preset_config
+from inputaware.defenses.settings import (
+    DEFENSES,
+    DefenseSettings,
+    FinePruningSettings,
+    ImageRegularizationSettings,
+    NeuralCleanseSettings,
+    StripSettings,
+)
+
+QUICK = DefenseSettings(
+    neural_cleanse=NeuralCleanseSettings(rounds=2, success_threshold=0.2, batch_size=72, images_per_round=72),
+    strip=StripSettings(overlays=2, images=200),
+    fine_pruning=FinePruningSettings(epochs=1),
+    image_regularization=ImageRegularizationSettings(kernels=(3,), bits=(1,)),
+)
+
+
+def make_run(folder: Path, attack: AttackName, target: TargetName = "all-to-one") -> Path:
+    """Train a small run, inspect it and run all defenses on it."""
+    config = preset_config(
+        "fast",
+        dataset="digits",
+        attack=attack,
+        target=target,
+        device="cpu",
+        train_images=100,
+        validation_images=10,
+        model={"hidden_units": 16},
+        mask_stage={"epochs": 1, "batch_size": 50},
+        joint_stage={"epochs": 2, "batch_size": 50},
+    )
+    run: Run = train(config, folder)
+    run.inspect()
+    run.defend(DEFENSES, QUICK)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a finished run of each attack; tests do not write in them."""
+    folder = tmp_path_factory.mktemp("reported")
+    return {attack: make_run(folder / attack, attack) for attack in ("input-aware", "badnets", "none")}
+
+
+@pytest.fixture
+def copy_of(whole_runs: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that copies a run into a folder of that name, for tests that change it."""
+
+    def copy(attack: str, name: str = "copy") -> Path:
+        target = tmp_path / name
+        shutil.copytree(whole_runs[attack], target)
+        return target
+
+    return copy

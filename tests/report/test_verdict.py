@@ -1,0 +1,104 @@
+"""Sentences and rows, from numbers that are known."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inputaware.config import override
+from inputaware.report.collect import CollectedRun, Defended, collect_run
+from inputaware.report.verdict import accuracy_rows, cost_rows, flat, percent, verdict
+
+RATES = {
+    "clean_accuracy": 0.9931,
+    "attack_success_rate": 0.9951,
+    "attack_success_rate_excluding_target": 0.99457,
+    "cross_accuracy": 0.961,
+}
+PAPER = {"clean_accuracy": 0.9954, "attack_success_rate": 0.9954, "cross_accuracy": 0.9525}
+
+
+def known(whole_runs: dict[str, Path], attack: str, judged: str | None = None, **changes: Any) -> CollectedRun:
+    run = collect_run(whole_runs[attack])
+    rates = RATES if attack == "input-aware" else RATES | {"cross_accuracy": None}
+    defenses = {} if judged is None else {"neural-cleanse": Defended({"verdict": judged}, {})}
+    return dataclasses.replace(
+        run,
+        config=override(run.config, changes),
+        result=None if run.result is None else run.result | {"evaluation": rates, "paper": PAPER},
+        defenses=defenses,
+    )
+
+
+@pytest.mark.parametrize(
+    ("attack", "changes", "judged", "expected"),
+    [
+        (
+            "input-aware",
+            {"target_class": 7},
+            "not-flagged",
+            "Backdoored: 99.5 % of the test images are taken for class 7 once they carry their trigger; without it "
+            "99.3 % are classified correctly. With another image's trigger 96.1 % keep their true label. "
+            "Neural Cleanse does not flag it.",
+        ),
+        (
+            "input-aware",
+            {"target": "all-to-all"},
+            None,
+            "Backdoored: 99.5 % of the test images are taken for the class after their own once they carry their "
+            "trigger; without it 99.3 % are classified correctly. With another image's trigger 96.1 % keep their true "
+            "label. No defense has judged it yet.",
+        ),
+        (
+            "badnets",
+            {},
+            "flagged",
+            "Backdoored: 99.5 % of the test images are taken for class 0 once they carry their trigger; without it "
+            "99.3 % are classified correctly. The trigger is one patch, the same for all images. "
+            "Neural Cleanse flags it.",
+        ),
+        (
+            "none",
+            {},
+            "no-verdict",
+            "A clean control: it classifies 99.3 % of the test images correctly. Neural Cleanse has no verdict.",
+        ),
+    ],
+)
+def test_the_verdict_in_words(
+    attack: str, changes: dict[str, Any], judged: str | None, expected: str, whole_runs: dict[str, Path]
+) -> None:
+    assert verdict(known(whole_runs, attack, judged, **changes)) == expected
+
+
+def test_a_run_that_is_not_finished_has_no_verdict(whole_runs: dict[str, Path]) -> None:
+    run = dataclasses.replace(collect_run(whole_runs["none"]), result=None)
+    assert verdict(run) == "Training is not finished: nothing is known of this model yet."
+    assert accuracy_rows(run) == []
+
+
+def test_ours_beside_the_papers(whole_runs: dict[str, Path]) -> None:
+    rows = {row.test: row for row in accuracy_rows(known(whole_runs, "input-aware"))}
+    assert rows["clean"][2:] == ("99.31 %", "99.54 %", "-0.23")
+    assert rows["cross"][2:] == ("96.10 %", "95.25 %", "+0.85")
+    assert rows["attack, other classes"][2:] == ("99.46 %", "", "")
+
+
+def test_what_was_done_twice_counts_once(whole_runs: dict[str, Path]) -> None:
+    row = {"part": "joint", "epoch": 1, "seconds": 4.0, "images_per_second": 50.0, "peak_memory_mib": 300}
+    rows = [
+        row | {"seconds": 9.0},
+        row,
+        row | {"epoch": 2, "seconds": 6.0, "images_per_second": 70.0},
+        {"part": "evaluation", "epoch": None, "seconds": 1.25, "images_per_second": None, "peak_memory_mib": 400},
+    ]
+    run = dataclasses.replace(collect_run(whole_runs["none"]), timing=rows)
+    assert cost_rows(run) == [("joint stage, 2 epochs", "10.0", "60", "300"), ("evaluation", "1.2", "-", "400")]
+
+
+def test_settings_by_dotted_name() -> None:
+    assert flat({"a": 1, "b": {"c": [1, 2], "d": {"e": None}}}) == {"a": "1", "b.c": "1, 2", "b.d.e": "None"}
+    assert percent(None) == "-"

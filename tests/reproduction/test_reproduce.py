@@ -1,0 +1,222 @@
+"""Everything in one call on small runs: what is made, what is kept, what cannot be made and why."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inputaware.cli import main
+from inputaware.config import Config, override, preset_config
+from inputaware.defenses.settings import (
+    DefenseSettings,
+    FinePruningSettings,
+    NeuralCleanseSettings,
+    StripSettings,
+)
+from inputaware.errors import ConfigError, DataError
+from inputaware.reproduction import plan_reproduction, reproduce
+from inputaware.reproduction.items import ITEM_NAMES
+from inputaware.reproduction.works import Place, RunKey, Work
+
+SMALL = {
+    "train_images": 100,
+    "validation_images": 20,
+    "model": {"hidden_units": 16},
+    "mask_stage": {"epochs": 1, "batch_size": 50},
+    "joint_stage": {"epochs": 1, "batch_size": 50},
+}
+QUICK = DefenseSettings(
+    neural_cleanse=NeuralCleanseSettings(rounds=3, success_threshold=0.2, batch_size=72),
+    strip=StripSettings(overlays=4),
+    fine_pruning=FinePruningSettings(epochs=1),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Let runs be small and defenses quick; what is done with them is as it is."""
+    whole = Place.config
+
+    def config(place: Place, run: RunKey) -> Config:
+        return override(whole(place, run), SMALL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Place, "config", config)
+        patch.setattr("inputaware.api.DefenseSettings", lambda: QUICK)
+        patch.setattr("inputaware.reproduction.works._PASSES", 4)
+        patch.setattr("inputaware.reproduction.works._WARM_UP", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, small: None) -> Path:
+    """Return the folder of a reproduction of everything, with two seeds."""
+    output = tmp_path_factory.mktemp("reproduction") / "all"
+    plan = plan_reproduction(dataset="digits", seeds=(0, 1), output=output, device="cpu")
+    assert not output.exists()
+    assert plan.items == ITEM_NAMES
+    assert not any(planned.done for planned in plan.works)
+    assert plan.seconds == pytest.approx(sum(planned.seconds for planned in plan.works))
+    assert reproduce(plan) == output / "README.md"
+    return output
+
+
+def run_files(output: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in (output / "runs").rglob("*") if path.is_file()}
+
+
+def test_every_item_is_there_in_every_format(made: Path) -> None:
+    names = {path.name for path in (made / "digits").iterdir()}
+    pictures = {f"{name}.{kind}" for name in ITEM_NAMES for kind in ("md", "png", "svg")}
+    numbers = {f"{name}.csv" for name in ("main", "table2", "table3", "table4", "figure4", "figure5", "figure6")}
+    assert names == pictures | numbers
+    page = (made / "README.md").read_text()
+    for name in ITEM_NAMES:
+        assert f"](digits/{name}.png)" in page
+        assert f"`inputaware reproduce {name} --dataset digits`" in page
+    for address in re.findall(r"\]\(([^)]+)\)", page):
+        assert (made / address).is_file()
+    with Image.open(made / "digits/figure1.png") as file:
+        assert file.width > 1000
+
+
+def test_runs_are_named_by_what_they_are(made: Path) -> None:
+    assert {path.name for path in (made / "runs").iterdir()} == {
+        "digits-input-aware-all-to-one-seed-0",
+        "digits-input-aware-all-to-one-seed-1",
+        "digits-input-aware-all-to-all-seed-0",
+        "digits-input-aware-all-to-all-seed-1",
+        "digits-badnets-all-to-one-seed-0",
+        "digits-none-all-to-one-seed-0",
+        "digits-latency.json",
+    }
+
+
+def test_tables_hold_each_seed_with_mean_and_spread(made: Path) -> None:
+    with (made / "digits/table3.csv").open(newline="") as file:
+        rows = {row["test"]: row for row in csv.DictReader(file)}
+    for test, key in (("clean", "clean_accuracy"), ("attack", "attack_success_rate"), ("cross", "cross_accuracy")):
+        found = []
+        for seed in (0, 1):
+            folder = made / f"runs/digits-input-aware-all-to-all-seed-{seed}"
+            found.append(100 * json.loads((folder / "evaluation.json").read_text())[key])
+        assert [float(rows[test][f"seed {seed}"]) for seed in (0, 1)] == pytest.approx(found, abs=0.0051)
+        assert float(rows[test]["ours, %"]) == pytest.approx(np.mean(found), abs=0.0051)
+        assert float(rows[test]["standard deviation"]) == pytest.approx(np.std(found, ddof=1), abs=0.0051)
+        assert rows[test]["paper, %"] == rows[test]["difference, points"] == "-"  # the paper has no digits
+
+
+def test_figures_have_their_numbers(made: Path) -> None:
+    with (made / "digits/figure4.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with np.load(made / "runs/digits-input-aware-all-to-all-seed-0/defenses/fine-pruning.npz") as arrays:
+        expected = 100 * arrays["scoring_attack_success_rate"]
+    np.testing.assert_allclose([float(row["attack, %"]) for row in rows], expected, atol=0.0051)
+    with (made / "digits/figure6.csv").open(newline="") as file:
+        models = [row["model"] for row in csv.DictReader(file)]
+    assert models == ["input-aware, all-to-all", "input-aware, all-to-one", "BadNets", "clean model"]
+
+
+def test_what_is_done_is_not_done_again(made: Path) -> None:
+    before = run_files(made)
+    plan = plan_reproduction(["table3", "figure6", "table2"], dataset="digits", seeds=(0, 1), output=made)
+    assert plan.items == ("table2", "table3", "figure6")
+    assert all(planned.done for planned in plan.works)
+    assert plan.seconds == 0
+    page = (made / "README.md").read_bytes()
+    table = (made / "digits/table3.md").read_bytes()
+    (made / "digits/table3.md").unlink()
+    reproduce(plan)
+    assert run_files(made) == before
+    # The page still holds what this call did not make.
+    assert (made / "README.md").read_bytes() == page
+    assert (made / "digits/table3.md").read_bytes() == table
+
+
+def test_half_done_work_is_gone_on_with(tmp_path: Path) -> None:
+    plan = plan_reproduction(["main"], dataset="digits", output=tmp_path / "out", device="cpu")
+    reproduce(plan)
+    run = tmp_path / "out/runs/digits-input-aware-all-to-one-seed-0"
+    evaluation, metrics = (run / "evaluation.json").read_bytes(), (run / "metrics.jsonl").stat().st_mtime_ns
+    (run / "evaluation.json").unlink()
+    again = plan_reproduction(["main"], dataset="digits", output=tmp_path / "out", device="cpu")
+    assert [planned.done for planned in again.works] == [False]
+    heard: list[tuple[Work, float]] = []
+    reproduce(again, progress=lambda work, share: heard.append((work, share)))
+    assert (run / "evaluation.json").read_bytes() == evaluation
+    assert (run / "metrics.jsonl").stat().st_mtime_ns == metrics
+    assert heard[-1] == (again.works[0].work, 1.0)
+
+
+def test_without_the_data_it_says_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(dataset: str, split: str) -> Any:
+        raise DataError(f"{dataset}: expected its files; found none")
+
+    monkeypatch.setattr("inputaware.reproduction.reproduce.load_images", missing)
+    plan = plan_reproduction(["table2", "table3"], dataset="gtsrb", output=tmp_path / "out", device="cpu", hours=1e9)
+    assert plan.items == ("table2",)
+    assert plan.impossible == {"table3": "gtsrb: expected its files; found none"}
+    assert [planned.work.kind for planned in plan.works] == ["latency"]
+
+
+def test_what_takes_too_long_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["figure3", "--dataset", "digits", "--device", "cpu", "--hours", "0", "--plan"]
+    assert main(["reproduce", *arguments, "--output", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"figure3 cannot be made here: its work should take about \d+ hours on this cpu, more than 0; "
+        r"run it on a machine with a GPU, or allow more with --hours",
+        out,
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reason_is_on_the_page(tmp_path: Path) -> None:
+    plan = plan_reproduction(["figure3"], dataset="digits", output=tmp_path / "out", device="cpu", hours=0)
+    text = reproduce(plan).read_text()
+    assert "Not made here:\n\n- Figure 3: samples, all-to-all: its work should take about" in text
+
+
+def test_the_command_says_first_what_it_will_run(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reproduce", "main", "--dataset", "digits", "--device", "cpu", "--output", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert out.index("train digits-input-aware-all-to-one-seed-0") < out.index(f"Page: {tmp_path}/out/README.md")
+    assert "in all, estimated from a few steps on this machine" in " ".join(out.split())
+    assert "joint stage, epoch 1/1" in err
+    assert main(["reproduce", "--dataset", "digits", "--seeds", "0", "1", "--output", str(made)]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("done") == 18
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"items": ["table1"]}, f"item: expected one of {', '.join(ITEM_NAMES)}; found 'table1'"),
+        ({"dataset": "cats"}, "dataset: expected one of digits, mnist, cifar10, gtsrb; found 'cats'"),
+        ({"seeds": []}, "seeds: expected at least one, each once; found none"),
+        ({"seeds": [1, 1]}, "seeds: expected at least one, each once; found 1, 1"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        plan_reproduction(output=tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_with_other_settings_is_refused(made: Path) -> None:
+    key = RunKey("digits", "input-aware", "all-to-one", 0)
+    place = Place(made, "paper", "cpu", "auto")
+    with pytest.raises(ConfigError, match="expected the configuration that the run was started with"):
+        place.do(Work("train", key), listener=None)
+    assert preset_config("paper", dataset="digits").joint_stage.epochs == 600
