@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from inputaware.reproduction.reproduce import Plan
+    from inputaware.reproduction.plan import Plan
     from inputaware.reproduction.works import Work
     from inputaware.training.loop import EpochReport
 
