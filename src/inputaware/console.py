@@ -17,7 +17,7 @@ from inputaware.evaluation.aggregate import setting_in_words, spread
 from inputaware.sweeps.progress import CellState, seconds_left
 
 if TYPE_CHECKING:
-    from inputaware.reproduction.reproduce import Plan
+    from inputaware.reproduction.plan import Plan
     from inputaware.reproduction.works import Work
     from inputaware.training.loop import EpochReport
 

@@ -1,5 +1,5 @@
 """The paper's tables and figures, ours beside theirs."""
 
-from inputaware.reproduction.reproduce import plan_reproduction, reproduce
+from inputaware.reproduction.plan import plan_reproduction, reproduce
 
 __all__ = ["plan_reproduction", "reproduce"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from inputaware.config import Config, override, preset_config
 from inputaware.defenses.settings import (
     DefenseSettings,
     FinePruningSettings,
+    ImageRegularizationSettings,
     NeuralCleanseSettings,
     StripSettings,
 )
@@ -34,9 +36,10 @@ SMALL = {
     "joint_stage": {"epochs": 1, "batch_size": 50},
 }
 QUICK = DefenseSettings(
-    neural_cleanse=NeuralCleanseSettings(rounds=3, success_threshold=0.2, batch_size=72),
-    strip=StripSettings(overlays=4),
+    neural_cleanse=NeuralCleanseSettings(rounds=2, success_threshold=0.2, batch_size=72, images_per_round=72),
+    strip=StripSettings(overlays=2, images=100),
     fine_pruning=FinePruningSettings(epochs=1),
+    image_regularization=ImageRegularizationSettings(kernels=(3,), bits=(1,)),
 )
 
 
@@ -141,26 +144,31 @@ def test_what_is_done_is_not_done_again(made: Path) -> None:
     assert (made / "digits/table3.md").read_bytes() == table
 
 
-def test_half_done_work_is_gone_on_with(tmp_path: Path) -> None:
-    plan = plan_reproduction(["main"], dataset="digits", output=tmp_path / "out", device="cpu")
-    reproduce(plan)
-    run = tmp_path / "out/runs/digits-input-aware-all-to-one-seed-0"
-    evaluation, metrics = (run / "evaluation.json").read_bytes(), (run / "metrics.jsonl").stat().st_mtime_ns
+def test_half_done_work_is_gone_on_with(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, name = tmp_path / "out", "digits-input-aware-all-to-one-seed-0"
+    run = output / "runs" / name
+    shutil.copytree(made / "runs" / name, run)
+    evaluation, metrics = (run / "evaluation.json").read_bytes(), (run / "metrics.jsonl").read_bytes()
     (run / "evaluation.json").unlink()
-    again = plan_reproduction(["main"], dataset="digits", output=tmp_path / "out", device="cpu")
-    assert [planned.done for planned in again.works] == [False]
-    heard: list[tuple[Work, float]] = []
-    reproduce(again, progress=lambda work, share: heard.append((work, share)))
+    (run / "classifier.safetensors").unlink()
+    arguments = ["main", "--dataset", "digits", "--device", "cpu", "--output", str(output)]
+    plan = plan_reproduction(["main"], dataset="digits", output=output, device="cpu")
+    assert [planned.done for planned in plan.works] == [False]
+    assert main(["reproduce", *arguments]) == 0
+    out, err = capsys.readouterr()
+    # It says first what it will run, then does it.
+    assert out.index(f"train {name}") < out.index(f"Page: {output}/README.md")
+    assert "in all, estimated from a few steps on this machine" in " ".join(out.split())
+    assert err == f"train {name}\n"
     assert (run / "evaluation.json").read_bytes() == evaluation
-    assert (run / "metrics.jsonl").stat().st_mtime_ns == metrics
-    assert heard[-1] == (again.works[0].work, 1.0)
+    assert (run / "metrics.jsonl").read_bytes() == metrics
 
 
 def test_without_the_data_it_says_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(dataset: str, split: str) -> Any:
         raise DataError(f"{dataset}: expected its files; found none")
 
-    monkeypatch.setattr("inputaware.reproduction.reproduce.load_images", missing)
+    monkeypatch.setattr("inputaware.reproduction.plan.load_images", missing)
     plan = plan_reproduction(["table2", "table3"], dataset="gtsrb", output=tmp_path / "out", device="cpu", hours=1e9)
     assert plan.items == ("table2",)
     assert plan.impossible == {"table3": "gtsrb: expected its files; found none"}
@@ -185,17 +193,10 @@ def test_a_reason_is_on_the_page(tmp_path: Path) -> None:
     assert "Not made here:\n\n- Figure 3: samples, all-to-all: its work should take about" in text
 
 
-def test_the_command_says_first_what_it_will_run(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["reproduce", "main", "--dataset", "digits", "--device", "cpu", "--output", str(tmp_path / "out")]) == 0
+def test_the_command_says_what_is_done(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "--dataset", "digits", "--seeds", "0", "1", "--output", str(made), "--device=cpu"]) == 0
     out, err = capsys.readouterr()
-    assert out.index("train digits-input-aware-all-to-one-seed-0") < out.index(f"Page: {tmp_path}/out/README.md")
-    assert "in all, estimated from a few steps on this machine" in " ".join(out.split())
-    assert "joint stage, epoch 1/1" in err
-    assert main(["reproduce", "--dataset", "digits", "--seeds", "0", "1", "--output", str(made)]) == 0
-    out, err = capsys.readouterr()
-    assert out.count("done") == 18
+    assert len(re.findall(r" done │", out)) == 17
     assert err == ""
 
 
