@@ -37,7 +37,7 @@ from inputaware.errors import ConfigError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.inspection.inspect import inspect_classifier
 from inputaware.models.registry import last_convolution, last_map
-from inputaware.runs.checkpoint import Checkpoint, load_checkpoint
+from inputaware.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from inputaware.runs.environment import (
     describe_environment,
     fingerprint,
@@ -47,9 +47,10 @@ from inputaware.runs.environment import (
 )
 from inputaware.runs.files import read_json, write_arrays, write_json
 from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
-from inputaware.training.loop import EpochReport, Listener, Trainer
+from inputaware.runs.import_official import OfficialCheckpoint, read_official
+from inputaware.training.loop import EpochReport, Listener, Trainer, training_state
 
-__all__ = ["EvaluationSplit", "Run", "train"]
+__all__ = ["EvaluationSplit", "Run", "import_official", "train"]
 
 EvaluationSplit = Literal["test", "validation", "defender"]
 
@@ -307,7 +308,7 @@ class Run:
                 write_arrays(folder / "grad_cam.npz", found.grad_cam)
                 write_json(folder / "inspection.json", found.record)
 
-            write_folder(target, write)
+            write_folder(target, write, replace=overwrite)
         return found.record
 
 
@@ -426,6 +427,49 @@ def train(
             # Last, since this file says that the run is finished.
             write_json(folder.evaluation, result)
     return run
+
+
+def import_official(file: str | os.PathLike[str], output: str | os.PathLike[str]) -> OfficialCheckpoint:
+    """Make a run folder from a checkpoint of the authors' release, and return what it held.
+
+    A checkpoint with all three networks becomes a trained run: load it with :meth:`Run.load`. One of the release's
+    mask stage becomes an unfinished one: ``train(None, output, resume=True)`` goes on with the joint stage.
+
+    Args:
+        file: a ``*.pth.tar`` file of the release; nothing of it is run.
+        output: a new run folder.
+
+    Raises:
+        CheckpointError: the file is missing, corrupt, or has another layout.
+        RunFolderError: the folder exists, or cannot be made.
+    """
+    check_new_folder(Path(output))
+    official = read_official(Path(file))
+    config = official.config
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        attack = build_attack(config, official.spec)
+        official.load_into(attack)
+        tensors = training_state(attack, torch.Generator().manual_seed(config.seed))
+    checkpoint = Checkpoint(
+        stage=1,
+        epoch=config.joint_stage.epochs if official.complete else 0,
+        rows=0,
+        fingerprint=fingerprint(device, precision),
+        tensors=tensors,
+    )
+    record = {"file": Path(file).name, "sha256": official.sha256, "epoch": official.epoch}
+
+    def fill(folder: RunFolder) -> None:
+        write_json(folder.environment, {**describe_environment(device, precision), "imported": record})
+        save_checkpoint(folder.checkpoint, checkpoint)
+        if official.complete:
+            folder.save_modules(attack, config, official.spec)
+
+    RunFolder.create(output, config, official.spec, fill)
+    return official
 
 
 def _recorded_config(folder: RunFolder, config: Config | None) -> Config:

@@ -25,6 +25,7 @@ __all__ = [
     "BenchmarkCommand",
     "DefendCommand",
     "EvaluateCommand",
+    "ImportOfficialCommand",
     "InspectCommand",
     "PoisonCommand",
     "TrainCommand",
@@ -156,6 +157,21 @@ class BenchmarkCommand:
     """Also draw the result to this new picture, .png or .svg."""
     json: _Flag = False
     """Print the result as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOfficialCommand:
+    """Make a run folder from a checkpoint of the authors' release.
+
+    Tensors and options are read, nothing of the file is run.
+    """
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """A *.pth.tar file of the release, of its joint stage or of its mask stage."""
+    output: Path
+    """The run folder to make."""
+    json: _Flag = False
+    """Print what was imported as JSON."""
 
 
 def _train(command: TrainCommand, given: Config | None) -> None:
@@ -307,6 +323,39 @@ def _benchmark(command: BenchmarkCommand) -> None:
             output.print(f"{words}: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _import_official(command: ImportOfficialCommand) -> None:
+    from rich.console import Console
+
+    from inputaware.api import import_official
+
+    official = import_official(command.file, command.output)
+    if command.json:
+        print(
+            json.dumps(
+                {
+                    "output": str(command.output),
+                    "dataset": official.config.dataset,
+                    "target": official.config.target,
+                    "epoch": official.epoch,
+                    "networks": list(official.weights),
+                    "sha256": official.sha256,
+                },
+                indent=2,
+            )
+        )
+        return
+    folder = shlex.quote(str(command.output))
+    networks = ", ".join(name.replace("_", " ") for name in official.weights)
+    next_step = f"inputaware evaluate {folder}" if official.complete else f"inputaware train --resume --output {folder}"
+    Console().print(
+        f"{official.config.dataset}, {official.config.target}, {networks} after epoch {official.epoch}\n"
+        f"Run folder: {command.output}\nNext: {next_step}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def _settings_from(arguments: Sequence[str]) -> Config | None:
     """Return the configuration that flags override, or none where no data set is named.
 
@@ -377,6 +426,7 @@ _COMMANDS = {
     "defend": "run defenses on a run's classifier, and score them",
     "inspect": "look at triggers and at where the classifier looks: galleries and Grad-CAM",
     "benchmark": "measure how fast training and the networks are on this machine",
+    "import-official": "make a run folder from a checkpoint of the authors' release",
 }
 
 
@@ -390,6 +440,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> None:
         "defend": (DefendCommand, _defend),
         "inspect": (InspectCommand, _inspect),
         "benchmark": (BenchmarkCommand, _benchmark),
+        "import-official": (ImportOfficialCommand, _import_official),
     }
     command, action = actions[name]
     action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments)))
@@ -427,7 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "for people who build and choose defenses.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
-        + "\n".join(f"  {name:<10}{words}" for name, words in _COMMANDS.items())
+        + "\n".join(f"  {name:<17}{words}" for name, words in _COMMANDS.items())
         + "\n\n'inputaware COMMAND --help' lists a command's options.",
     )
     parser.add_argument("--version", action="version", version=f"inputaware {__version__}")

@@ -4,6 +4,7 @@
 
     InputAwareError                something went wrong that we can explain
     ├── UsageError                 the caller can mend it: exit code 2, nothing was written
+    │   ├── CheckpointError        a checkpoint of the authors' release is missing, corrupt or of another layout
     │   ├── ConfigError            an option is out of its range, or options contradict each other
     │   ├── DataError              a data set or an image is missing, corrupt or of the wrong form
     │   ├── DefenseError           a suspect or clean data that a defense cannot work with
@@ -15,6 +16,7 @@ A message says what was expected, what was found and what to do.
 """
 
 __all__ = [
+    "CheckpointError",
     "ConfigError",
     "DataError",
     "DefenseError",
@@ -32,6 +34,10 @@ class InputAwareError(Exception):
 
 class UsageError(InputAwareError):
     """The caller can mend this; nothing was written."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint of the authors' release is missing, corrupt or of another layout."""
 
 
 class ConfigError(UsageError):

@@ -351,7 +351,9 @@ def test_a_name_that_no_disk_takes_is_refused(tmp_path: Path, make_config: MakeC
     path = tmp_path / ("x" * 300)
     with pytest.raises(RunFolderError) as caught:
         RunFolder.create(path, make_config("none"), spec)
-    assert str(caught.value) == f"output: expected to make {str(path)!r}; found: File name too long"
+    assert str(caught.value) == (
+        f"output: expected to write {str(path)!r}; found: File name too long; free space or choose another folder"
+    )
 
 
 UNWRITABLE = """
@@ -423,8 +425,11 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(output.parent.iterdir()) == []
     write_folder(output, fill)
     with pytest.raises(RunFolderError):
-        write_folder(output, fail)
+        write_folder(output, fail, replace=True)
     (output / "old").write_text("old")
-    write_folder(output, fill)
+    with pytest.raises(RunFolderError, match="Directory not empty"):
+        write_folder(output, fill)
+    assert (output / "old").exists()
+    write_folder(output, fill, replace=True)
     assert [path.name for path in output.parent.iterdir()] == ["output"]
     assert [path.name for path in output.iterdir()] == ["whole"]

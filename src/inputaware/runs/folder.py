@@ -57,15 +57,16 @@ def check_new_folder(path: Path) -> None:
         ) from None
 
 
-def write_folder(output: Path, write: Callable[[Path], None]) -> None:
+def write_folder(output: Path, write: Callable[[Path], None], *, replace: bool = False) -> None:
     """Fill a folder beside its place and move it there, so that a failure leaves what was there before.
 
     Args:
-        output: the folder to make or replace.
+        output: the folder to make.
         write: fills the folder that it is given.
+        replace: whether a folder that is there gives way; else it is an error.
 
     Raises:
-        RunFolderError: the disk is full, or the folder cannot be written.
+        RunFolderError: the disk is full, or the folder is in the way or cannot be written.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def write_folder(output: Path, write: Callable[[Path], None]) -> None:
         try:
             write(partial)
             partial.chmod(0o755)
-            if output.exists():
+            if replace and output.exists():
                 # A folder that is not empty cannot be replaced in one step: it steps aside first.
                 with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".old", dir=output.parent) as aside:
                     output.rename(Path(aside) / output.name)
@@ -115,24 +116,34 @@ class RunFolder:
         return str(self.path)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], config: Config, spec: DatasetSpec) -> RunFolder:
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        config: Config,
+        spec: DatasetSpec,
+        fill: Callable[[RunFolder], None] = lambda folder: None,
+    ) -> RunFolder:
         """Make a new run folder with its configuration.
+
+        Args:
+            path: where to make it.
+            config: the run's configuration.
+            spec: its data set.
+            fill: writes what else the folder has from the start; it is given the folder beside its place.
 
         Raises:
             RunFolderError: the folder exists, or cannot be made.
         """
         folder = cls(path)
         check_new_folder(folder.path)
-        # Made beside its place and moved there, so that a folder without its configuration is never seen.
-        partial = folder.path.with_name(f".{folder.path.name}.{os.getpid()}.partial")
-        try:
-            (partial / "checkpoint").mkdir(parents=True)
+
+        def write(partial: Path) -> None:
+            (partial / "checkpoint").mkdir()
             write_json(partial / "config.json", {**config_to_dict(config), "data": _spec_to_dict(spec)})
-            partial.rename(folder.path)
-        except OSError as error:
-            raise RunFolderError(f"output: expected to make {str(path)!r}; found: {error.strerror}") from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            fill(cls(partial))
+
+        # Moved to its place when it is whole, so that a folder without its configuration is never seen.
+        write_folder(folder.path, write)
         return folder
 
     @property

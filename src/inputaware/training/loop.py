@@ -21,7 +21,7 @@ from inputaware.runs.environment import full_float32, peak_memory_mib
 from inputaware.runs.folder import RunFolder
 from inputaware.training.step import TrainedModule, TrainingStep, beneath, place_modules
 
-__all__ = ["EpochReport", "Listener", "Trainer"]
+__all__ = ["EpochReport", "Listener", "Trainer", "training_state"]
 
 _LOOK_EVERY = 10
 """Steps between two looks at the loss: a look waits for the device."""
@@ -219,15 +219,9 @@ class Trainer:
             return self.validate()
 
     def _save(self, index: int, epoch: int, trained: dict[str, TrainedModule]) -> None:
-        tensors = {
-            f"module/{name}/{key}": tensor
-            for name, module in self.attack.modules.items()
-            for key, tensor in module.state_dict().items()
-        }
+        tensors = training_state(self.attack, self.generator)
         for name, member in trained.items():
             tensors |= {f"training/{name}/{key}": tensor for key, tensor in member.state().items()}
-        tensors["random/loader"] = self.generator.get_state()
-        tensors["random/torch"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(self.folder.checkpoint, Checkpoint(index, epoch, self.rows, self.fingerprint, tensors))
@@ -244,6 +238,21 @@ class Trainer:
         torch.set_rng_state(checkpoint.tensors["random/torch"])
         if self.device.type == "cuda" and "random/cuda" in checkpoint.tensors:
             torch.cuda.set_rng_state(checkpoint.tensors["random/cuda"], self.device)
+
+
+def training_state(attack: Attack, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return what a checkpoint holds where a stage begins: the networks and the state of what draws at random.
+
+    Args:
+        attack: the networks.
+        generator: of the order of images and their augmentation.
+    """
+    tensors = {
+        f"module/{name}/{key}": tensor
+        for name, module in attack.modules.items()
+        for key, tensor in module.state_dict().items()
+    }
+    return tensors | {"random/loader": generator.get_state(), "random/torch": torch.get_rng_state()}
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], folder: RunFolder) -> None:
