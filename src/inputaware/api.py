@@ -45,7 +45,7 @@ from inputaware.runs.environment import (
     resolve_device,
     resolve_precision,
 )
-from inputaware.runs.files import read_json, write_arrays, write_json
+from inputaware.runs.files import read_json, write_arrays, write_json, writing
 from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
 from inputaware.runs.import_official import OfficialCheckpoint, read_official
 from inputaware.training.loop import EpochReport, Listener, Trainer, training_state
@@ -146,7 +146,8 @@ class Run:
 
         Raises:
             DataError: the data set is missing or corrupt.
-            RunFolderError: the folder cannot be written.
+            RunFolderError: the folder cannot be written or is in use.
+            WriteError: the disk is full, or the folder is gone.
         """
         images, labels = self.images(split)
         result = evaluate(self.classifier, self.backdoor, images, labels, self.spec.classes, progress=progress)
@@ -188,7 +189,8 @@ class Run:
             ConfigError: a name is unknown or a setting is out of its range.
             DefenseError: the classifier or the data are not such that the defense can work with them.
             DataError: the data set is missing or corrupt.
-            RunFolderError: a result with other settings is there, or the folder cannot be written.
+            RunFolderError: a result with other settings is there, or the folder cannot be written or is in use.
+            WriteError: the disk is full, or the folder is gone.
         """
         settings = settings or DefenseSettings()
         defenses = [build_defense(name, settings) for name in dict.fromkeys(names)]
@@ -248,9 +250,10 @@ class Run:
             **finding.record(),
             "scoring": {"sentence": score.sentence, "data": trial.clean.describe(), "scores": score.scores},
         }
-        self.folder.defenses.mkdir(exist_ok=True)
-        # An old JSON file goes first and the new one comes last: where it is, its own arrays are.
-        (self.folder.defenses / f"{defense.name}.json").unlink(missing_ok=True)
+        with writing(self.folder.defenses):
+            self.folder.defenses.mkdir(exist_ok=True)
+            # An old JSON file goes first and the new one comes last: where it is, its own arrays are.
+            (self.folder.defenses / f"{defense.name}.json").unlink(missing_ok=True)
         write_arrays(
             self.folder.defenses / f"{defense.name}.npz",
             {**finding.arrays, **{f"scoring_{name}": array for name, array in score.arrays.items()}},
@@ -282,7 +285,8 @@ class Run:
         Raises:
             ConfigError: fewer than one image of each class is asked for, or more than the test set has.
             DataError: the data set is missing or corrupt.
-            RunFolderError: an inspection is there, or the folder cannot be written.
+            RunFolderError: an inspection is there, or the folder cannot be written or is in use.
+            WriteError: the disk is full, or the folder is gone.
         """
         target = self.folder.inspection
         with self.folder.lock():
@@ -349,6 +353,7 @@ def train(
         RunFolderError: the folder exists (without ``resume``), cannot be written, is in use, or belongs to another
             configuration or machine.
         TrainingError: a loss is not finite.
+        WriteError: the disk is full, or the folder is gone or read-only; the last checkpoint stays.
     """
     started = time.perf_counter()
     folder = RunFolder(output)
@@ -442,6 +447,7 @@ def import_official(file: str | os.PathLike[str], output: str | os.PathLike[str]
     Raises:
         CheckpointError: the file is missing, corrupt, or has another layout.
         RunFolderError: the folder exists, or cannot be made.
+        WriteError: the disk is full.
     """
     check_new_folder(Path(output))
     official = read_official(Path(file))

@@ -19,7 +19,7 @@ import tyro
 from inputaware import __version__
 from inputaware.config import Config, PrecisionName, override, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
-from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError
+from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError, WriteError
 
 __all__ = [
     "BenchmarkCommand",
@@ -492,7 +492,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"inputaware: {error}", file=sys.stderr)
         return 2
     except InputAwareError as error:
-        print(f"inputaware: {error}", file=sys.stderr)
+        advice = _how_to_go_on(name, given[1:]) if isinstance(error, WriteError) else ""
+        print(f"inputaware: {error}{advice}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, _TerminatedError) as error:
         print(f"inputaware: stopped{_how_to_go_on(name, given[1:])}", file=sys.stderr)

@@ -10,7 +10,8 @@
     │   ├── DefenseError           a suspect or clean data that a defense cannot work with
     │   ├── DeviceError            the device or precision asked for is not there
     │   └── RunFolderError         a run folder is missing, in the way, corrupt, locked or of another kind
-    └── TrainingError              training cannot go on (a loss that is not finite): exit code 1
+    ├── TrainingError              training cannot go on (a loss that is not finite): exit code 1
+    └── WriteError                 the disk is full, or a folder is gone or read-only: exit code 1, what was there stays
 
 A message says what was expected, what was found and what to do.
 """
@@ -25,6 +26,7 @@ __all__ = [
     "RunFolderError",
     "TrainingError",
     "UsageError",
+    "WriteError",
 ]
 
 
@@ -62,3 +64,7 @@ class RunFolderError(UsageError):
 
 class TrainingError(InputAwareError):
     """Training cannot go on from here; the last good checkpoint is kept."""
+
+
+class WriteError(InputAwareError):
+    """A file cannot be written, since the disk is full or the folder gone or read-only; what was there before stays."""

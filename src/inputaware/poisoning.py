@@ -20,7 +20,7 @@ from inputaware.attacks.base import Backdoor, Poisoned
 from inputaware.data.sources import IMAGE_SUFFIXES, open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
 from inputaware.evaluation.metrics import round_to_8_bits
-from inputaware.runs.files import write_atomically
+from inputaware.runs.files import write_atomically, writing
 from inputaware.runs.folder import check_new_folder, write_folder
 
 __all__ = ["export_poisoned_split", "poison_files"]
@@ -52,7 +52,8 @@ def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
         and the attacker's target.
 
     Raises:
-        RunFolderError: the run is a clean model, or the output folder exists or cannot be written.
+        RunFolderError: the run is a clean model, or the output folder exists or cannot be made.
+        WriteError: the disk is full.
         DataError: the source is missing, holds no image, or an image is corrupt.
     """
     backdoor = _backdoor(run)
@@ -152,7 +153,8 @@ def export_poisoned_split(run: Run, split: str, output: Path) -> int:
         The number of images.
 
     Raises:
-        RunFolderError: the run is a clean model, or the file exists or cannot be written.
+        RunFolderError: the run is a clean model, or the file exists or cannot be made.
+        WriteError: the disk is full.
         DataError: the data set is missing or corrupt.
     """
     import pyarrow as pa
@@ -187,10 +189,8 @@ def export_poisoned_split(run: Run, split: str, output: Path) -> int:
                 }
                 writer.write_table(pa.table(columns, schema=schema))
 
-    try:
+    with writing(output.parent):
         os.makedirs(output.parent, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"output: expected to make {str(output.parent)!r}; found: {error.strerror}") from None
     write_atomically(output, write)
     return len(images)
 

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from inputaware.attacks.registry import build_attack
 from inputaware.config import AttackName, Config, override
 from inputaware.data.spec import DatasetSpec
-from inputaware.errors import RunFolderError
+from inputaware.errors import RunFolderError, WriteError
 from inputaware.runs.checkpoint import load_tensors, save_tensors
 from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
 
@@ -352,7 +352,7 @@ def test_a_name_that_no_disk_takes_is_refused(tmp_path: Path, make_config: MakeC
     with pytest.raises(RunFolderError) as caught:
         RunFolder.create(path, make_config("none"), spec)
     assert str(caught.value) == (
-        f"output: expected to write {str(path)!r}; found: File name too long; free space or choose another folder"
+        f"output: expected a name that the disk takes; found {str(path)!r}: File name too long; choose another one"
     )
 
 
@@ -416,18 +416,15 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     def fill(folder: Path) -> None:
         (folder / "whole").write_text("whole")
 
-    message = (
-        f"output: expected to write {str(output)!r}; found: No space left on device; "
-        "free space or choose another folder"
-    )
-    with pytest.raises(RunFolderError, match=f"^{re.escape(message)}$"):
+    message = f"{output}: expected to write this; found: No space left on device; free space, and try again"
+    with pytest.raises(WriteError, match=f"^{re.escape(message)}$"):
         write_folder(output, fail)
     assert list(output.parent.iterdir()) == []
     write_folder(output, fill)
-    with pytest.raises(RunFolderError):
+    with pytest.raises(WriteError):
         write_folder(output, fail, replace=True)
     (output / "old").write_text("old")
-    with pytest.raises(RunFolderError, match="Directory not empty"):
+    with pytest.raises(WriteError, match="Directory not empty; choose another place"):
         write_folder(output, fill)
     assert (output / "old").exists()
     write_folder(output, fill, replace=True)

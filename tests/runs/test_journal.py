@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inputaware.errors import RunFolderError
+from inputaware.errors import RunFolderError, WriteError
 from inputaware.runs.journal import Journal
 
 ROWS = [{"epoch": index, "losses": {"total": index / 3}, "words": "é\n"} for index in range(4)]
@@ -84,10 +84,10 @@ def test_a_number_that_json_lacks_is_refused_and_adds_nothing(journal: Journal) 
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError) as caught:
+    with pytest.raises(WriteError) as caught:
         Journal(tmp_path).append({})
     assert str(caught.value) == (
-        f"{tmp_path}: expected to add a row to this file; found: Is a directory; free space, then go on with --resume"
+        f"{tmp_path}: expected to write this; found: Is a directory; choose another place, and try again"
     )
     with pytest.raises(RunFolderError) as caught:
         Journal(tmp_path).rows()

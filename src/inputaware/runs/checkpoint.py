@@ -48,7 +48,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         metadata: text by name.
 
     Raises:
-        RunFolderError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(
@@ -111,7 +111,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint atomically.
 
     Raises:
-        RunFolderError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     state: dict[str, Any] = {
         "stage": checkpoint.stage,

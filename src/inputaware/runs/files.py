@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inputaware.errors import RunFolderError
+from inputaware.errors import RunFolderError, WriteError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_json", "write_arrays", "write_atomically", "write_json", "write_text"]
+__all__ = ["read_json", "write_arrays", "write_atomically", "write_json", "write_text", "writing"]
+
+_REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free space",
+    (errno.EROFS, errno.EACCES, errno.EPERM): "make the folder writable",
+    (errno.ENOENT, errno.ENOTDIR, errno.ESTALE): "put the folder back",
+    (errno.ENOTEMPTY, errno.EEXIST, errno.ENAMETOOLONG, errno.EISDIR): "choose another place",
+}
+"""What to do about a write that failed, by what the system says of it."""
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Explain what goes wrong while a file or folder is written.
+
+    Args:
+        path: what is written.
+
+    Raises:
+        WriteError: the disk is full, or the folder is gone or cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = next((words for numbers, words in _REMEDIES.items() if error.errno in numbers), "check the disk")
+        raise WriteError(
+            f"{os.fspath(path)}: expected to write this; found: {error.strerror or error}; {remedy}, and try again"
+        ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -25,24 +53,20 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write: writes the content to the path that it is given.
 
     Raises:
-        RunFolderError: the disk is full, or the folder cannot be written.
+        WriteError: the disk is full, or the folder is gone or cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise RunFolderError(
-            f"{path}: expected to write this file; found: {error.strerror or error}; "
-            "free space or choose another folder, and try again"
-        ) from error
+        with writing(path):
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     finally:
         # Where the folder cannot be written there is nothing to remove, and the error above says more.
         with suppress(OSError):

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +21,7 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.models.registry import architecture_name
 from inputaware.runs.checkpoint import load_tensors, save_tensors
-from inputaware.runs.files import read_json, write_json
+from inputaware.runs.files import read_json, write_json, writing
 from inputaware.runs.journal import Journal
 
 __all__ = ["RunFolder", "check_new_folder", "write_folder"]
@@ -41,6 +41,15 @@ def check_new_folder(path: Path) -> None:
             f"output: expected a folder that does not exist yet; found {str(path)!r}; "
             "choose another one, or remove it first"
         )
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # the first is right; of the others more is said below
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"output: expected a name that the disk takes; found {str(path)!r}: {getattr(error, 'strerror', error)}; "
+            "choose another one"
+        ) from None
     parent = next(parent for parent in path.absolute().parents if os.path.exists(parent))
     if not parent.is_dir():
         raise RunFolderError(
@@ -66,9 +75,9 @@ def write_folder(output: Path, write: Callable[[Path], None], *, replace: bool =
         replace: whether a folder that is there gives way; else it is an error.
 
     Raises:
-        RunFolderError: the disk is full, or the folder is in the way or cannot be written.
+        WriteError: the disk is full, or the folder is in the way or cannot be written.
     """
-    try:
+    with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
         try:
@@ -87,11 +96,6 @@ def write_folder(output: Path, write: Callable[[Path], None], *, replace: bool =
                 partial.rename(output)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise RunFolderError(
-            f"output: expected to write {str(output)!r}; found: {error.strerror or error}; "
-            "free space or choose another folder"
-        ) from error
 
 
 class RunFolder:
@@ -133,6 +137,7 @@ class RunFolder:
 
         Raises:
             RunFolderError: the folder exists, or cannot be made.
+            WriteError: the disk is full, or the folder above is gone.
         """
         folder = cls(path)
         check_new_folder(folder.path)
@@ -185,47 +190,71 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for one writing process; a kill frees it.
+        """Hold the folder for one writing process; a kill frees it, and what it left half-written is removed.
 
         Raises:
             RunFolderError: another process holds it, or the folder cannot be written.
+            WriteError: the disk is full.
         """
         path = self.path / ".lock"
-        with self._open_lock(path) as file:
+        with self._take_lock(path) as file:
+            try:
+                with writing(path):
+                    file.truncate(0)
+                    file.write(str(os.getpid()))
+                    file.flush()
+                self._tidy()
+                yield
+            finally:
+                # Where the folder is gone or read-only there is nothing to remove, and another error says so.
+                with suppress(OSError):
+                    path.unlink()
+
+    def _take_lock(self, path: Path) -> TextIO:
+        """Return the lock's file, open and locked."""
+        while True:
+            try:
+                file = path.open("a+", encoding="utf-8")
+            except OSError as error:
+                raise RunFolderError(
+                    f"{self}: expected a run folder that can be written; found: {error.strerror}; choose another one"
+                ) from None
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Another process may have removed the file between our opening and locking it.
-                held = os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-            except (BlockingIOError, FileNotFoundError):
-                held = False
-            if not held:
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
+                # The process before us may have removed the file between our opening and locking it.
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    return file
+            except BlockingIOError:
+                with file:
+                    file.seek(0)
+                    owner = file.read(20).strip() or "unknown"
                 raise RunFolderError(
                     f"{self}: expected a run folder that no other process writes; found process {owner} at work; "
                     "wait for it, or end it"
-                )
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+                ) from None
+            except FileNotFoundError:
+                pass
+            file.close()
 
-    def _open_lock(self, path: Path) -> TextIO:
-        try:
-            return path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise RunFolderError(
-                f"{self}: expected a run folder that can be written; found: {error.strerror}; choose another one"
-            ) from None
+    def _tidy(self) -> None:
+        """Remove what a killed process left half-written, and put back what it had moved aside."""
+        for aside in self.path.glob(".*.old"):
+            for kept in aside.iterdir():
+                if not os.path.lexists(self.path / kept.name):
+                    kept.rename(self.path / kept.name)
+            shutil.rmtree(aside, ignore_errors=True)
+        for folder in (self.path, self.checkpoint.parent, self.defenses):
+            for partial in () if folder.is_symlink() else folder.glob(".*.partial"):
+                if partial.is_dir() and not partial.is_symlink():
+                    shutil.rmtree(partial, ignore_errors=True)
+                else:
+                    partial.unlink(missing_ok=True)
 
     def save_modules(self, attack: Attack, config: Config, spec: DatasetSpec) -> None:
         """Write a safetensors file for each network; every one says whether the model is backdoored.
 
         Raises:
-            RunFolderError: a file cannot be written.
+            WriteError: a file cannot be written.
         """
         for name, module in attack.modules.items():
             save_tensors(self.path / f"{name}.safetensors", module.state_dict(), _metadata(name, config, spec))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inputaware.errors import RunFolderError
-from inputaware.runs.files import write_text
+from inputaware.runs.files import write_text, writing
 
 __all__ = ["Journal"]
 
@@ -27,20 +27,14 @@ class Journal:
         """Add a row and flush it to the disk; a line that a kill left torn gives way to it.
 
         Raises:
-            RunFolderError: the disk is full, or the file cannot be written.
+            WriteError: the disk is full, or the folder is gone or cannot be written.
         """
-        try:
-            with self.path.open("ab+") as file:
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-                file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunFolderError(
-                f"{self.path}: expected to add a row to this file; found: {error.strerror or error}; "
-                "free space, then go on with --resume"
-            ) from error
+        with writing(self.path), self.path.open("ab+") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all rows.

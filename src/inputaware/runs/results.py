@@ -107,6 +107,7 @@ def write_result(folder: Path, config: Config, output: Path) -> None:
     """Write the published result of a finished run.
 
     Raises:
-        RunFolderError: the run is not finished, or the file cannot be written.
+        RunFolderError: the run is not finished.
+        WriteError: the file cannot be written.
     """
     write_json(output, collect_result(folder, config))

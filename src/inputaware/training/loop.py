@@ -116,7 +116,8 @@ class Trainer:
 
         Raises:
             TrainingError: a loss is not finite.
-            RunFolderError: a file cannot be written, or the checkpoint belongs to another configuration.
+            RunFolderError: the checkpoint belongs to another configuration.
+            WriteError: the disk is full, or the folder is gone or read-only.
         """
         if checkpoint is not None:
             self._restore_modules(checkpoint)
