@@ -46,7 +46,7 @@ from inputaware.runs.environment import (
     resolve_precision,
 )
 from inputaware.runs.files import read_json, write_arrays, write_json, writing
-from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
+from inputaware.runs.folder import RunFolder, check_new_folder, run_identity, write_folder
 from inputaware.runs.import_official import OfficialCheckpoint, read_official
 from inputaware.training.loop import EpochReport, Listener, Trainer, training_state
 
@@ -463,6 +463,7 @@ def import_official(file: str | os.PathLike[str], output: str | os.PathLike[str]
         stage=1,
         epoch=config.joint_stage.epochs if official.complete else 0,
         rows=0,
+        run=run_identity(config, official.spec),
         fingerprint=fingerprint(device, precision),
         tensors=tensors,
     )
@@ -503,6 +504,11 @@ def _resume_from(folder: RunFolder, machine: dict[str, str], allow_different_mac
         folder.metrics.cut(0)
         return None
     checkpoint = load_checkpoint(folder.checkpoint)
+    if checkpoint.run != folder.identity():
+        raise RunFolderError(
+            f"{folder.checkpoint}: expected a file with run {folder.identity()!r}, as config.json says; "
+            f"found {checkpoint.run!r}: it belongs to another run"
+        )
     differences = [
         f"{key}: {checkpoint.fingerprint.get(key)} there, {value} here"
         for key, value in machine.items()

@@ -19,7 +19,7 @@ import tyro
 from inputaware import __version__
 from inputaware.config import Config, PrecisionName, override, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
-from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError, WriteError
+from inputaware.errors import ConfigError, InputAwareError, UsageError, WriteError
 
 __all__ = [
     "BenchmarkCommand",
@@ -391,15 +391,18 @@ def _settings_from(arguments: Sequence[str]) -> Config | None:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings in a file; what a run folder's config.json says of its data is left out."""
-    from inputaware.runs.files import read_json
+    """Return the settings in a file; what a run folder's config.json says of its data and itself is left out."""
+    from inputaware.runs.files import parse_json
 
     try:
-        settings = read_json(path)
-    except RunFolderError as error:
-        raise ConfigError(f"config: {error}") from None
-    settings.pop("data", None)
-    return settings
+        settings = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: expected a JSON file at {str(path)!r}; found: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"config: expected JSON in {str(path)!r}; found: {error}; mend the file") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"config: expected options by name in {str(path)!r}; found {type(settings).__name__}")
+    return {name: value for name, value in settings.items() if name not in ("data", "sha256")}
 
 
 def _parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]:

@@ -28,6 +28,7 @@ class Checkpoint:
         stage: index of the stage.
         epoch: how many of its epochs are done.
         rows: how many rows of ``metrics.jsonl`` belong to this state.
+        run: the identity of the run that it belongs to.
         fingerprint: what the bits depend on besides the configuration.
         tensors: networks, optimisers, averages, gradients and random states, by a path-like name.
     """
@@ -35,6 +36,7 @@ class Checkpoint:
     stage: int
     epoch: int
     rows: int
+    run: str
     fingerprint: dict[str, str]
     tensors: dict[str, Tensor]
 
@@ -117,6 +119,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "stage": checkpoint.stage,
         "epoch": checkpoint.epoch,
         "rows": checkpoint.rows,
+        "run": checkpoint.run,
         "fingerprint": checkpoint.fingerprint,
     }
     save_tensors(path, checkpoint.tensors, {"state": json.dumps(state)})
@@ -135,6 +138,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             stage=int(state["stage"]),
             epoch=int(state["epoch"]),
             rows=int(state["rows"]),
+            run=str(state["run"]),
             fingerprint={str(key): str(value) for key, value in state["fingerprint"].items()},
             tensors=tensors,
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +17,19 @@ from inputaware.errors import RunFolderError, WriteError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_json", "write_arrays", "write_atomically", "write_json", "write_text", "writing"]
+__all__ = [
+    "parse_json",
+    "read_json",
+    "seal",
+    "unseal",
+    "write_arrays",
+    "write_atomically",
+    "write_json",
+    "write_text",
+    "writing",
+]
+
+_DIGEST = "sha256"
 
 _REMEDIES = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free space",
@@ -78,9 +92,41 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: _write_text(temporary, text))
 
 
-def write_json(path: Path, data: object) -> None:
-    """Write a JSON file atomically; a number that is not finite is refused, since JSON has none."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write an object as a JSON file atomically, with a digest of itself as its last entry.
+
+    A number that is not finite is refused, since JSON has none.
+    """
+    write_text(path, json.dumps(seal(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def seal(data: dict[str, Any]) -> dict[str, Any]:
+    """Return an object of JSON with a digest of the others as its last entry, ``sha256``."""
+    return {**data, _DIGEST: _digest(data)}
+
+
+def unseal(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what :func:`seal` was given; an object without a digest is returned as it is.
+
+    An object whose last entry has the name or the form of a digest counts as one with a digest, so that damage to
+    either does not go unnoticed.
+
+    Raises:
+        ValueError: the digest is not that of the other entries.
+    """
+    name = next(reversed(data), "")
+    if name != _DIGEST and not re.fullmatch("[0-9a-f]{64}", str(data.get(name))):
+        return data
+    others = {key: value for key, value in data.items() if key != name}
+    if name != _DIGEST or data[name] != _digest(others):
+        raise ValueError("other entries than those whose digest was recorded: the file is corrupt or was changed")
+    return others
+
+
+def _digest(data: dict[str, Any]) -> str:
+    # As they come back from a file: names are text, and tuples are lists.
+    plain = json.loads(json.dumps(data, allow_nan=False))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -95,20 +141,42 @@ def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
+    """Return the object in a JSON file of a run folder, without its digest.
 
     Raises:
-        RunFolderError: the file is missing, is not JSON, or holds something else than an object.
+        RunFolderError: the file is missing, is not JSON, holds something else than an object, or was changed.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict):
+            return unseal(data)
     except FileNotFoundError:
         raise RunFolderError(f"{path}: expected this file of a run folder; found none") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: expected JSON; found: {error}; restore the file or train again") from None
-    if not isinstance(data, dict):
-        raise RunFolderError(f"{path}: expected a JSON object; found {type(data).__name__}")
-    return data
+    raise RunFolderError(f"{path}: expected a JSON object; found {type(data).__name__}")
+
+
+def parse_json(text: str) -> Any:
+    """Return what JSON says, strictly: no name twice, no NaN, no infinity.
+
+    Raises:
+        ValueError: the text is no such JSON.
+        RecursionError: it is nested too deeply.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise ValueError(f"the name {name[:60]!r} twice")
+            found[name] = value
+        return found
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant}, which JSON does not have")
+
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -24,7 +26,7 @@ from inputaware.runs.checkpoint import load_tensors, save_tensors
 from inputaware.runs.files import read_json, write_json, writing
 from inputaware.runs.journal import Journal
 
-__all__ = ["RunFolder", "check_new_folder", "write_folder"]
+__all__ = ["RunFolder", "check_new_folder", "run_identity", "write_folder"]
 
 
 def check_new_folder(path: Path) -> None:
@@ -144,7 +146,7 @@ class RunFolder:
 
         def write(partial: Path) -> None:
             (partial / "checkpoint").mkdir()
-            write_json(partial / "config.json", {**config_to_dict(config), "data": _spec_to_dict(spec)})
+            write_json(partial / "config.json", _record(config, spec))
             fill(cls(partial))
 
         # Moved to its place when it is whole, so that a folder without its configuration is never seen.
@@ -171,6 +173,14 @@ class RunFolder:
             RunFolderError: this is no run folder, or its configuration is corrupt.
         """
         return self._read()[1]
+
+    def identity(self) -> str:
+        """Return what the run's networks and checkpoints must carry: see :func:`run_identity`.
+
+        Raises:
+            RunFolderError: this is no run folder, or its configuration is corrupt.
+        """
+        return run_identity(*self._read())
 
     def _read(self) -> tuple[Config, DatasetSpec]:
         file = self.path / "config.json"
@@ -312,7 +322,27 @@ def _metadata(name: str, config: Config, spec: DatasetSpec) -> dict[str, str]:
         "dataset": spec.name,
         "attack": config.attack,
         "backdoored": "false" if config.attack == "none" else "true",
+        "run": run_identity(config, spec),
     }
+
+
+def run_identity(config: Config, spec: DatasetSpec) -> str:
+    """Return a digest of a run's configuration and data set, which its networks and checkpoints carry.
+
+    It depends on nothing else, so that two runs of one configuration have the same files.
+
+    Args:
+        config: the run's configuration.
+        spec: its data set.
+
+    Returns:
+        Sixteen hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(_record(config, spec), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _record(config: Config, spec: DatasetSpec) -> dict[str, Any]:
+    return {**config_to_dict(config), "data": _spec_to_dict(spec)}
 
 
 def _spec_to_dict(spec: DatasetSpec) -> dict[str, Any]:

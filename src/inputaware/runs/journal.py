@@ -1,4 +1,4 @@
-"""``metrics.jsonl`` and ``timing.jsonl``: a row an epoch, appended as training goes."""
+"""``metrics.jsonl`` and ``timing.jsonl``: a row an epoch, appended as training goes; each ends with its own digest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inputaware.errors import RunFolderError
-from inputaware.runs.files import write_text, writing
+from inputaware.runs.files import parse_json, seal, unseal, write_text, writing
 
 __all__ = ["Journal"]
 
@@ -32,7 +32,7 @@ class Journal:
         with writing(self.path), self.path.open("ab+") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            file.write(json.dumps(seal(row), allow_nan=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -40,17 +40,21 @@ class Journal:
         """Return all rows.
 
         Raises:
-            RunFolderError: a line is not a JSON object, or the file cannot be read.
+            RunFolderError: a line is not a JSON object or was changed, or the file cannot be read.
         """
         rows = []
         for number, line in enumerate(self._lines(), 1):
+            place = f"{self.path}, line {number}"
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
-                raise RunFolderError(f"{self.path}, line {number}: expected a JSON object; found {line[:60]!r}")
-            rows.append(row)
+                raise RunFolderError(f"{place}: expected a JSON object; found {line[:60]!r}")
+            try:
+                rows.append(unseal(row))
+            except ValueError as error:
+                raise RunFolderError(f"{place}: expected the row that was written; found {error}; restore it") from None
         return rows
 
     def cut(self, count: int) -> None:

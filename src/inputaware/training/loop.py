@@ -105,6 +105,7 @@ class Trainer:
         self.precision = precision
         self.fingerprint = fingerprint
         self.folder = folder
+        self.identity = folder.identity()
         self.listener = listener
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rows = 0
@@ -225,7 +226,9 @@ class Trainer:
             tensors |= {f"training/{name}/{key}": tensor for key, tensor in member.state().items()}
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
-        save_checkpoint(self.folder.checkpoint, Checkpoint(index, epoch, self.rows, self.fingerprint, tensors))
+        save_checkpoint(
+            self.folder.checkpoint, Checkpoint(index, epoch, self.rows, self.identity, self.fingerprint, tensors)
+        )
         self.saved_at = time.perf_counter()
 
     def _restore_modules(self, checkpoint: Checkpoint) -> None:
