@@ -216,9 +216,14 @@ class Run:
             if not path.exists() or not path.with_suffix(".npz").exists():
                 continue
             record = read_json(path)
+            if not _is_finding(record):
+                raise RunFolderError(
+                    f"{path}: expected a defense's result with settings, verdict, sentence and scoring; found others; "
+                    "replace it with --overwrite"
+                )
             # As a file holds them: lists for tuples.
             asked = json.loads(json.dumps({**asdict(defense.settings), "seed": seed}))
-            found = {**record.get("settings", {}), "seed": record.get("seed")}
+            found = {**record["settings"], "seed": record.get("seed")}
             if different := [
                 f"{key} {found.get(key)!r} there, {asked.get(key)!r} here"
                 for key in asked | found
@@ -314,6 +319,16 @@ class Run:
 
             write_folder(target, write, replace=overwrite)
         return found.record
+
+
+def _is_finding(record: dict[str, Any]) -> bool:
+    """Return whether a record has what is shown of a defense's result."""
+    settings, scoring = record.get("settings"), record.get("scoring")
+    return (
+        isinstance(settings, dict)
+        and isinstance(scoring, dict)
+        and all(isinstance(text, str) for text in (record.get("verdict"), record.get("sentence"), scoring.get("sentence")))
+    )
 
 
 def _check_same_data(expected: DatasetSpec, found: DatasetSpec, folder: RunFolder) -> None:
@@ -527,7 +542,8 @@ def _record_environment(folder: RunFolder, record: dict[str, Any]) -> None:
     """Write what the run is trained on; of a resumed run the first record stays, and later ones are listed in it."""
     if os.path.exists(folder.environment):
         first = read_json(folder.environment)
-        record = {**first, "resumed": [*first.get("resumed", []), record]}
+        earlier = first.get("resumed", [])
+        record = {**first, "resumed": [*(earlier if isinstance(earlier, list) else []), record]}
     write_json(folder.environment, record)
 
 

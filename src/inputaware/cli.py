@@ -203,7 +203,7 @@ def _train(command: TrainCommand, given: Config | None) -> None:
     title = f"{run.spec.name}, {run.config.attack}, {run.config.target}, test set"
     output = Console()
     output.print(evaluation_table(result, published(run.config), title))
-    output.print(f"Run folder: {command.output}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"Run folder: {command.output}")
 
 
 def _evaluate(command: EvaluateCommand) -> None:
@@ -241,7 +241,7 @@ def _poison(command: PoisonCommand) -> None:
         if command.json:
             print(json.dumps({"images": count, "output": str(command.output)}))
         else:
-            output.print(f"{count} poisoned images: {command.output}", highlight=False, markup=False, soft_wrap=True)
+            _say(f"{count} poisoned images: {command.output}")
         return
     assert command.input is not None
     rows = poison_files(run, command.input, command.output)
@@ -249,7 +249,7 @@ def _poison(command: PoisonCommand) -> None:
         print(json.dumps(rows, indent=2))
         return
     output.print(poison_table(rows))
-    output.print(f"Pictures and poison.csv: {command.output}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"Pictures and poison.csv: {command.output}")
 
 
 def _defend(command: DefendCommand) -> None:
@@ -271,7 +271,7 @@ def _defend(command: DefendCommand) -> None:
         return
     output = Console()
     output.print(defense_table(records, f"{run.spec.name}, {run.config.attack}, {run.config.target}"))
-    output.print(f"Results and arrays: {run.folder.defenses}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"Results and arrays: {run.folder.defenses}")
 
 
 def _inspect(command: InspectCommand) -> None:
@@ -290,7 +290,7 @@ def _inspect(command: InspectCommand) -> None:
         return
     output = Console()
     output.print(inspection_table(record, f"{run.spec.name}, {run.config.attack}, {run.config.target}, test set"))
-    output.print(f"Pictures and arrays: {run.folder.inspection}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"Pictures and arrays: {run.folder.inspection}")
 
 
 def _benchmark(command: BenchmarkCommand) -> None:
@@ -320,12 +320,10 @@ def _benchmark(command: BenchmarkCommand) -> None:
         output.print(table)
     for words, path in (("Result", command.output), ("Plot", command.plot)):
         if path is not None:
-            output.print(f"{words}: {path}", highlight=False, markup=False, soft_wrap=True)
+            _say(f"{words}: {path}")
 
 
 def _import_official(command: ImportOfficialCommand) -> None:
-    from rich.console import Console
-
     from inputaware.api import import_official
 
     official = import_official(command.file, command.output)
@@ -347,12 +345,9 @@ def _import_official(command: ImportOfficialCommand) -> None:
     folder = shlex.quote(str(command.output))
     networks = ", ".join(name.replace("_", " ") for name in official.weights)
     next_step = f"inputaware evaluate {folder}" if official.complete else f"inputaware train --resume --output {folder}"
-    Console().print(
+    _say(
         f"{official.config.dataset}, {official.config.target}, {networks} after epoch {official.epoch}\n"
-        f"Run folder: {command.output}\nNext: {next_step}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"Run folder: {command.output}\nNext: {next_step}"
     )
 
 
@@ -457,6 +452,20 @@ class _TerminatedError(BaseException):
     """SIGTERM, as an exception, so that files are closed and partial ones removed on the way out."""
 
 
+def _say(words: str) -> None:
+    """Print a line of the answer to stdout; what files and folders are called is not for the terminal to obey."""
+    from inputaware.console import printable
+
+    print(printable(words))
+
+
+def _tell(words: str) -> None:
+    """Print a message to stderr, in the same way."""
+    from inputaware.console import printable
+
+    print(f"inputaware: {printable(words)}", file=sys.stderr)
+
+
 def _how_to_go_on(name: str, arguments: Sequence[str]) -> str:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--output")
@@ -492,14 +501,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _dispatch(name, given[1:])
     except UsageError as error:
-        print(f"inputaware: {error}", file=sys.stderr)
+        _tell(str(error))
         return 2
     except InputAwareError as error:
-        advice = _how_to_go_on(name, given[1:]) if isinstance(error, WriteError) else ""
-        print(f"inputaware: {error}{advice}", file=sys.stderr)
+        _tell(f"{error}{_how_to_go_on(name, given[1:]) if isinstance(error, WriteError) else ''}")
         return 1
     except (KeyboardInterrupt, _TerminatedError) as error:
-        print(f"inputaware: stopped{_how_to_go_on(name, given[1:])}", file=sys.stderr)
+        _tell(f"stopped{_how_to_go_on(name, given[1:])}")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -120,7 +120,7 @@ def _write_pictures(folder: Path, names: list[str], poisoned: Poisoned, rows: li
             path = folder / kind / name
             path.parent.mkdir(parents=True, exist_ok=True)
             _to_image(picture).save(path)
-    with (folder / "poison.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / "poison.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -177,7 +177,7 @@ def export_poisoned_split(run: Run, split: str, output: Path) -> int:
     )
 
     def write(path: Path) -> None:
-        with pq.ParquetWriter(path, schema) as writer:
+        with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
             for start in range(0, len(images), _CHUNK):
                 chunk, true = images[start : start + _CHUNK].float() / 255, labels[start : start + _CHUNK]
                 poisoned = backdoor.poison(chunk, true)

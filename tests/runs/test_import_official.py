@@ -8,17 +8,15 @@ import os
 import pickle
 import re
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from robustness.material import official_checkpoint
 from torch import Tensor
 
 from inputaware import api
@@ -31,74 +29,12 @@ from inputaware.errors import CheckpointError, RunFolderError
 from inputaware.runs.import_official import read_official
 
 DATASETS = ("mnist", "cifar10", "gtsrb")
-OPTIONS = {
-    "data_root": "data/",
-    "device": "cuda",
-    "num_classes": 10,
-    "batchsize": 64,
-    "lr_G": 0.02,
-    "lr_C": 0.03,
-    "lr_M": 0.04,
-    "schedulerG_milestones": [20, 30],
-    "schedulerC_milestones": [10],
-    "schedulerM_milestones": [5],
-    "n_iters": 26,
-    "lambda_div": 2.0,
-    "lambda_norm": 90.0,
-    "target_label": 3,
-    "attack_mode": "all2one",
-    "p_attack": 0.2,
-    "p_cross": 0.25,
-    "mask_density": 0.04,
-    "EPSILON": 1e-7,
-    "random_rotation": 10,
-}
 Content = dict[str, Any]
-
-
-@cache
-def shapes() -> dict[str, Any]:
-    """Return names and shapes of the release's networks, as the release itself gave them."""
-    golden = Path(__file__).parents[1] / "golden" / "release.json"
-    found: dict[str, Any] = json.loads(golden.read_text())
-    return found
-
-
-def weights(dataset: str, network: str, seed: int) -> OrderedDict[str, Tensor]:
-    """Return random weights with the release's names; statistics such that no batch-norm divides by almost nothing."""
-    generator = torch.Generator().manual_seed(seed)
-    state = OrderedDict()
-    for name, shape in shapes()[dataset][network]:
-        if name.endswith("num_batches_tracked"):
-            state[name] = torch.tensor(7)
-        elif name.endswith("running_var"):
-            state[name] = 0.5 + torch.rand(shape, generator=generator)
-        else:
-            fan_in = max(1, int(np.prod(shape[1:])))
-            state[name] = torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
-    return state
-
-
-def checkpoint(dataset: str = "mnist", **options: Any) -> Content:
-    """Return what the release saves after a joint epoch, with everything that lies around the networks."""
-    names = ("netC", "classifier"), ("netG", "pattern_generator"), ("netM", "mask_generator")
-    networks = {key: weights(dataset, network, seed) for seed, (key, network) in enumerate(names)}
-    parameter = torch.nn.Parameter(torch.zeros(2))
-    optimizer = torch.optim.Adam([parameter], 0.01)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [10, 20])
-    return {
-        **networks,
-        "optimizerC": optimizer.state_dict(),
-        "schedulerC": scheduler.state_dict(),
-        "best_acc_clean": torch.tensor(99.5),
-        "epoch": 26,
-        "opt": argparse.Namespace(**{"dataset": dataset, **OPTIONS, **options}),
-    }
 
 
 def mask_checkpoint(dataset: str = "mnist", **options: Any) -> Content:
     """Return what the release saves after a mask epoch."""
-    whole = checkpoint(dataset, **options)
+    whole = official_checkpoint(dataset, **options)
     return {"netM": whole["netM"], "optimizerM": whole["optimizerC"], "epoch": 25, "opt": whole["opt"]}
 
 
@@ -169,7 +105,7 @@ def plain_classifier(state: dict[str, Tensor], images: Tensor) -> Tensor:
 def test_the_networks_compute_what_a_plain_implementation_does(
     dataset: str, zipped: bool, write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    content = checkpoint(dataset)
+    content = official_checkpoint(dataset)
     official = import_official(write(content, zipped=zipped), tmp_path / "run")
     assert official.complete
     run = Run.load(tmp_path / "run", device="cpu")
@@ -198,7 +134,7 @@ def test_the_networks_compute_what_a_plain_implementation_does(
 
 
 def test_the_options_become_the_configuration(write: Callable[..., Path]) -> None:
-    config = read_official(write(checkpoint("gtsrb", attack_mode="all2all_mask", num_classes=43))).config
+    config = read_official(write(official_checkpoint("gtsrb", attack_mode="all2all_mask", num_classes=43))).config
     assert (config.preset, config.dataset, config.target) == ("official", "gtsrb", "all-to-all")
     joint, mask = config.joint_stage, config.mask_stage
     assert (joint.batch_size, joint.attack_probability, joint.cross_probability, joint.lambda_div) == (64, 0.2, 0.25, 2)
@@ -209,7 +145,7 @@ def test_the_options_become_the_configuration(write: Callable[..., Path]) -> Non
 
 
 def test_the_folder_says_where_it_comes_from_and_repeats_its_bytes(write: Callable[..., Path], tmp_path: Path) -> None:
-    file = write(checkpoint())
+    file = write(official_checkpoint())
     official = import_official(file, tmp_path / "run")
     record = json.loads((tmp_path / "run/environment.json").read_text())
     assert record["imported"] == {"file": "ckpt.pth.tar", "sha256": official.sha256, "epoch": 26}
@@ -234,7 +170,7 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_mnist")
 def test_an_imported_run_serves_every_command(write: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
     run, image = str(tmp_path / "run"), tmp_path / "image.png"
-    assert main(["import-official", str(write(checkpoint())), "--output", run]) == 0
+    assert main(["import-official", str(write(official_checkpoint())), "--output", run]) == 0
     assert capsys.readouterr().out == (
         f"mnist, all-to-one, classifier, mask generator, pattern generator after epoch 26\nRun folder: {run}\n"
         f"Next: inputaware evaluate {run}\n"
@@ -277,15 +213,15 @@ def test_a_file_of_the_mask_stage_goes_on_with_the_joint_stage(
 
 
 def change(**entries: Any) -> Callable[[], Content]:
-    return lambda: {**checkpoint(), **entries}
+    return lambda: {**official_checkpoint(), **entries}
 
 
 def without(*names: str) -> Content:
-    return {name: value for name, value in checkpoint().items() if name not in names}
+    return {name: value for name, value in official_checkpoint().items() if name not in names}
 
 
 def with_entry(network: str, name: str, tensor: Callable[[Tensor], object]) -> Content:
-    content = checkpoint()
+    content = official_checkpoint()
     content[network][name] = tensor(content[network][name])
     return content
 
@@ -307,10 +243,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         LAYOUT.format("netC, netG, netM, optimizerC, schedulerC, best_acc_clean, epoch, opt"),
     ),
     "another data set": (
-        lambda: checkpoint(dataset="mnist") | {"opt": argparse.Namespace(dataset="celeba", attack_mode="all2one")},
+        lambda: official_checkpoint(dataset="mnist") | {"opt": argparse.Namespace(dataset="celeba", attack_mode="all2one")},
         OPTIONS_MESSAGE.format("'celeba' and 'all2one'"),
     ),
-    "an attack that is none": (lambda: checkpoint(attack_mode=["x"]), OPTIONS_MESSAGE.format("'mnist' and ['x']")),
+    "an attack that is none": (lambda: official_checkpoint(attack_mode=["x"]), OPTIONS_MESSAGE.format("'mnist' and ['x']")),
     "a data set that does not fit": (
         lambda: mask_checkpoint() | {"opt": argparse.Namespace(dataset="cifar10", attack_mode="all2one")},
         NETWORK.format(
@@ -318,25 +254,25 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         ),
     ),
     "a target that is no class": (
-        lambda: checkpoint(target_label=10),
+        lambda: official_checkpoint(target_label=10),
         "expected the options of a training; found: target_class: expected a class from 0 to 9; found 10",
     ),
     "an option that is no number": (
-        lambda: checkpoint(p_attack=float("nan")),
+        lambda: official_checkpoint(p_attack=float("nan")),
         "expected the options of a training; found: joint_stage.attack_probability: "
         "expected a number of at least 0 and at most 1; found nan",
     ),
     "an option of another type": (
-        lambda: checkpoint(batchsize="128"),
+        lambda: official_checkpoint(batchsize="128"),
         "expected the options of a training; found: mask_stage.batch_size: expected a whole number; found '128'; "
         "joint_stage.batch_size: expected a whole number; found '128'",
     ),
     "another entry": (
-        lambda: {**checkpoint(), "netC": checkpoint()["netC"] | {"conv7.weight": torch.zeros(1)}},
+        lambda: {**official_checkpoint(), "netC": official_checkpoint()["netC"] | {"conv7.weight": torch.zeros(1)}},
         NETWORK.format("conv7.weight not there", "of shape (1,) in float32"),
     ),
     "an entry less": (
-        lambda: {**checkpoint(), "netC": {"conv1.weight": torch.zeros(32, 1, 5, 5)}},
+        lambda: {**official_checkpoint(), "netC": {"conv1.weight": torch.zeros(32, 1, 5, 5)}},
         NETWORK.format("conv1.bias of shape (32,) in float32", "none"),
     ),
     "another shape": (
@@ -394,7 +330,7 @@ def test_a_pickle_that_would_run_something_is_refused_unrun(
         file = tmp_path / "ckpt.pth.tar"
         file.write_bytes(pickle.dumps(trap, protocol=2))
     else:
-        file = write(checkpoint() | {"best_acc_clean": trap}, zipped=kind == "zip")
+        file = write(official_checkpoint() | {"best_acc_clean": trap}, zipped=kind == "zip")
     with pytest.raises(CheckpointError) as caught:
         import_official(file, tmp_path / "run")
     asked = "one that asks for posix.mkdir, which was not run"
@@ -406,7 +342,7 @@ def test_a_pickle_that_would_run_something_is_refused_unrun(
 
 
 def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused(write: Callable[..., Path], tmp_path: Path) -> None:
-    file = write(checkpoint(), zipped=True)
+    file = write(official_checkpoint(), zipped=True)
     with zipfile.ZipFile(file) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -434,14 +370,14 @@ def test_a_missing_file_and_an_output_in_the_way_are_named(write: Callable[..., 
         f"inputaware: {tmp_path}/none: expected a checkpoint of the authors' release; "
         "found: No such file or directory; check the path\n"
     )
-    file = write(checkpoint())
+    file = write(official_checkpoint())
     assert main(["import-official", str(file), "--output", str(tmp_path)]) == 2
     assert "expected a folder that does not exist yet" in capsys.readouterr().err
     assert os.listdir(tmp_path) == [file.name]
 
 
 def test_a_truncated_file_is_refused(write: Callable[..., Path]) -> None:
-    file = write(checkpoint())
+    file = write(official_checkpoint())
     content = file.read_bytes()
     for length in (0, 1, 30, 500, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:length])

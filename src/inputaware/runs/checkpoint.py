@@ -14,10 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from inputaware.data.reading import check_plain_file
 from inputaware.errors import RunFolderError
-from inputaware.runs.files import write_atomically
+from inputaware.runs.files import parse_json, write_atomically
 
 __all__ = ["Checkpoint", "load_checkpoint", "load_tensors", "save_checkpoint", "save_tensors"]
+
+
+_MOST_BYTES = 2**33
+"""Largest file of tensors that is read; a checkpoint of the largest network here is a tenth of that."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         RunFolderError: the file is missing, corrupt, or was changed after it was written.
     """
     try:
+        check_plain_file(path, _MOST_BYTES)
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except FileNotFoundError:
         raise RunFolderError(f"{path}: expected this file of a run folder; found none") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise RunFolderError(f"{path}: expected a safetensors file; found: {error}; train again") from None
+    except (SafetensorError, OSError, ValueError, AttributeError, TypeError) as error:
+        found = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise RunFolderError(f"{path}: expected a safetensors file; found: {found}; train again") from None
     digest = metadata.pop("sha256", None)
     if digest != _digest(tensors, metadata):
         raise RunFolderError(
@@ -133,7 +140,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     tensors, metadata = load_tensors(path)
     try:
-        state = json.loads(metadata["state"])
+        state = parse_json(metadata["state"])
+        if min(int(state[name]) for name in ("stage", "epoch", "rows")) < 0:
+            raise ValueError("a count below 0")
         return Checkpoint(
             stage=int(state["stage"]),
             epoch=int(state["epoch"]),
@@ -142,5 +151,5 @@ def load_checkpoint(path: Path) -> Checkpoint:
             fingerprint={str(key): str(value) for key, value in state["fingerprint"].items()},
             tensors=tensors,
         )
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise RunFolderError(f"{path}: expected the state of a run in the file's metadata; found none") from None

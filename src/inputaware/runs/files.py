@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inputaware.data.reading import read_plain_file
 from inputaware.errors import RunFolderError, WriteError
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 _DIGEST = "sha256"
+
+_MOST_BYTES = 2**28
+"""Largest JSON file that is read; a run's own are far smaller."""
 
 _REMEDIES = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free space",
@@ -97,7 +101,9 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
     A number that is not finite is refused, since JSON has none.
     """
-    write_text(path, json.dumps(seal(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(seal(data), indent=2, ensure_ascii=False, allow_nan=False)
+    # Bytes of a path that are no UTF-8 are lone surrogates in Python: JSON can hold them only as escapes.
+    write_text(path, re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def seal(data: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +153,7 @@ def read_json(path: Path) -> dict[str, Any]:
         RunFolderError: the file is missing, is not JSON, holds something else than an object, or was changed.
     """
     try:
-        data = parse_json(path.read_text(encoding="utf-8"))
+        data = parse_json(read_plain_file(path, _MOST_BYTES).decode())
         if isinstance(data, dict):
             return unseal(data)
     except FileNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inputaware.attacks.base import Attack
 from inputaware.attacks.registry import build_attack
-from inputaware.config import Config, config_from_dict, config_to_dict
+from inputaware.config import Config, check_values, config_from_dict, config_to_dict
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.models.registry import architecture_name
@@ -192,7 +193,9 @@ class RunFolder:
         record = read_json(file)
         try:
             spec = _spec_from_dict(record.pop("data"))
-            return config_from_dict(record), spec
+            config = config_from_dict(record)
+            check_values(config)
+            return config, spec
         except KeyError as error:
             raise RunFolderError(f"{file}: expected the configuration of a run; found no entry {error}") from None
         except (TypeError, ValueError, OverflowError, ConfigError) as error:
@@ -276,7 +279,8 @@ class RunFolder:
             RunFolderError: a file is missing or corrupt, or belongs to another run's data set or architecture.
         """
         config, spec = self._read()
-        with torch.random.fork_rng(devices=[]):
+        # Without memory at first: nothing is allocated for sizes that the files do not have.
+        with torch.device("meta"):
             attack = build_attack(config, spec)
         for name, module in attack.modules.items():
             self._load_module(name, module, config, spec)
@@ -297,16 +301,23 @@ class RunFolder:
                     f"{path}: expected a file with {key} {expected!r}, as config.json says; "
                     f"found {metadata.get(key)!r}: it belongs to another run"
                 )
-        wanted = module.state_dict()
-        shapes = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
-        found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-        if shapes != found:
-            key = min(shapes.items() ^ found.items())[0]
+        wanted, found = _shapes(module.state_dict()), _shapes(tensors)
+        if wanted != found:
+            key = min(name for name, _ in wanted.items() ^ found.items())
             raise RunFolderError(
-                f"{path}: expected {key} of shape {shapes.get(key)}; found {found.get(key)}: "
+                f"{path}: expected {key} of shape {wanted.get(key, 'none')}; found {found.get(key, 'none')}: "
                 "the file does not fit config.json"
             )
-        module.load_state_dict(tensors)
+        for key, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise RunFolderError(f"{path}: expected finite weights; found others in {key}; train again")
+        module.to_empty(device="cpu").load_state_dict(tensors)
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, str]:
+    return {
+        name: f"{tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in tensors.items()
+    }
 
 
 def _metadata(name: str, config: Config, spec: DatasetSpec) -> dict[str, str]:
@@ -358,7 +369,7 @@ def _spec_to_dict(spec: DatasetSpec) -> dict[str, Any]:
 
 def _spec_from_dict(data: dict[str, Any]) -> DatasetSpec:
     channels, height, width = (int(size) for size in data["shape"])
-    return DatasetSpec(
+    spec = DatasetSpec(
         name=str(data["name"]),
         shape=(channels, height, width),
         classes=int(data["classes"]),
@@ -366,3 +377,11 @@ def _spec_from_dict(data: dict[str, Any]) -> DatasetSpec:
         std=tuple(float(value) for value in data["std"]),
         class_names=tuple(str(value) for value in data["class_names"]),
     )
+    if spec.shape not in ((1, 28, 28), (3, 32, 32)):
+        raise ValueError(f"images of shape {spec.shape}, where (1, 28, 28) and (3, 32, 32) are known")
+    if spec.classes != len(spec.class_names) or spec.classes < 2:
+        raise ValueError(f"{spec.classes} classes and {len(spec.class_names)} names of classes")
+    numbers = (*spec.mean, *spec.std)
+    if not len(spec.mean) == len(spec.std) == channels or not all(map(math.isfinite, numbers)) or min(spec.std) <= 0:
+        raise ValueError(f"mean {spec.mean} and standard deviation {spec.std} of {channels} channels")
+    return spec

@@ -7,10 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from inputaware.data.reading import read_plain_file
 from inputaware.errors import RunFolderError
 from inputaware.runs.files import parse_json, seal, unseal, write_text, writing
 
 __all__ = ["Journal"]
+
+_MOST_BYTES = 2**28
+"""Largest journal that is read; one of a million epochs is smaller."""
 
 
 class Journal:
@@ -23,15 +27,27 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: dict[str, Any], *, after: int | None = None) -> None:
         """Add a row and flush it to the disk; a line that a kill left torn gives way to it.
 
+        Args:
+            row: an object of JSON.
+            after: how many rows must be there already; none: any number.
+
         Raises:
+            RunFolderError: another number of rows is there.
             WriteError: the disk is full, or the folder is gone or cannot be written.
         """
         with writing(self.path), self.path.open("ab+") as file:
             file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+            content = file.read()
+            there = content.count(b"\n")
+            if after not in (None, there):
+                raise RunFolderError(
+                    f"{self.path}: expected {after} rows, as were written; found {there}; "
+                    "the file was changed while training went on: restore it or train again"
+                )
+            file.truncate(content.rfind(b"\n") + 1)
             file.write(json.dumps(seal(row), allow_nan=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -75,7 +91,7 @@ class Journal:
     def _lines(self) -> list[str]:
         """Return the complete lines; a kill can leave the last one torn, without its newline."""
         try:
-            return self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+            return read_plain_file(self.path, _MOST_BYTES).decode(errors="replace").split("\n")[:-1]
         except FileNotFoundError:
             return []
         except OSError as error:

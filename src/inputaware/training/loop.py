@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from inputaware.attacks.base import Attack, Stage
 from inputaware.config import Config
@@ -121,13 +121,18 @@ class Trainer:
             WriteError: the disk is full, or the folder is gone or read-only.
         """
         if checkpoint is not None:
-            self._restore_modules(checkpoint)
+            with self._explained():
+                self._restore_modules(checkpoint)
             self.rows = checkpoint.rows
+        reached = False
         for index, stage in enumerate(self.attack.stages()):
             if checkpoint is not None and index < checkpoint.stage:
                 continue
+            reached = True
             with full_float32() if self.precision == "32" else nullcontext():
                 self._run_stage(index, stage, checkpoint if checkpoint and index == checkpoint.stage else None)
+        if not reached:
+            raise self._foreign()
 
     def _run_stage(self, index: int, stage: Stage, checkpoint: Checkpoint | None) -> None:
         step = TrainingStep(stage, device=self.device, precision=self.precision)
@@ -141,7 +146,10 @@ class Trainer:
         )
         done = 0
         if checkpoint is not None:
-            self._restore_training(checkpoint, step.trained)
+            if not 0 <= checkpoint.epoch <= stage.epochs:
+                raise self._foreign()
+            with self._explained():
+                self._restore_training(checkpoint, step.trained)
             done = checkpoint.epoch
         self.listener.stage_started(stage.name, stage.epochs, len(loader), done)
         for epoch in range(done, stage.epochs):
@@ -181,7 +189,7 @@ class Trainer:
         losses = {name: float(total) / steps for name, total in sums.items()}
         validation = self._validate(step.trained) if "classifier" in step.trained else {}
         row = {"stage": stage.name, "epoch": epoch + 1, "losses": losses, "validation": validation}
-        self.folder.metrics.append(row)
+        self.folder.metrics.append(row, after=self.rows)
         self.rows += 1
         if epoch + 1 == stage.epochs or time.perf_counter() - self.saved_at > _SAVE_EVERY:
             self._save(index, epoch + 1, step.trained)
@@ -233,7 +241,21 @@ class Trainer:
 
     def _restore_modules(self, checkpoint: Checkpoint) -> None:
         for name, module in self.attack.modules.items():
-            _load(module, beneath(f"module/{name}/", checkpoint.tensors), self.folder)
+            module.load_state_dict(beneath(f"module/{name}/", checkpoint.tensors))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say of a checkpoint whose tensors do not fit that they do not, whatever it is that trips."""
+        try:
+            yield
+        except (RuntimeError, LookupError, ValueError, TypeError):
+            raise self._foreign() from None
+
+    def _foreign(self) -> RunFolderError:
+        return RunFolderError(
+            f"{self.folder.checkpoint}: expected the networks and stages of this run's configuration; found others; "
+            "train again into another folder"
+        )
 
     def _restore_training(self, checkpoint: Checkpoint, trained: dict[str, TrainedModule]) -> None:
         for name, member in trained.items():
@@ -257,13 +279,3 @@ def training_state(attack: Attack, generator: torch.Generator) -> dict[str, Tens
         for key, tensor in module.state_dict().items()
     }
     return tensors | {"random/loader": generator.get_state(), "random/torch": torch.get_rng_state()}
-
-
-def _load(module: nn.Module, tensors: dict[str, Tensor], folder: RunFolder) -> None:
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError:
-        raise RunFolderError(
-            f"{folder.checkpoint}: expected the networks of this run's configuration; found others; "
-            "train again into another folder"
-        ) from None
