@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from inputaware.data.reading import read_plain_file
 from inputaware.errors import RunFolderError, WriteError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "open_unlinked",
     "parse_json",
     "read_json",
     "seal",
@@ -89,6 +90,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         # Where the folder cannot be written there is nothing to remove, and the error above says more.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def open_unlinked(path: Path) -> BinaryIO:
+    """Open a file to read and change it in place, made if it is not there; a link is refused.
+
+    What a folder from a stranger links to must not be changed.
+
+    Raises:
+        OSError: the file is a link, or cannot be opened.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    return open(handle, "rb+")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.models.registry import architecture_name
 from inputaware.runs.checkpoint import load_tensors, save_tensors
-from inputaware.runs.files import read_json, write_json, writing
+from inputaware.runs.files import open_unlinked, read_json, write_json, writing
 from inputaware.runs.journal import Journal
 
 __all__ = ["RunFolder", "check_new_folder", "run_identity", "write_folder"]
@@ -214,7 +214,7 @@ class RunFolder:
             try:
                 with writing(path):
                     file.truncate(0)
-                    file.write(str(os.getpid()))
+                    file.write(str(os.getpid()).encode())
                     file.flush()
                 self._tidy()
                 yield
@@ -223,11 +223,11 @@ class RunFolder:
                 with suppress(OSError):
                     path.unlink()
 
-    def _take_lock(self, path: Path) -> TextIO:
+    def _take_lock(self, path: Path) -> BinaryIO:
         """Return the lock's file, open and locked."""
         while True:
             try:
-                file = path.open("a+", encoding="utf-8")
+                file = open_unlinked(path)
             except OSError as error:
                 raise RunFolderError(
                     f"{self}: expected a run folder that can be written; found: {error.strerror}; choose another one"
@@ -240,7 +240,7 @@ class RunFolder:
             except BlockingIOError:
                 with file:
                     file.seek(0)
-                    owner = file.read(20).strip() or "unknown"
+                    owner = file.read(20).decode(errors="replace").strip() or "unknown"
                 raise RunFolderError(
                     f"{self}: expected a run folder that no other process writes; found process {owner} at work; "
                     "wait for it, or end it"

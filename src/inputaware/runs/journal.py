@@ -9,7 +9,7 @@ from typing import Any
 
 from inputaware.data.reading import read_plain_file
 from inputaware.errors import RunFolderError
-from inputaware.runs.files import parse_json, seal, unseal, write_text, writing
+from inputaware.runs.files import open_unlinked, parse_json, seal, unseal, write_text, writing
 
 __all__ = ["Journal"]
 
@@ -38,7 +38,7 @@ class Journal:
             RunFolderError: another number of rows is there.
             WriteError: the disk is full, or the folder is gone or cannot be written.
         """
-        with writing(self.path), self.path.open("ab+") as file:
+        with writing(self.path), open_unlinked(self.path) as file:
             file.seek(0)
             content = file.read()
             there = content.count(b"\n")
