@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,7 +147,7 @@ class _At:
             self.action()
 
 
-def lose_files(folder: Path) -> Faults:
+def lose_files(folder: Path, epochs: Sequence[int] = (1, 2, 3, 4)) -> Faults:
     """Remove or cut a file of a run, or all of it, while it is at work.
 
     The run must end as if nothing had happened, or with our own error; what it cannot make again must be named. With
@@ -155,6 +155,7 @@ def lose_files(folder: Path) -> Faults:
 
     Args:
         folder: an empty folder to work in.
+        epochs: after which epochs, of both stages.
     """
     faults = Faults()
     with _saving_each_epoch():
@@ -165,11 +166,11 @@ def lose_files(folder: Path) -> Faults:
         *("checkpoint/state.safetensors", ".lock", "."),
     )
     for name in names:
-        for epochs in (1, 2, 3, 4):
+        for epoch in epochs:
             for kind in ("vanished", "truncated"):
                 if name == "." and kind == "truncated":
                     continue
-                run = folder / f"{kind}-{epochs}-{name.replace('/', '-')}"
+                run = folder / f"{kind}-{epoch}-{name.replace('/', '-')}"
                 kept = folder / "kept"
 
                 def strike(run: Path = run, name: str = name, kind: str = kind, kept: Path = kept) -> None:
@@ -182,10 +183,10 @@ def lose_files(folder: Path) -> Faults:
                     elif target.exists():
                         os.truncate(target, target.stat().st_size // 2)
 
-                place = f"{name} after epoch {epochs}"
+                place = f"{name} after epoch {epoch}"
                 try:
                     with _saving_each_epoch():
-                        train(small_config(), run, listener=_At(epochs, strike))
+                        train(small_config(), run, listener=_At(epoch, strike))
                 except (RunFolderError, WriteError) as error:
                     if str(run) not in str(error):
                         faults.lost.append(f"{kind}, {place}: the error does not name the folder: {error}")

@@ -48,6 +48,7 @@ class Journal:
                     "the file was changed while training went on: restore it or train again"
                 )
             file.truncate(content.rfind(b"\n") + 1)
+            file.seek(0, os.SEEK_END)
             file.write(json.dumps(seal(row), allow_nan=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
