@@ -360,7 +360,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "no configuration file": (
         ["train", "--dataset=digits", "--config={missing}"],
-        "config: {missing}: expected this file of a run folder; found none",
+        "config: expected a JSON file at '{missing}'; found: No such file or directory",
     ),
     "unknown defense": (
         ["defend", "{run}", "strop"],

@@ -395,7 +395,11 @@ def train(
     if resuming:
         _check_same_data(folder.spec(), data.spec, folder)
     elif data.spec != test.spec:
-        raise RunFolderError(f"dataset: expected the same classes and shapes in both splits of {config.dataset}")
+        raise RunFolderError(
+            f"dataset: expected the same classes and shapes in both splits of {config.dataset}; found "
+            f"{data.spec.classes} and {test.spec.classes} classes, shapes {data.spec.shape} and {test.spec.shape}; "
+            "restore the files"
+        )
     splits = split_indices(data.labels, name=config.dataset)
     chosen = splits.train
     if config.train_images is not None:

@@ -28,8 +28,9 @@ from safetensors import safe_open
 
 from inputaware.api import Run, train
 from inputaware.cli import main
-from inputaware.data import archives, memory
+from inputaware.data import archives, memory, sources
 from inputaware.data.sources import open_image, read_source
+from inputaware.data.spec import dataset_spec
 from inputaware.errors import DataError, RunFolderError
 from inputaware.runs.checkpoint import load_checkpoint, save_tensors
 from inputaware.runs.files import read_json, seal, write_json
@@ -208,6 +209,18 @@ def test_a_pipe_under_an_images_name_is_refused_and_not_waited_for(tmp_path: Pat
     assert str(caught.value) == f"{tmp_path}/image.png: expected an image; found: no plain file; check the path"
 
 
+def test_a_pipe_in_a_class_folder_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            os.mkfifo(tmp_path / split / name / "0.png")
+    with limited(20), pytest.raises(DataError) as caught:
+        read_source(str(tmp_path), "train")
+    assert str(caught.value) == (
+        f"{tmp_path}/train/a/0.png: expected an image; found: no plain file; check the file"
+    )
+
+
 def test_an_image_file_without_end_is_refused_unread(tmp_path: Path) -> None:
     file = tmp_path / "image.png"
     with file.open("wb") as opened:
@@ -273,6 +286,17 @@ def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     pq.write_table(table.append_column("label", table.column("label")), file)
     with pytest.raises(DataError, match="expected the columns image"):
         read_source(str(tmp_path / "own"), "train")
+
+
+def test_more_or_fewer_pictures_than_labels_are_refused(tmp_path: Path) -> None:
+    file = parquet_set(tmp_path / "own", 4)
+    pictures = [(f"{file}, row {number}", encoded(SMALL[:, :, 0], "PNG")) for number in range(4)]
+    for count in (3, 5):
+        with pytest.raises(DataError) as caught:
+            sources._decode_all(iter(pictures), count, dataset_spec("digits"))
+        assert str(caught.value) == (
+            f"digits: expected {count} images, as many as labels; found another number; restore the file"
+        )
 
 
 def test_a_damaged_page_is_found_by_its_checksum(tmp_path: Path) -> None:
@@ -364,7 +388,7 @@ TEXTS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("case", TEXTS)
-def test_json_that_is_none_is_refused(case: str, tmp_path: Path) -> None:
+def test_json_that_is_none_is_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, message = TEXTS[case]
     file = tmp_path / "a.json"
     file.write_text(text, encoding="utf-8")
@@ -375,9 +399,19 @@ def test_json_that_is_none_is_refused(case: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(text.replace("\n", " ") + "\n", encoding="utf-8")
     with limited(20), pytest.raises(RunFolderError, match=r"a\.jsonl, line 1: expected a JSON object; found"):
         Journal(tmp_path / "a.jsonl").rows()
+    capsys.readouterr()
     with limited(20):
         assert main(["train", "--dataset=digits", f"--config={file}", f"--output={tmp_path}/run"]) == 2
+    assert capsys.readouterr().err.startswith(f"inputaware: config: expected JSON in '{file}'; found: ")
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_are_no_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").write_text("[1]")
+    assert main(["train", "--dataset=digits", f"--config={tmp_path}/a.json", f"--output={tmp_path}/run"]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: config: expected options by name in '{tmp_path}/a.json'; found list\n"
+    )
 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless"])

@@ -47,11 +47,10 @@ def place() -> Iterator[Path]:
 @often
 @given(objects)
 def test_json_comes_back_as_it_was(place: Path, data: dict[str, Any]) -> None:
+    data.pop("sha256", None)
     file = place / "a.json"
-    plain = unseal(data) if _is_plain(data) else None
     write_json(file, data)
-    if plain is not None:
-        assert read_json(file) == data
+    assert read_json(file) == data
     journal = Journal(place / "a.jsonl")
     journal.path.unlink(missing_ok=True)
     for count in range(2):
@@ -59,16 +58,10 @@ def test_json_comes_back_as_it_was(place: Path, data: dict[str, Any]) -> None:
     assert journal.rows() == [data, data]
 
 
-def _is_plain(data: dict[str, Any]) -> bool:
-    try:
-        return unseal(data) == data
-    except ValueError:
-        return False
-
-
 @often
 @given(objects, st.text(), values)
 def test_a_change_of_one_entry_is_found(data: dict[str, Any], name: str, value: Any) -> None:
+    data.pop("sha256", None)
     sealed = seal(data)
     if name == "sha256" or (name in data and data[name] == value and type(data[name]) is type(value)):
         return

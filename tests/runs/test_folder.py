@@ -114,7 +114,7 @@ def test_no_half_of_a_folder_stays_behind(
 # Folders that are none
 
 
-@pytest.mark.parametrize(("made", "found"), [(False, "no such folder"), (True, "none in this folder")])
+@pytest.mark.parametrize(("made", "found"), [(False, "found no such folder"), (True, "found none in this folder")])
 def test_a_folder_without_configuration_is_refused(tmp_path: Path, made: bool, found: str) -> None:
     folder = RunFolder(tmp_path / "run")
     if made:
@@ -122,7 +122,7 @@ def test_a_folder_without_configuration_is_refused(tmp_path: Path, made: bool, f
     with pytest.raises(RunFolderError) as caught:
         folder.config()
     assert str(caught.value) == (
-        f"{folder}: expected a run folder with a config.json, as inputaware train makes it; found {found}"
+        f"{folder}: expected a run folder with a config.json, as inputaware train makes it; {found}"
     )
 
 

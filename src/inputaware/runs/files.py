@@ -124,8 +124,9 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def seal(data: dict[str, Any]) -> dict[str, Any]:
-    """Return an object of JSON with a digest of the others as its last entry, ``sha256``."""
-    return {**data, _DIGEST: _digest(data)}
+    """Return an object of JSON with a digest of the others as its last entry, ``sha256``; one that it has is replaced."""
+    others = {name: value for name, value in data.items() if name != _DIGEST}
+    return {**others, _DIGEST: _digest(others)}
 
 
 def unseal(data: dict[str, Any]) -> dict[str, Any]:
