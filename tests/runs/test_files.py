@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -13,16 +14,54 @@ from pathlib import Path
 import pytest
 
 from inputaware.errors import RunFolderError, WriteError
-from inputaware.runs.files import read_json, write_atomically, write_json, write_text
+from inputaware.runs.files import read_json, seal, unseal, write_atomically, write_json, write_text
+from inputaware.runs.journal import Journal
 
 
 def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
     data = {"name": "Überholverbot", "rate": 0.1, "none": None, "list": [1, 2.5, True]}
     write_json(tmp_path / "a.json", data)
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
-    assert text == json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    assert text == json.dumps({**data, "sha256": digest}, indent=2, ensure_ascii=False) + "\n"
     assert read_json(tmp_path / "a.json") == data
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("0.1", "0.2"),
+        lambda text: text.replace('"rate"', '"rats"'),
+        lambda text: text.replace('"sha256"', '"sha255"'),
+        lambda text: text.replace('"sha256": "', '"sha256": "0'),
+        lambda text: text.replace("true", "1"),
+    ],
+)
+def test_a_file_whose_content_was_changed_is_refused(tmp_path: Path, change: Callable[[str], str]) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"name": "a", "rate": 0.1, "flag": True})
+    changed = change(path.read_text())
+    assert changed != path.read_text()
+    path.write_text(changed)
+    with pytest.raises(RunFolderError) as caught:
+        read_json(path)
+    assert str(caught.value) == (
+        f"{path}: expected JSON; found: other entries than those whose digest was recorded: the file is corrupt or was "
+        "changed; restore the file or train again"
+    )
+
+
+def test_a_file_without_a_digest_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"b": 1, "a": "f00d"}')
+    assert read_json(tmp_path / "a.json") == {"b": 1, "a": "f00d"}
+
+
+def test_the_order_of_entries_and_a_digest_that_was_there_do_not_count() -> None:
+    sealed = seal({"a": 1, "b": (2,), "sha256": "old"})
+    assert sealed["sha256"] == seal({"b": [2], "a": 1})["sha256"]
+    assert unseal(sealed) == {"a": 1, "b": (2,)}
+    assert unseal({}) == {}
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:
@@ -150,7 +189,7 @@ journal.append({"epoch": 1})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 for write in (
-    lambda: write_json(folder / "evaluation.json", ["x" * 5000]),
+    lambda: write_json(folder / "evaluation.json", {"a": "x" * 5000}),
     lambda: save_tensors(folder / "classifier.safetensors", {"a": torch.zeros(1000)}, {}),
     lambda: journal.append({"epoch": 2, "words": "x" * 5000}),
 ):
@@ -176,4 +215,4 @@ def test_a_full_disk_is_told_and_leaves_no_part(
     assert sorted(os.listdir(tmp_path)) == ["classifier.safetensors", "evaluation.json", "metrics.jsonl"]
     assert (tmp_path / "evaluation.json").read_text() == "old"
     assert (tmp_path / "classifier.safetensors").read_text() == "old"
-    assert (tmp_path / "metrics.jsonl").read_text().split("\n")[0] == '{"epoch": 1}'
+    assert Journal(tmp_path / "metrics.jsonl").rows() == [{"epoch": 1}]

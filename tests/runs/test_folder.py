@@ -22,7 +22,8 @@ from inputaware.config import AttackName, Config, override
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import RunFolderError, WriteError
 from inputaware.runs.checkpoint import load_tensors, save_tensors
-from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
+from inputaware.runs.files import read_json, write_json
+from inputaware.runs.folder import RunFolder, check_new_folder, run_identity, write_folder
 
 NETWORKS = {
     "input-aware": ["classifier", "mask_generator", "pattern_generator"],
@@ -96,6 +97,7 @@ def test_every_file_says_whether_the_model_is_backdoored(make_run: MakeRun, atta
             "dataset": "digits",
             "attack": attack,
             "backdoored": "false" if attack == "none" else "true",
+            "run": folder.identity(),
         }
 
 
@@ -135,7 +137,6 @@ def test_a_folder_without_configuration_is_refused(tmp_path: Path, made: bool, f
             lambda record: record["data"].update(shape=[28, 28]),
             "found: not enough values to unpack (expected 3, got 2)",
         ),
-        (lambda record: record["data"].update(classes=float("inf")), "found: cannot convert float infinity to integer"),
         (lambda record: record.update(seed="x"), "found: seed: expected a whole number; found 'x'"),
         (lambda record: record.pop("dataset"), "found: dataset: expected a value; found none"),
     ],
@@ -145,9 +146,9 @@ def test_a_corrupt_configuration_is_refused(
 ) -> None:
     folder = make_run("none")
     file = folder.path / "config.json"
-    record = json.loads(file.read_text())
+    record = read_json(file)
     change(record)
-    file.write_text(json.dumps(record))
+    write_json(file, record)
     with pytest.raises(RunFolderError) as caught:
         folder.spec()
     assert str(caught.value) == f"{file}: expected the configuration of a run; {found}"
@@ -227,14 +228,31 @@ def test_the_same_networks_of_another_data_set_are_refused(
     assert str(caught.value) == belongs_elsewhere(path, "dataset", "digits", "mnist")
 
 
-def test_networks_of_another_size_are_refused(make_run: MakeRun) -> None:
-    folder, other = make_run("none"), make_run("none", "other", model={"hidden_units": 9})
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"model": {"hidden_units": 9}}, {"target_class": 2}])
+def test_the_weights_of_another_run_are_refused(make_run: MakeRun, changes: dict[str, Any]) -> None:
+    folder, other = make_run("none"), make_run("none", "other", **changes)
     path = folder.path / "classifier.safetensors"
     shutil.copy(other.path / "classifier.safetensors", path)
     with pytest.raises(RunFolderError) as caught:
         folder.load_attack(CPU)
+    assert str(caught.value) == belongs_elsewhere(path, "run", folder.identity(), other.identity())
+
+
+def test_runs_of_one_configuration_have_one_identity(make_run: MakeRun, make_config: MakeConfig) -> None:
+    first, second = make_run(), make_run(name="second")
+    assert first.identity() == second.identity() == run_identity(make_config("input-aware"), first.spec())
+    assert re.fullmatch("[0-9a-f]{16}", first.identity())
+
+
+def test_networks_of_another_size_are_refused(make_run: MakeRun) -> None:
+    folder = make_run("none")
+    path = folder.path / "classifier.safetensors"
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, {**tensors, "hidden.bias": torch.zeros(9)}, metadata)
+    with pytest.raises(RunFolderError) as caught:
+        folder.load_attack(CPU)
     assert str(caught.value) == (
-        f"{path}: expected hidden.bias of shape (8,); found (9,): the file does not fit config.json"
+        f"{path}: expected hidden.bias of shape (8,) in float32; found (9,) in float32: the file does not fit config.json"
     )
 
 
@@ -360,7 +378,8 @@ UNWRITABLE = """
 import os, sys
 from pathlib import Path
 from inputaware.errors import RunFolderError
-from inputaware.runs.folder import RunFolder, check_new_folder, write_folder
+from inputaware.runs.files import read_json, write_json
+from inputaware.runs.folder import RunFolder, check_new_folder, run_identity, write_folder
 
 os.chdir(sys.argv[1])
 os.chmod("readable", 0o555)
