@@ -33,10 +33,10 @@ _TRAIN = [
 _DEFENSES = ["image-regularization", "strip", "fine-pruning"]
 _LIMIT = 300
 
-# A checkpoint after every epoch: the moments of a kill are then spread over more states of the folder.
+# A checkpoint every other step: the moments of a kill are then spread over more states of the folder.
 _PROGRAM = """
 import sys, inputaware.training.loop as loop
-loop._SAVE_EVERY = 0.0
+loop._SAVE_EVERY, loop._LOOK_EVERY = 0.0, 2
 from inputaware.cli import main
 commands, command = [], []
 for word in [*sys.argv[1:], "--then"]:

@@ -32,6 +32,8 @@ class Checkpoint:
     Attributes:
         stage: index of the stage.
         epoch: how many of its epochs are done.
+        steps: how many steps of the next one are done.
+        batches: how many batches the loader served for these.
         rows: how many rows of ``metrics.jsonl`` belong to this state.
         run: the identity of the run that it belongs to.
         fingerprint: what the bits depend on besides the configuration.
@@ -44,6 +46,8 @@ class Checkpoint:
     run: str
     fingerprint: dict[str, str]
     tensors: dict[str, Tensor]
+    steps: int = 0
+    batches: int = 0
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -126,6 +130,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "stage": checkpoint.stage,
         "epoch": checkpoint.epoch,
         "rows": checkpoint.rows,
+        "steps": checkpoint.steps,
+        "batches": checkpoint.batches,
         "run": checkpoint.run,
         "fingerprint": checkpoint.fingerprint,
     }
@@ -141,12 +147,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     tensors, metadata = load_tensors(path)
     try:
         state = parse_json(metadata["state"])
-        if min(int(state[name]) for name in ("stage", "epoch", "rows")) < 0:
+        counts = {name: int(state[name]) for name in ("stage", "epoch", "rows", "steps", "batches")}
+        if min(counts.values()) < 0:
             raise ValueError("a count below 0")
         return Checkpoint(
-            stage=int(state["stage"]),
-            epoch=int(state["epoch"]),
-            rows=int(state["rows"]),
+            **counts,
             run=str(state["run"]),
             fingerprint={str(key): str(value) for key, value in state["fingerprint"].items()},
             tensors=tensors,

@@ -19,14 +19,15 @@ from inputaware.errors import RunFolderError, TrainingError
 from inputaware.runs.checkpoint import Checkpoint, save_checkpoint
 from inputaware.runs.environment import full_float32, peak_memory_mib
 from inputaware.runs.folder import RunFolder
+from inputaware.training.interruption import DeferredSignals
 from inputaware.training.step import TrainedModule, TrainingStep, beneath, place_modules
 
 __all__ = ["EpochReport", "Listener", "Trainer", "training_state"]
 
 _LOOK_EVERY = 10
-"""Steps between two looks at the loss: a look waits for the device."""
+"""Steps between two looks at the loss, and at the clock: a look waits for the device."""
 _SAVE_EVERY = 15.0
-"""Seconds between two checkpoints; the last epoch of a stage is always saved."""
+"""Seconds between two checkpoints; the last epoch of a stage is always saved, and so is what a signal stops."""
 
 
 @dataclass(frozen=True)
@@ -144,16 +145,18 @@ class Trainer:
             partners=self.config.partners if stage.paired else "derangement",
             generator=self.generator,
         )
-        done = 0
+        done, begun = 0, None
         if checkpoint is not None:
-            if not 0 <= checkpoint.epoch <= stage.epochs:
+            if checkpoint.epoch > stage.epochs or checkpoint.steps > checkpoint.batches or checkpoint.batches > len(loader):
                 raise self._foreign()
             with self._explained():
                 self._restore_training(checkpoint, step.trained)
+                begun = self._restore_epoch(checkpoint, loader)
             done = checkpoint.epoch
         self.listener.stage_started(stage.name, stage.epochs, len(loader), done)
-        for epoch in range(done, stage.epochs):
-            self._run_epoch(index, stage, step, loader, epoch)
+        with DeferredSignals() as signals:
+            for epoch in range(done, stage.epochs):
+                self._run_epoch(index, stage, step, loader, epoch, signals, begun if epoch == done else None)
         for member in step.trained.values():
             if member.average is not None:
                 member.average.apply()
@@ -163,20 +166,35 @@ class Trainer:
                     "train into another folder with a lower learning rate or --precision 32"
                 )
 
-    def _run_epoch(self, index: int, stage: Stage, step: TrainingStep, loader: Loader, epoch: int) -> None:
+    def _run_epoch(
+        self,
+        index: int,
+        stage: Stage,
+        step: TrainingStep,
+        loader: Loader,
+        epoch: int,
+        signals: DeferredSignals,
+        begun: tuple[int, dict[str, Tensor]] | None,
+    ) -> None:
+        """Run an epoch, or what is left of one of which steps were done and their losses summed."""
         started = time.perf_counter()
         step.train_mode()
-        sums: dict[str, Tensor] = {}
-        seen = steps = looked = 0
-        for steps, batch in enumerate(loader, 1):
+        steps, sums = begun or (0, {})
+        seen, looked = 0, steps
+        if steps:
+            self.listener.stepped(steps, {})
+        for steps, batch in enumerate(loader.rest() if begun else loader, steps + 1):
             progress = (epoch + (steps - 1) / len(loader)) / stage.epochs
             loss = step(batch, epoch=epoch, progress=progress)
             seen += len(batch.images)
             for name, part in {"total": loss.total, **loss.parts}.items():
                 value = part.detach().float()
                 sums[name] = sums[name] + value if name in sums else value
-            if steps % _LOOK_EVERY == 0 or steps == len(loader):
+            if steps % _LOOK_EVERY == 0 or steps == len(loader) or signals.waiting:
                 self._look(stage, epoch, steps, sums)
+                if signals.waiting or time.perf_counter() - self.saved_at > _SAVE_EVERY:
+                    self._save(index, epoch, step.trained, loader, steps, sums)
+                    signals.deliver()
                 self.listener.stepped(steps - looked, {name: float(part.detach()) for name, part in loss.parts.items()})
                 looked = steps
         if not steps:
@@ -192,7 +210,7 @@ class Trainer:
         self.folder.metrics.append(row, after=self.rows)
         self.rows += 1
         if epoch + 1 == stage.epochs or time.perf_counter() - self.saved_at > _SAVE_EVERY:
-            self._save(index, epoch + 1, step.trained)
+            self._save(index, epoch + 1, step.trained, loader)
         seconds = time.perf_counter() - started
         report = EpochReport(stage.name, epoch + 1, stage.epochs, losses, validation, seconds, seen / training_seconds)
         self.folder.timing.append(
@@ -228,20 +246,52 @@ class Trainer:
                     stack.enter_context(member.average.applied())
             return self.validate()
 
-    def _save(self, index: int, epoch: int, trained: dict[str, TrainedModule]) -> None:
+    def _save(
+        self,
+        index: int,
+        epoch: int,
+        trained: dict[str, TrainedModule],
+        loader: Loader,
+        steps: int = 0,
+        sums: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Write a checkpoint after whole epochs, or after some steps of the next, with what their losses sum up to."""
         tensors = training_state(self.attack, self.generator)
         for name, member in trained.items():
             tensors |= {f"training/{name}/{key}": tensor for key, tensor in member.state().items()}
+        if steps:
+            tensors["random/epoch"] = loader.started
+            tensors |= {f"sum/{name}": value for name, value in (sums or {}).items()}
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(
-            self.folder.checkpoint, Checkpoint(index, epoch, self.rows, self.identity, self.fingerprint, tensors)
+            self.folder.checkpoint,
+            Checkpoint(
+                stage=index,
+                epoch=epoch,
+                rows=self.rows,
+                run=self.identity,
+                fingerprint=self.fingerprint,
+                tensors=tensors,
+                steps=steps,
+                batches=loader.served if steps else 0,
+            ),
         )
         self.saved_at = time.perf_counter()
 
     def _restore_modules(self, checkpoint: Checkpoint) -> None:
         for name, module in self.attack.modules.items():
             module.load_state_dict(beneath(f"module/{name}/", checkpoint.tensors))
+
+    def _restore_epoch(self, checkpoint: Checkpoint, loader: Loader) -> tuple[int, dict[str, Tensor]] | None:
+        """Let the loader go on within an epoch, and return its steps and the sums of their losses; none at its start."""
+        if not checkpoint.steps:
+            return None
+        loader.started, loader.served = checkpoint.tensors["random/epoch"], checkpoint.batches
+        sums = {name: value.to(self.device) for name, value in beneath("sum/", checkpoint.tensors).items()}
+        if "total" not in sums:
+            raise KeyError("total")
+        return checkpoint.steps, sums
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
