@@ -51,7 +51,9 @@ def read_messages() -> Iterator[Message]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS and node.args:
                 for number, text in enumerate(text_of(node.args[0], {})):
-                    place = f"{path.relative_to(ROOT / 'src' / 'inputaware')}:{node.lineno}" + f"-{number}" * (number > 0)
+                    place = f"{path.relative_to(ROOT / 'src' / 'inputaware')}:{node.lineno}" + f"-{number}" * (
+                        number > 0
+                    )
                     yield Message(place, node.func.id, text)
 
 

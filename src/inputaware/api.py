@@ -327,7 +327,9 @@ def _is_finding(record: dict[str, Any]) -> bool:
     return (
         isinstance(settings, dict)
         and isinstance(scoring, dict)
-        and all(isinstance(text, str) for text in (record.get("verdict"), record.get("sentence"), scoring.get("sentence")))
+        and all(
+            isinstance(text, str) for text in (record.get("verdict"), record.get("sentence"), scoring.get("sentence"))
+        )
     )
 
 

@@ -187,7 +187,10 @@ IMAGES: dict[str, tuple[bytes, str]] = {
     "BMP of no width": (patched(encoded(SMALL, "BMP"), 18, "<2i", 0, 4), "expected an image; found"),
     "PPM of 10 gigapixels": (b"P6\n100000 100000\n255\n" + bytes(10), TOO_MANY),
     "PPM of negative size": (b"P6\n-4 -4\n255\n" + bytes(100), "expected an image; found"),
-    "a program under an image's name": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "expected an image; found"),
+    "a program under an image's name": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "expected an image; found",
+    ),
     "nothing": (b"", "expected an image; found data of another kind; replace or remove it"),
 }
 
@@ -216,9 +219,7 @@ def test_a_pipe_in_a_class_folder_is_refused_and_not_waited_for(tmp_path: Path) 
             os.mkfifo(tmp_path / split / name / "0.png")
     with limited(20), pytest.raises(DataError) as caught:
         read_source(str(tmp_path), "train")
-    assert str(caught.value) == (
-        f"{tmp_path}/train/a/0.png: expected an image; found: no plain file; check the file"
-    )
+    assert str(caught.value) == (f"{tmp_path}/train/a/0.png: expected an image; found: no plain file; check the file")
 
 
 def test_an_image_file_without_end_is_refused_unread(tmp_path: Path) -> None:
@@ -227,9 +228,7 @@ def test_an_image_file_without_end_is_refused_unread(tmp_path: Path) -> None:
         opened.truncate(2**40)
     with limited(20), pytest.raises(DataError) as caught:
         open_image(file)
-    assert str(caught.value) == (
-        f"{file}: expected an image; found: 1048576 MiB, more than 512 MiB; check the path"
-    )
+    assert str(caught.value) == (f"{file}: expected an image; found: 1048576 MiB, more than 512 MiB; check the path")
 
 
 def test_an_image_of_a_mode_that_has_no_colours_of_its_own_is_refused(tmp_path: Path) -> None:
@@ -241,7 +240,8 @@ def test_an_image_of_a_mode_that_has_no_colours_of_its_own_is_refused(tmp_path: 
     with pytest.raises(DataError) as caught:
         read_source(str(tmp_path), "train")
     assert str(caught.value) == (
-        f"{tmp_path}/train/a/0.tif: expected a grey or a colour image; found Pillow's mode LAB; convert the image to RGB"
+        f"{tmp_path}/train/a/0.tif: expected a grey or a colour image; found Pillow's mode LAB; "
+        "convert the image to RGB"
     )
 
 
@@ -310,15 +310,21 @@ def test_a_damaged_page_is_found_by_its_checksum(tmp_path: Path) -> None:
     file.write_bytes(content.replace(labels, struct.pack("<4q", 1, 1, 0, 1)))
     with pytest.raises(DataError) as caught:
         read_source(str(folder), "train")
-    assert str(caught.value) == (
-        f"{file}: expected a Parquet file; found a damaged one or another format; restore it"
-    )
+    assert str(caught.value) == (f"{file}: expected a Parquet file; found a damaged one or another format; restore it")
 
 
 # Names
 
 
-NAMES = ["[bold red]no[/bold red]", "\x1b[2J\x1b]0;title\x07", "\u202egnp.exe", "x" * 200, "a\nb\tc", "日本", "a,b;\"c'"]
+NAMES = [
+    "[bold red]no[/bold red]",
+    "\x1b[2J\x1b]0;title\x07",
+    "\u202egnp.exe",
+    "x" * 200,
+    "a\nb\tc",
+    "日本",
+    "a,b;\"c'",
+]
 
 
 def test_names_that_a_terminal_would_obey_are_shown_letter_by_letter(
@@ -375,7 +381,10 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path, capsys: pytest.Captu
 
 
 TEXTS: dict[str, tuple[str, str]] = {
-    "not a number": ('{"rate": NaN}', "expected JSON; found: NaN, which JSON does not have; restore the file or train again"),
+    "not a number": (
+        '{"rate": NaN}',
+        "expected JSON; found: NaN, which JSON does not have; restore the file or train again",
+    ),
     "infinity": ('{"rate": -Infinity}', "expected JSON; found: -Infinity, which JSON does not have; restore the file"),
     "a name twice": ('{"a": 1, "a": 2}', "expected JSON; found: the name 'a' twice; restore the file or train again"),
     "deep lists": ('{"a":' + "[" * 10**5, "expected JSON; found: "),
@@ -425,7 +434,7 @@ def test_json_that_cannot_be_read_to_its_end_is_refused(kind: str, tmp_path: Pat
         with file.open("wb") as opened:
             opened.truncate(2**40)
     for read in (lambda: read_json(file), Journal(file).rows):
-        with limited(20), pytest.raises(RunFolderError, match="no plain file|more than 256 MiB"):
+        with limited(20), pytest.raises(RunFolderError, match=r"no plain file|more than 256 MiB"):
             read()
 
 

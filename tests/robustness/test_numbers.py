@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from robustness.corruption import encoded
+from robustness.corruption import encoded, or_refused
 from robustness.storage import small_config
 
 from inputaware.api import Run, train
@@ -40,7 +40,9 @@ def own(tmp_path: Path) -> Own:
                 for _ in range(classes * each)
             ]
             column = [{"bytes": encoded(image, "PPM"), "path": None} for image in images]
-            pq.write_table(pa.table({"image": column, "label": np.arange(len(images)) % classes}), folder / f"{split}.parquet")
+            pq.write_table(
+                pa.table({"image": column, "label": np.arange(len(images)) % classes}), folder / f"{split}.parquet"
+            )
         return folder
 
     return write
@@ -141,7 +143,10 @@ def test_three_images_of_a_class_are_enough(own: Own, tmp_path: Path) -> None:
     ],
 )
 def test_a_batch_of_one_trains_or_is_explained(options: dict[str, Any], message: str | None, tmp_path: Path) -> None:
-    config = override(small_config(train_images=20), {**BATCHES, **options, "joint_stage": {"epochs": 1, **options.get("joint_stage", {})}})
+    config = override(
+        small_config(train_images=20),
+        {**BATCHES, **options, "joint_stage": {"epochs": 1, **options.get("joint_stage", {})}},
+    )
     if message is None:
         assert finite(train(config, tmp_path / "run").evaluate())
         return
@@ -153,22 +158,20 @@ def test_a_batch_of_one_trains_or_is_explained(options: dict[str, Any], message:
 def test_a_set_in_which_every_image_meets_itself_is_explained(own: Own, tmp_path: Path) -> None:
     config = config_of(own(2, 3), attack="input-aware", partners="distinct-order", train_images=1)
     batches = {"epochs": 1, "batch_size": 2}
-    with pytest.raises(ConfigError, match="mask_stage.batch_size: expected at most 1, the images of the training split"):
+    with pytest.raises(
+        ConfigError, match=r"mask_stage.batch_size: expected at most 1, the images of the training split"
+    ):
         train(override(config, {"mask_stage": batches, "joint_stage": batches}), tmp_path / "run")
     config = override(config, {"train_images": 2, "mask_stage": batches, "seed": 0})
     joint = {"epochs": 1, "batch_size": 1, "attack_probability": 1, "cross_probability": 0}
     joint |= {"initial_attack_probability": None, "initial_cross_probability": None}
-    seen = set()
+    trained = 0
+    explained = "expected at least one batch; found none: every image met itself as its partner"
     for seed in range(12):
-        run = tmp_path / f"run-{seed}"
-        try:
-            train(override(config, {"joint_stage": joint, "seed": seed}), run)
-            seen.add("trained")
-        except TrainingError as error:
-            assert "expected at least one batch; found none: every image met itself as its partner" in str(error)
-            assert str(error).endswith("train on more images or with --partners derangement")
-            seen.add("explained")
-    assert seen == {"trained", "explained"}
+        with or_refused(TrainingError, f"{explained}; train on more images or with --partners derangement"):
+            train(override(config, {"joint_stage": joint, "seed": seed}), tmp_path / f"run-{seed}")
+            trained += 1
+    assert 0 < trained < 12
 
 
 def test_masks_of_nothing_are_evaluated_inspected_and_defended(tmp_path: Path) -> None:
@@ -188,7 +191,9 @@ def test_masks_of_nothing_are_evaluated_inspected_and_defended(tmp_path: Path) -
 
 
 def test_a_loss_that_only_wants_small_masks_trains(tmp_path: Path) -> None:
-    config = small_config(mask_stage={"epochs": 3, "batch_size": 50, "density": 0.0, "lambda_norm": 1e6, "lambda_div": 0.0})
+    config = small_config(
+        mask_stage={"epochs": 3, "batch_size": 50, "density": 0.0, "lambda_norm": 1e6, "lambda_div": 0.0}
+    )
     assert finite(train(config, tmp_path / "run").evaluate())
 
 
@@ -206,13 +211,8 @@ OVERFLOWS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", OVERFLOWS)
 def test_a_gradient_that_overflows_ends_in_finite_numbers_or_an_explanation(case: str, tmp_path: Path) -> None:
-    try:
-        run = train(override(small_config(), OVERFLOWS[case]), tmp_path / "run")
-    except TrainingError as error:
-        assert "expected a finite loss; found " in str(error) or "expected finite weights at its end" in str(error)
-        assert "train into another folder with a lower learning rate or --precision 32" in str(error)
-        assert not (tmp_path / "run/classifier.safetensors").exists()
-    else:
-        assert finite(run.evaluate())
-
-
+    remedy = "train into another folder with a lower learning rate or --precision 32"
+    weights = f"expected finite weights at its end; found others; {remedy}"
+    with or_refused(TrainingError, weights, f"no checkpoint was written yet; {remedy}", f"state.safetensors; {remedy}"):
+        assert finite(train(override(small_config(), OVERFLOWS[case]), tmp_path / "run").evaluate())
+    assert (tmp_path / "run/classifier.safetensors").exists() == (tmp_path / "run/evaluation.json").exists()

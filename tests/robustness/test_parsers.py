@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from robustness.corruption import encoded
+from robustness.corruption import encoded, or_refused
 
 from inputaware.config import Config, config_from_dict, config_to_dict, override, preset_config
 from inputaware.data import archives
@@ -73,19 +73,16 @@ def test_a_change_of_one_entry_is_found(data: dict[str, Any], name: str, value: 
 
 
 @often
-@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | values.map(lambda data: json.dumps(data).encode()))
+@given(
+    st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | values.map(lambda data: json.dumps(data).encode())
+)
 def test_bytes_as_json(place: Path, content: bytes) -> None:
     file = place / "b.json"
     file.write_bytes(content)
-    try:
+    with or_refused(RunFolderError, f"{file}: expected "):
         assert isinstance(read_json(file), dict)
-    except RunFolderError as error:
-        assert str(error).startswith(f"{file}: expected ")
-    try:
+    with or_refused(RunFolderError, f"{file}, line "):
         assert all(isinstance(row, dict) for row in Journal(file).rows())
-    except RunFolderError as error:
-        assert str(error).startswith(f"{file}, line ")
-    RunFolder(place).evaluation.unlink(missing_ok=True)
 
 
 DEFAULT = config_to_dict(preset_config("fast", dataset="digits"))
@@ -103,28 +100,42 @@ def test_values_as_a_configuration(changes: list[tuple[tuple[str, ...], Any]], w
         for name in path[:-1]:
             target = target[name] if isinstance(target.get(name), dict) else target
         target[path[-1]] = value
-    try:
+    with or_refused(ConfigError, "expected"):
         found = config_from_dict(data) if whole else override(preset_config(dataset="digits"), data)
         assert isinstance(found, Config)
         assert config_from_dict(config_to_dict(found)) == found
-    except ConfigError as error:
-        assert "expected" in str(error)
 
 
 @often
-@given(st.dictionaries(st.sampled_from(["name", "shape", "classes", "mean", "std", "class_names"]), values), st.booleans())
+@given(
+    st.dictionaries(st.sampled_from(["name", "shape", "classes", "mean", "std", "class_names"]), values), st.booleans()
+)
 def test_values_as_the_description_of_a_data_set(place: Path, data: dict[str, Any], whole: bool) -> None:
     folder = RunFolder(place)
-    spec = {"name": "digits", "shape": [1, 28, 28], "classes": 2, "mean": [0.5], "std": [0.5], "class_names": ["a", "b"]}
+    spec = {
+        "name": "digits",
+        "shape": [1, 28, 28],
+        "classes": 2,
+        "mean": [0.5],
+        "std": [0.5],
+        "class_names": ["a", "b"],
+    }
     write_json(place / "config.json", {**DEFAULT, "data": data if whole else {**spec, **data}})
-    try:
+    with or_refused(RunFolderError, f"{place}/config.json: expected the configuration of a run; found"):
         assert folder.spec().classes == len(folder.spec().class_names)
-    except RunFolderError as error:
-        assert str(error).startswith(f"{place}/config.json: expected the configuration of a run; found")
 
 
 starts = st.sampled_from(
-    [b"", struct.pack("<Q", 20), struct.pack("<Q", 2**40), b"PK\x03\x04", b"\x80\x02", b"PAR1", b"\x1f\x8b\x08\x00", b"P5\n"]
+    [
+        b"",
+        struct.pack("<Q", 20),
+        struct.pack("<Q", 2**40),
+        b"PK\x03\x04",
+        b"\x80\x02",
+        b"PAR1",
+        b"\x1f\x8b\x08\x00",
+        b"P5\n",
+    ]
 )
 
 
@@ -134,7 +145,7 @@ def test_bytes_as_tensors(place: Path, start: bytes, content: bytes) -> None:
     file = place / "a.safetensors"
     file.write_bytes(start + content)
     for load in (load_tensors, load_checkpoint):
-        with pytest.raises(RunFolderError, match="expected a safetensors file|expected tensors and metadata"):
+        with pytest.raises(RunFolderError, match=r"expected a safetensors file|expected tensors and metadata"):
             load(file)
 
 
@@ -147,7 +158,9 @@ def test_bytes_as_a_checkpoint_of_the_release(place: Path, start: bytes, content
         read_official(file)
 
 
-pictures = [encoded(np.zeros((6, 5, 3), np.uint8), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")]
+pictures = [
+    encoded(np.zeros((6, 5, 3), np.uint8), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+]
 
 
 @often
@@ -155,15 +168,15 @@ pictures = [encoded(np.zeros((6, 5, 3), np.uint8), kind) for kind in ("PNG", "JP
 def test_bytes_as_an_image(place: Path, picture: bytes, at: int, content: bytes, replaced: bool) -> None:
     file = place / "a.png"
     file.write_bytes(picture[:at] + content + picture[at + (len(content) if replaced else 0) :])
-    try:
+    with or_refused(DataError, f"{file}: expected an image"):
         image = open_image(file)
         assert image.width * image.height <= 64_000_000
-    except DataError as error:
-        assert str(error).startswith(f"{file}: expected an image")
 
 
 @often
-@given(st.binary(max_size=200), st.sampled_from(["plain", "gzip", "zip"]), st.sampled_from(["mnist", "cifar10", "gtsrb"]))
+@given(
+    st.binary(max_size=200), st.sampled_from(["plain", "gzip", "zip"]), st.sampled_from(["mnist", "cifar10", "gtsrb"])
+)
 def test_bytes_as_archives(place: Path, content: bytes, packed: str, dataset: str) -> None:
     if packed == "gzip":
         content = gzip.compress(content)
@@ -175,7 +188,7 @@ def test_bytes_as_archives(place: Path, content: bytes, packed: str, dataset: st
         content = buffer.getvalue()
     (place / "archive").write_bytes(content)
     with (
-        mock.patch.object(archives, "fetch_archive", lambda dataset, file: place / "archive"),
+        mock.patch.object(archives, "fetch_archive", return_value=place / "archive"),
         pytest.raises(DataError),
     ):
         read_source(dataset, "test")
@@ -198,8 +211,6 @@ def test_text_as_the_table_of_classes(place: Path, rows: str, delimiter: str) ->
     file = place / "table.zip"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a.csv", f"Filename;ClassId\n{rows}{delimiter}")
-    try:
+    with or_refused(DataError, "table.zip: expected "):
         table = archives._gtsrb_ground_truth(file)
         assert all(isinstance(value, str) for value in table.values())
-    except DataError as error:
-        assert str(error).startswith("table.zip: expected ")

@@ -251,7 +251,8 @@ def test_networks_of_another_size_are_refused(make_run: MakeRun) -> None:
     with pytest.raises(RunFolderError) as caught:
         folder.load_attack(CPU)
     assert str(caught.value) == (
-        f"{path}: expected hidden.bias of shape (8,) in float32; found (9,) in float32: the file does not fit config.json"
+        f"{path}: expected hidden.bias of shape (8,) in float32; found (9,) in float32: "
+        "the file does not fit config.json"
     )
 
 

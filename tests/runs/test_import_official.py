@@ -227,8 +227,8 @@ def with_entry(network: str, name: str, tensor: Callable[[Tensor], object]) -> C
 
 
 LAYOUT = (
-    "expected a checkpoint of the release, with netC, netG, netM, epoch and opt, or of its mask stage, with netM, epoch "
-    "and opt; found {}; take the *.pth.tar file that its train.py has written"
+    "expected a checkpoint of the release, with netC, netG, netM, epoch and opt, or of its mask stage, with netM, "
+    "epoch and opt; found {}; take the *.pth.tar file that its train.py has written"
 )
 OPTIONS_MESSAGE = (
     "expected opt with a dataset (mnist, cifar10, gtsrb) and an attack_mode (all2one, all2all, all2all_mask); found {}"
@@ -236,22 +236,31 @@ OPTIONS_MESSAGE = (
 NETWORK = "expected the release's network, {}; found {}; import a file of the release's own architectures"
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "a list": (lambda: [1, 2], LAYOUT.format("nothing of the kind")),
-    "no generator": (lambda: without("netG", "optimizerC"), LAYOUT.format("netC, netM, schedulerC, best_acc_clean, epoch, opt")),
-    "no options": (lambda: without("opt", "netC", "netG"), LAYOUT.format("netM, optimizerC, schedulerC, best_acc_clean, epoch")),
+    "no generator": (
+        lambda: without("netG", "optimizerC"),
+        LAYOUT.format("netC, netM, schedulerC, best_acc_clean, epoch, opt"),
+    ),
+    "no options": (
+        lambda: without("opt", "netC", "netG"),
+        LAYOUT.format("netM, optimizerC, schedulerC, best_acc_clean, epoch"),
+    ),
     "an epoch that is no number": (
         change(epoch="2"),
         LAYOUT.format("netC, netG, netM, optimizerC, schedulerC, best_acc_clean, epoch, opt"),
     ),
     "another data set": (
-        lambda: official_checkpoint(dataset="mnist") | {"opt": argparse.Namespace(dataset="celeba", attack_mode="all2one")},
+        lambda: (
+            official_checkpoint(dataset="mnist") | {"opt": argparse.Namespace(dataset="celeba", attack_mode="all2one")}
+        ),
         OPTIONS_MESSAGE.format("'celeba' and 'all2one'"),
     ),
-    "an attack that is none": (lambda: official_checkpoint(attack_mode=["x"]), OPTIONS_MESSAGE.format("'mnist' and ['x']")),
+    "an attack that is none": (
+        lambda: official_checkpoint(attack_mode=["x"]),
+        OPTIONS_MESSAGE.format("'mnist' and ['x']"),
+    ),
     "a data set that does not fit": (
         lambda: mask_checkpoint() | {"opt": argparse.Namespace(dataset="cifar10", attack_mode="all2one")},
-        NETWORK.format(
-            "convblock_down_0.batch_norm.bias of shape (32,) in float32", "of shape (16,) in float32"
-        ),
+        NETWORK.format("convblock_down_0.batch_norm.bias of shape (32,) in float32", "of shape (16,) in float32"),
     ),
     "a target that is no class": (
         lambda: official_checkpoint(target_label=10),
@@ -374,7 +383,9 @@ def test_a_file_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
     )
 
 
-def test_a_missing_file_and_an_output_in_the_way_are_named(write: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
+def test_a_missing_file_and_an_output_in_the_way_are_named(
+    write: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
     assert main(["import-official", str(tmp_path / "none"), "--output", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == (
         f"inputaware: {tmp_path}/none: expected a checkpoint of the authors' release; "

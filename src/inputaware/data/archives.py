@@ -78,7 +78,7 @@ _DAMAGE = (
 _CIFAR10_RECORD = 1 + 3 * 32 * 32
 
 _MOST_BYTES = 2**28
-"""Largest content of an archive's member; the largest of the official ones, MNIST's training images, have 47 million."""
+"""Largest content of an archive's member; MNIST's training images, the largest of all, have 47 million."""
 
 
 def cache_folder() -> Path:

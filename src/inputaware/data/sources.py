@@ -336,7 +336,9 @@ def _decode_all(
                 )
         images[index] = resize_image(image, spec, name)
     if index + 1 != count:
-        raise DataError(f"{spec.name}: expected {count} images, as many as labels; found another number; restore the file")
+        raise DataError(
+            f"{spec.name}: expected {count} images, as many as labels; found another number; restore the file"
+        )
     return images
 
 

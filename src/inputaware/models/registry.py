@@ -41,7 +41,8 @@ def build_classifier(config: ModelConfig, spec: DatasetSpec) -> nn.Module:
     if name == "mnist-cnn":
         if spec.shape != (1, 28, 28):
             raise ConfigError(
-                f"model.architecture: expected images of shape 1x28x28 for mnist-cnn; found {found}; take preact-resnet18"
+                f"model.architecture: expected images of shape 1x28x28 for mnist-cnn; found {found}; "
+                "take preact-resnet18"
             )
         return MnistCnn(spec.classes, hidden_units=config.hidden_units, dropout=config.dropout, normalize=normalize)
     if channels not in (1, 3) or height != width or height not in (28, 32):

@@ -101,11 +101,11 @@ def open_unlinked(path: Path) -> BinaryIO:
     Raises:
         OSError: the file is a link or no plain file, or cannot be opened.
     """
-    file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666), "rb+")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
         raise OSError(errno.EINVAL, "no plain file", str(path))
-    return file
+    return open(handle, "rb+")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -124,7 +124,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def seal(data: dict[str, Any]) -> dict[str, Any]:
-    """Return an object of JSON with a digest of the others as its last entry, ``sha256``; one that it has is replaced."""
+    """Return an object of JSON with a digest of its entries as the last one, ``sha256``; one that it has is replaced."""
     others = {name: value for name, value in data.items() if name != _DIGEST}
     return {**others, _DIGEST: _digest(others)}
 

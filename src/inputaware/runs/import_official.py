@@ -53,6 +53,7 @@ _OPTIONS = {
 }
 """Where the release's options stand in our configuration."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class OfficialCheckpoint:
     """What a checkpoint of the authors' release holds.
@@ -107,8 +108,8 @@ def read_official(file: Path) -> OfficialCheckpoint:
         or epoch < 0
     ):
         raise CheckpointError(
-            f"{file}: expected a checkpoint of the release, with netC, netG, netM, epoch and opt, or of its mask stage, "
-            f"with netM, epoch and opt; found {_listed(content)}; take the *.pth.tar file that its train.py has written"
+            f"{file}: expected a checkpoint of the release, with netC, netG, netM, epoch and opt, or of its mask "
+            f"stage, with netM, epoch and opt; found {_listed(content)}; take the *.pth.tar file that its train.py has written"
         )
     config, spec = _settings(file, vars(options))
     with torch.random.fork_rng(devices=[]):

@@ -147,7 +147,11 @@ class Trainer:
         )
         done, begun = 0, None
         if checkpoint is not None:
-            if checkpoint.epoch > stage.epochs or checkpoint.steps > checkpoint.batches or checkpoint.batches > len(loader):
+            if (
+                checkpoint.epoch > stage.epochs
+                or checkpoint.steps > checkpoint.batches
+                or checkpoint.batches > len(loader)
+            ):
                 raise self._foreign()
             with self._explained():
                 self._restore_training(checkpoint, step.trained)
@@ -179,11 +183,11 @@ class Trainer:
         """Run an epoch, or what is left of one of which steps were done and their losses summed."""
         started = time.perf_counter()
         step.train_mode()
-        steps, sums = begun or (0, {})
-        seen, looked = 0, steps
-        if steps:
-            self.listener.stepped(steps, {})
-        for steps, batch in enumerate(loader.rest() if begun else loader, steps + 1):
+        before, sums = begun or (0, {})
+        seen, steps, looked = 0, before, before
+        if before:
+            self.listener.stepped(before, {})
+        for steps, batch in enumerate(loader.rest() if begun else loader, before + 1):
             progress = (epoch + (steps - 1) / len(loader)) / stage.epochs
             loss = step(batch, epoch=epoch, progress=progress)
             seen += len(batch.images)
@@ -284,7 +288,7 @@ class Trainer:
             module.load_state_dict(beneath(f"module/{name}/", checkpoint.tensors))
 
     def _restore_epoch(self, checkpoint: Checkpoint, loader: Loader) -> tuple[int, dict[str, Tensor]] | None:
-        """Let the loader go on within an epoch, and return its steps and the sums of their losses; none at its start."""
+        """Let the loader go on within an epoch, and return its steps and the sums of their losses; or none."""
         if not checkpoint.steps:
             return None
         loader.started, loader.served = checkpoint.tensors["random/epoch"], checkpoint.batches
