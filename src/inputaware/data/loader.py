@@ -87,7 +87,7 @@ class Loader:
         return self.rest()
 
     def rest(self) -> Iterator[Batch]:
-        """Serve what is left, after ``served`` batches, of the epoch that began with the generator in state ``started``."""
+        """Serve what is left, after ``served`` batches, of the epoch that began in the state ``started``."""
         size, now = self.batch_size, self.generator.get_state()
         self.generator.set_state(self.started)
         order = torch.randperm(len(self.images), generator=self.generator)

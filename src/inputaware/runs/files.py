@@ -124,7 +124,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def seal(data: dict[str, Any]) -> dict[str, Any]:
-    """Return an object of JSON with a digest of its entries as the last one, ``sha256``; one that it has is replaced."""
+    """Return an object of JSON with a digest of its entries as the last one, ``sha256``, in place of an old one."""
     others = {name: value for name, value in data.items() if name != _DIGEST}
     return {**others, _DIGEST: _digest(others)}
 

@@ -109,7 +109,8 @@ def read_official(file: Path) -> OfficialCheckpoint:
     ):
         raise CheckpointError(
             f"{file}: expected a checkpoint of the release, with netC, netG, netM, epoch and opt, or of its mask "
-            f"stage, with netM, epoch and opt; found {_listed(content)}; take the *.pth.tar file that its train.py has written"
+            f"stage, with netM, epoch and opt; found {_listed(content)}; take the *.pth.tar file that its train.py has "
+            "written"
         )
     config, spec = _settings(file, vars(options))
     with torch.random.fork_rng(devices=[]):
