@@ -179,8 +179,7 @@ def _train(command: TrainCommand, given: Config | None) -> None:
 
     from inputaware.api import train
     from inputaware.console import TrainingDisplay, evaluation_table
-    from inputaware.runs.files import read_json
-    from inputaware.runs.results import published
+    from inputaware.runs.results import published, read_evaluation
     from inputaware.training.listeners import Listeners, TensorBoardListener
 
     console = Console(stderr=True)
@@ -196,7 +195,7 @@ def _train(command: TrainCommand, given: Config | None) -> None:
             listener=Listeners(listeners),
             evaluating=display.evaluating,
         )
-    result = read_json(run.folder.evaluation)
+    result = read_evaluation(run.folder.evaluation)
     if command.json:
         print(json.dumps(result, indent=2))
         return

@@ -650,6 +650,29 @@ def test_a_defenses_result_of_a_stranger_is_not_shown(change: Callable[[dict[str
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.clear(),
+        at("clean_accuracy", value="\x1b[2J"),
+        at("cross_accuracy", value=[1]),
+        at("trigger", value=7),
+        at("trigger", "psnr_db", value=None),
+        at("test_images", value=True),
+    ],
+)
+def test_an_evaluation_of_a_stranger_is_not_shown(
+    change: Callable[[dict[str, Any]], object], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(run / "evaluation.json", change)
+    capsys.readouterr()
+    assert main(["train", "--resume", f"--output={run}"]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: {run}/evaluation.json: expected an evaluation's rates; found others; "
+        f"make it again with: inputaware evaluate {run}\n"
+    )
+
+
 @pytest.mark.parametrize("name", [".lock", "timing.jsonl"])
 def test_what_a_strangers_folder_links_to_is_not_changed(name: str, run: Path, tmp_path: Path) -> None:
     precious = tmp_path / "thesis.txt"

@@ -216,7 +216,7 @@ class RunFolder:
                     file.truncate(0)
                     file.write(str(os.getpid()).encode())
                     file.flush()
-                self._tidy()
+                    self._tidy()
                 yield
             finally:
                 # Where the folder is gone or read-only there is nothing to remove, and another error says so.
@@ -252,6 +252,8 @@ class RunFolder:
     def _tidy(self) -> None:
         """Remove what a killed process left half-written, and put back what it had moved aside."""
         for aside in self.path.glob(".*.old"):
+            if aside.is_symlink() or not aside.is_dir():
+                continue
             for kept in aside.iterdir():
                 if not os.path.lexists(self.path / kept.name):
                     kept.rename(self.path / kept.name)
