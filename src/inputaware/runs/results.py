@@ -123,7 +123,8 @@ def read_evaluation(file: Path) -> dict[str, Any]:
         numbers += [trigger.get(name) for name in ("mask_area", "psnr_db")] if isinstance(trigger, dict) else ["none"]
     if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers):
         raise RunFolderError(
-            f"{file}: expected an evaluation's rates; found others; make it again with: inputaware evaluate {file.parent}"
+            f"{file}: expected an evaluation's rates; found others; "
+            f"make it again with: inputaware evaluate {file.parent}"
         )
     return result
 
