@@ -41,7 +41,7 @@ _REMEDIES = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free space",
     (errno.EROFS, errno.EACCES, errno.EPERM): "make the folder writable",
     (errno.ENOENT, errno.ENOTDIR, errno.ESTALE): "put the folder back",
-    (errno.ENOTEMPTY, errno.EEXIST, errno.ENAMETOOLONG, errno.EISDIR): "choose another place",
+    (errno.ENOTEMPTY, errno.EEXIST, errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP): "choose another place",
 }
 """What to do about a write that failed, by what the system says of it."""
 

@@ -145,7 +145,8 @@ class Trainer:
             partners=self.config.partners if stage.paired else "derangement",
             generator=self.generator,
         )
-        done, begun = 0, None
+        done = 0
+        begun: tuple[int, dict[str, Tensor]] | None = None
         if checkpoint is not None:
             if (
                 checkpoint.epoch > stage.epochs
