@@ -147,7 +147,13 @@ class _At:
             self.action()
 
 
-def lose_files(folder: Path, epochs: Sequence[int] = (1, 2, 3, 4)) -> Faults:
+_NAMES = (
+    *("config.json", "metrics.jsonl", "timing.jsonl", "environment.json"),
+    *("checkpoint/state.safetensors", ".lock", "."),
+)
+
+
+def lose_files(folder: Path, epochs: Sequence[int] = (1, 2, 3, 4), names: Sequence[str] = _NAMES) -> Faults:
     """Remove or cut a file of a run, or all of it, while it is at work.
 
     The run must end as if nothing had happened, or with our own error; what it cannot make again must be named. With
@@ -156,15 +162,12 @@ def lose_files(folder: Path, epochs: Sequence[int] = (1, 2, 3, 4)) -> Faults:
     Args:
         folder: an empty folder to work in.
         epochs: after which epochs, of both stages.
+        names: which files; ``.`` is the folder itself.
     """
     faults = Faults()
     with _saving_each_epoch():
         train(small_config(), folder / "whole")
     expected = files(folder / "whole")
-    names = (
-        *("config.json", "metrics.jsonl", "timing.jsonl", "environment.json"),
-        *("checkpoint/state.safetensors", ".lock", "."),
-    )
     for name in names:
         for epoch in epochs:
             for kind in ("vanished", "truncated"):

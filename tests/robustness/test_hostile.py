@@ -154,9 +154,9 @@ def test_a_damaged_archive_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(archives, "fetch_archive", lambda dataset, name: file)
     with pytest.raises(DataError) as caught:
         read_source("cifar10", "test")
-    assert str(caught.value) == (
-        f"{file.name}: expected a whole archive; found a damaged one (Not a gzipped file (b'no')); remove {file}"
-    )
+    start = f"{file.name}: expected a whole archive; found a damaged one (Not a gzipped file ("
+    assert str(caught.value).startswith(start)
+    assert str(caught.value).endswith(f"; remove {file}")
 
 
 # Images

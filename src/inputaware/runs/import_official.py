@@ -142,7 +142,7 @@ def _load(file: Path) -> tuple[dict[Any, Any], str]:
             f"{file}: expected a checkpoint of the authors' release; found: {error.strerror or error}; check the path"
         ) from None
     except Exception as error:  # a damaged pickle makes the reader raise a dozen kinds
-        asked = re.search(r"Unsupported global: GLOBAL (\S{1,80})", str(error))
+        asked = re.search(r"GLOBAL (\S{1,80})", str(error))
         found = f"one that asks for {asked[1]}, which was not run" if asked else f"{type(error).__name__} on reading it"
         raise CheckpointError(
             f"{file}: expected a checkpoint of the authors' release, tensors and options alone; found {found}; "
@@ -182,7 +182,7 @@ def _too_large(file: Path, size: int) -> str:
 def _settings(file: Path, options: dict[str, Any]) -> tuple[Config, DatasetSpec]:
     """Return preset ``official`` with the release's options, and the data set."""
     dataset, mode = options.get("dataset"), options.get("attack_mode")
-    if dataset not in _DATASETS or mode not in _TARGETS:
+    if not isinstance(mode, str) or dataset not in _DATASETS or mode not in _TARGETS:
         raise CheckpointError(
             f"{file}: expected opt with a dataset ({', '.join(_DATASETS)}) and an attack_mode ({', '.join(_TARGETS)}); "
             f"found {dataset!r:.60} and {mode!r:.60}"
