@@ -215,12 +215,7 @@ def _flatten(image: Image.Image, name: str) -> Image.Image:
     if image.has_transparency_data:
         drawn = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", drawn.size, (0, 0, 0, 255)), drawn)
-    try:
-        return image.convert(mode)
-    except ValueError:
-        raise DataError(
-            f"{name}: expected a grey or a colour image; found Pillow's mode {image.mode}; convert the image to RGB"
-        ) from None
+    return image.convert(mode)
 
 
 def _read_digits(split: DataSplit) -> RawSplit:

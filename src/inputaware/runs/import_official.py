@@ -261,10 +261,10 @@ def _official_names(module: nn.Module) -> list[str]:
             names += [f"{name}.conv2d.weight", f"{name}.conv2d.bias", *norm(f"{name}.batch_norm")]
         return names
     for group in range(1, 5):
-        for block in range(2):
-            name = f"layer{group}.{block}"
+        for number in range(2):
+            name = f"layer{group}.{number}"
             names += [*norm(f"{name}.bn1"), f"{name}.conv1.weight", *norm(f"{name}.bn2"), f"{name}.conv2.weight"]
-            if group > 1 and block == 0:
+            if group > 1 and number == 0:
                 names.append(f"{name}.shortcut.0.weight")
     return ["conv1.weight", *names, "linear.weight", "linear.bias"]
 
