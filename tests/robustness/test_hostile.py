@@ -303,7 +303,7 @@ def test_a_damaged_page_is_found_by_its_checksum(tmp_path: Path) -> None:
 
 
 NAMES = [
-    "[bold red]no[/bold red]",
+    "[bold red]no",
     "\x1b[2J\x1b]0;title\x07",
     "\u202egnp.exe",
     "x" * 200,
