@@ -209,7 +209,8 @@ class Trainer:
             )
         self._look(stage, epoch, steps, sums)
         training_seconds = time.perf_counter() - started
-        losses = {name: float(total) / steps for name, total in sums.items()}
+        # In an order that does not depend on whether the sums came from a checkpoint.
+        losses = {name: float(sums[name]) / steps for name in sorted(sums, key=lambda name: (name != "total", name))}
         validation = self._validate(step.trained) if "classifier" in step.trained else {}
         row = {"stage": stage.name, "epoch": epoch + 1, "losses": losses, "validation": validation}
         self.folder.metrics.append(row, after=self.rows)
