@@ -403,5 +403,5 @@ SUBJECTS = (
     Subject("GTSRB images", _archive("gtsrb", "GTSRB_Final_Test_Images.zip", _gtsrb_files), checked=False),
     Subject("GTSRB classes", _archive("gtsrb", "GTSRB_Final_Test_GT.zip", _gtsrb_files), checked=False),
     Subject("official checkpoint", _official("official"), checked=False),
-    Subject("official checkpoint, zip", _official("official_zip"), checked=False),
+    Subject("official zip checkpoint", _official("official_zip"), checked=False),
 )

@@ -267,7 +267,8 @@ class Trainer:
             tensors |= {f"training/{name}/{key}": tensor for key, tensor in member.state().items()}
         if steps:
             tensors["random/epoch"] = loader.started
-            tensors |= {f"sum/{name}": value for name, value in (sums or {}).items()}
+            # Copies, for after one step of a loss with one term two of them are the same tensor.
+            tensors |= {f"sum/{name}": value.clone() for name, value in (sums or {}).items()}
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(
