@@ -36,6 +36,8 @@ def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
         lambda text: text.replace('"sha256"', '"sha255"'),
         lambda text: text.replace('"sha256": "', '"sha256": "0'),
         lambda text: text.replace("true", "1"),
+        lambda text: text.replace('"sha256": "', '"sha25": "x'),
+        lambda text: text.replace('true,\n  "sha256": "', '"yes and no '),
     ],
 )
 def test_a_file_whose_content_was_changed_is_refused(tmp_path: Path, change: Callable[[str], str]) -> None:

@@ -237,6 +237,14 @@ def test_the_weights_of_another_run_are_refused(make_run: MakeRun, changes: dict
     assert str(caught.value) == belongs_elsewhere(path, "run", folder.identity(), other.identity())
 
 
+def test_a_network_from_before_runs_had_an_identity_is_taken(make_run: MakeRun) -> None:
+    folder = make_run("none")
+    path = folder.path / "classifier.safetensors"
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, {key: value for key, value in metadata.items() if key != "run"})
+    assert list(folder.load_attack(CPU)[0].modules) == ["classifier"]
+
+
 def test_runs_of_one_configuration_have_one_identity(make_run: MakeRun, make_config: MakeConfig) -> None:
     first, second = make_run(), make_run(name="second")
     assert first.identity() == second.identity() == run_identity(make_config("input-aware"), first.spec())
