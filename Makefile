@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test check check-tables docs clean
+.PHONY: help demo test check check-tables audit docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,9 @@ check-tables: .venv/.installed-dev
 	@$(BIN)/python scripts/results-table --check --results results/presets --page docs/presets.md
 	@$(BIN)/python scripts/results-table --check --table cost --page docs/cost.md
 	@$(BIN)/python scripts/results-figure --check
+
+audit: .venv/.installed-dev ## compare what is installed with the locked list, and that with known advisories; no network
+	@$(BIN)/python scripts/audit-dependencies
 
 docs: .venv/.installed-docs ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -14,6 +14,7 @@ from inputaware.cli import main
 from inputaware.config import AttackName, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, StripSettings
 from inputaware.errors import DefenseError, RunFolderError
+from inputaware.runs.files import read_json
 from inputaware.runs.results import collect_result
 
 FEW = DefenseSettings(strip=StripSettings(overlays=5))
@@ -54,7 +55,7 @@ def files(run: Run) -> dict[str, bytes]:
 
 def test_a_result_is_a_json_file_and_its_arrays(run: Run) -> None:
     records = run.defend(["strip"], FEW)
-    assert records == {"strip": json.loads((run.folder.defenses / "strip.json").read_text())}
+    assert records == {"strip": read_json(run.folder.defenses / "strip.json")}
     record = records["strip"]
     assert record["data"] == {"split": "defender", "images": 144}
     assert record["scoring"]["data"] == {"split": "test", "images": 360}

@@ -8,15 +8,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inputaware.api import Run, train
+    from inputaware.api import Run, import_official, train
     from inputaware.config import Config, preset_config
     from inputaware.report import write_report
 
-__all__ = ["Config", "Run", "__version__", "preset_config", "train", "write_report"]
+__all__ = ["Config", "Run", "__version__", "import_official", "preset_config", "train", "write_report"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"Config": "config", "Run": "api", "preset_config": "config", "train": "api", "write_report": "report"}
+_HOMES = {
+    "Config": "config",
+    "Run": "api",
+    "import_official": "api",
+    "preset_config": "config",
+    "train": "api",
+    "write_report": "report",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -37,7 +37,8 @@ from inputaware.errors import ConfigError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.inspection.inspect import inspect_classifier
 from inputaware.models.registry import last_convolution, last_map
-from inputaware.runs.checkpoint import Checkpoint, load_checkpoint
+from inputaware.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from inputaware.runs.description import run_identity
 from inputaware.runs.environment import (
     describe_environment,
     fingerprint,
@@ -46,14 +47,15 @@ from inputaware.runs.environment import (
     resolve_device,
     resolve_precision,
 )
-from inputaware.runs.files import check_new_folder, read_json, write_arrays, write_folder, write_json
+from inputaware.runs.files import check_new_folder, read_json, write_arrays, write_folder, write_json, writing
 from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder
-from inputaware.training.loop import EpochReport, Listener, Trainer
+from inputaware.runs.import_official import OfficialCheckpoint, read_official
+from inputaware.training.loop import EpochReport, Listener, Trainer, training_state
 from inputaware.training.processes import Processes
 from inputaware.training.step import place_modules
 
-__all__ = ["EvaluationSplit", "Run", "train"]
+__all__ = ["EvaluationSplit", "Run", "import_official", "train"]
 
 EvaluationSplit = Literal["test", "validation", "defender"]
 
@@ -150,7 +152,8 @@ class Run:
 
         Raises:
             DataError: the data set is missing or corrupt.
-            RunFolderError: the folder cannot be written.
+            RunFolderError: the folder cannot be written or is in use.
+            WriteError: the disk is full, or the folder is gone.
         """
         images, labels = self.images(split)
         result = evaluate(self.classifier, self.backdoor, images, labels, self.spec.classes, progress=progress)
@@ -192,7 +195,8 @@ class Run:
             ConfigError: a name is unknown or a setting is out of its range.
             DefenseError: the classifier or the data are not such that the defense can work with them.
             DataError: the data set is missing or corrupt.
-            RunFolderError: a result with other settings is there, or the folder cannot be written.
+            RunFolderError: a result with other settings is there, or the folder cannot be written or is in use.
+            WriteError: the disk is full, or the folder is gone.
         """
         settings = settings or DefenseSettings()
         defenses = [build_defense(name, settings) for name in dict.fromkeys(names)]
@@ -237,9 +241,10 @@ class Run:
             **finding.record(),
             "scoring": {"sentence": score.sentence, "data": trial.clean.describe(), "scores": score.scores},
         }
-        self.folder.defenses.mkdir(exist_ok=True)
-        # An old JSON file goes first and the new one comes last: where it is, its own arrays are.
-        (self.folder.defenses / f"{defense.name}.json").unlink(missing_ok=True)
+        with writing(self.folder.defenses):
+            self.folder.defenses.mkdir(exist_ok=True)
+            # An old JSON file goes first and the new one comes last: where it is, its own arrays are.
+            (self.folder.defenses / f"{defense.name}.json").unlink(missing_ok=True)
         write_arrays(
             self.folder.defenses / f"{defense.name}.npz",
             {**finding.arrays, **{f"scoring_{name}": array for name, array in score.arrays.items()}},
@@ -271,7 +276,8 @@ class Run:
         Raises:
             ConfigError: fewer than one image of each class is asked for, or more than the test set has.
             DataError: the data set is missing or corrupt.
-            RunFolderError: an inspection is there, or the folder cannot be written.
+            RunFolderError: an inspection is there, or the folder cannot be written or is in use.
+            WriteError: the disk is full, or the folder is gone.
         """
         target = self.folder.inspection
         with self.folder.lock():
@@ -299,7 +305,7 @@ class Run:
                     write_arrays(folder / "cross_trigger.npz", found.cross_trigger)
                 write_json(folder / "inspection.json", found.record)
 
-            write_folder(target, write)
+            write_folder(target, write, replace=overwrite)
         return found.record
 
 
@@ -342,6 +348,7 @@ def train(
         RunFolderError: the folder exists (without ``resume``), cannot be written, is in use, or belongs to another
             configuration or machine.
         TrainingError: a loss is not finite.
+        WriteError: the disk is full, or the folder is gone or read-only; the last checkpoint stays.
     """
     started = time.perf_counter()
     processes = processes or Processes()
@@ -371,7 +378,11 @@ def train(
     if resuming:
         _check_same_data(folder.spec(), data.spec, folder)
     elif data.spec != test.spec:
-        raise RunFolderError(f"dataset: expected the same classes and shapes in both splits of {config.dataset}")
+        raise RunFolderError(
+            f"dataset: expected the same classes and shapes in both splits of {config.dataset}; found "
+            f"{data.spec.classes} and {test.spec.classes} classes, shapes {data.spec.shape} and {test.spec.shape}; "
+            "restore the files"
+        )
     splits = split_indices(data.labels, name=config.dataset)
     chosen = splits.train
     if config.train_images is not None:
@@ -436,6 +447,51 @@ def train(
     return run
 
 
+def import_official(file: str | os.PathLike[str], output: str | os.PathLike[str]) -> OfficialCheckpoint:
+    """Make a run folder from a checkpoint of the authors' release, and return what it held.
+
+    A checkpoint with all three networks becomes a trained run: load it with :meth:`Run.load`. One of the release's
+    mask stage becomes an unfinished one: ``train(None, output, resume=True)`` goes on with the joint stage.
+
+    Args:
+        file: a ``*.pth.tar`` file of the release; nothing of it is run.
+        output: a new run folder.
+
+    Raises:
+        CheckpointError: the file is missing, corrupt, or has another layout.
+        RunFolderError: the folder exists, or cannot be made.
+        WriteError: the disk is full.
+    """
+    check_new_folder(Path(output))
+    official = read_official(Path(file))
+    config = official.config
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        attack = build_attack(config, official.spec)
+        official.load_into(attack)
+        tensors = training_state(attack, torch.Generator().manual_seed(config.seed))
+    checkpoint = Checkpoint(
+        stage=1,
+        epoch=config.joint_stage.epochs if official.complete else 0,
+        rows=0,
+        run=run_identity(config, official.spec),
+        fingerprint=fingerprint(device, precision),
+        tensors=tensors,
+    )
+    record = {"file": Path(file).name, "sha256": official.sha256, "epoch": official.epoch}
+
+    def fill(folder: RunFolder) -> None:
+        write_json(folder.environment, {**describe_environment(device, precision), "imported": record})
+        save_checkpoint(folder.checkpoint, checkpoint)
+        if official.complete:
+            folder.save_modules(attack, config, official.spec)
+
+    RunFolder.create(output, config, official.spec, fill)
+    return official
+
+
 def _recorded_config(folder: RunFolder, config: Config | None) -> Config:
     """Return the configuration of an interrupted run; another one that was asked for is refused."""
     recorded = folder.config()
@@ -460,6 +516,11 @@ def _resume_from(folder: RunFolder, machine: dict[str, str], allow_different_mac
     if not folder.checkpoint.exists():
         return None
     checkpoint = load_checkpoint(folder.checkpoint)
+    if checkpoint.run != folder.identity():
+        raise RunFolderError(
+            f"{folder.checkpoint}: expected a file with run {folder.identity()!r}, as config.json says; "
+            f"found {checkpoint.run!r}: it belongs to another run"
+        )
     differences = [
         f"{key}: {checkpoint.fingerprint.get(key)} there, {machine.get(key)} here"
         for key in machine | checkpoint.fingerprint
@@ -477,7 +538,8 @@ def _record_environment(folder: RunFolder, record: dict[str, Any]) -> None:
     """Write what the run is trained on; of a resumed run the first record stays, and later ones are listed in it."""
     if os.path.exists(folder.environment):
         first = read_json(folder.environment)
-        record = {**first, "resumed": [*first.get("resumed", []), record]}
+        earlier = first.get("resumed", [])
+        record = {**first, "resumed": [*(earlier if isinstance(earlier, list) else []), record]}
     write_json(folder.environment, record)
 
 

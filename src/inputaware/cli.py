@@ -19,12 +19,13 @@ import tyro
 from inputaware import __version__
 from inputaware.config import Config, PrecisionName, PresetName, check_config, config_to_dict, override, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
-from inputaware.errors import ConfigError, InputAwareError, RunFolderError, UsageError
+from inputaware.errors import ConfigError, InputAwareError, UsageError, WriteError
 
 __all__ = [
     "BenchmarkCommand",
     "DefendCommand",
     "EvaluateCommand",
+    "ImportOfficialCommand",
     "InspectCommand",
     "PoisonCommand",
     "ReportCommand",
@@ -206,6 +207,21 @@ class BenchmarkCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportOfficialCommand:
+    """Make a run folder from a checkpoint of the authors' release.
+
+    Tensors and options are read, nothing of the file is run.
+    """
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """A *.pth.tar file of the release, of its joint stage or of its mask stage."""
+    output: Path
+    """The run folder to make."""
+    json: _Flag = False
+    """Print what was imported as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepCommand:
     """Run a grid of configurations with many seeds, here or on a Ray cluster, and say what they give together.
 
@@ -261,8 +277,7 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
 
     from inputaware.api import train
     from inputaware.console import TrainingDisplay, evaluation_table
-    from inputaware.runs.files import read_json
-    from inputaware.runs.results import published
+    from inputaware.runs.results import published, read_evaluation
     from inputaware.training.listeners import Listeners, TensorBoardListener
 
     processes = join_processes(command.settings.device)
@@ -291,14 +306,14 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
             processes=processes,
         )
     processes.leave()
-    result = read_json(run.folder.evaluation)
+    result = read_evaluation(run.folder.evaluation)
     if command.json:
         print(json.dumps(result, indent=2))
         return 0
     title = f"{run.spec.name}, {run.config.attack}, {run.config.target}, test set"
     output = Console()
     output.print(evaluation_table(result, published(run.config), title))
-    output.print(f"Run folder: {command.output}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"Run folder: {command.output}")
     return 0
 
 
@@ -342,7 +357,7 @@ def _poison(command: PoisonCommand) -> None:
         if command.json:
             print(json.dumps({"images": count, "output": str(command.output)}))
         else:
-            output.print(f"{count} poisoned images: {command.output}", highlight=False, markup=False, soft_wrap=True)
+            _say(f"{count} poisoned images: {command.output}")
         return
     assert command.input is not None
     rows = poison_files(run, command.input, command.output)
@@ -350,7 +365,7 @@ def _poison(command: PoisonCommand) -> None:
         print(json.dumps(rows, indent=2))
         return
     output.print(poison_table(rows))
-    output.print(f"Pictures and poison.csv: {command.output}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"Pictures and poison.csv: {command.output}")
 
 
 def _defend(command: DefendCommand) -> None:
@@ -372,7 +387,7 @@ def _defend(command: DefendCommand) -> None:
         return
     output = Console()
     output.print(defense_table(records, f"{run.spec.name}, {run.config.attack}, {run.config.target}"))
-    output.print(f"Results and arrays: {run.folder.defenses}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"Results and arrays: {run.folder.defenses}")
 
 
 def _inspect(command: InspectCommand) -> None:
@@ -391,7 +406,7 @@ def _inspect(command: InspectCommand) -> None:
         return
     output = Console()
     output.print(inspection_table(record, f"{run.spec.name}, {run.config.attack}, {run.config.target}, test set"))
-    output.print(f"Pictures and arrays: {run.folder.inspection}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"Pictures and arrays: {run.folder.inspection}")
 
 
 def _report(command: ReportCommand) -> None:
@@ -459,7 +474,35 @@ def _benchmark(command: BenchmarkCommand) -> None:
         output.print(table)
     for words, path in (("Result", command.output), ("Plot", command.plot)):
         if path is not None:
-            output.print(f"{words}: {path}", highlight=False, markup=False, soft_wrap=True)
+            _say(f"{words}: {path}")
+
+
+def _import_official(command: ImportOfficialCommand) -> None:
+    from inputaware.api import import_official
+
+    official = import_official(command.file, command.output)
+    if command.json:
+        print(
+            json.dumps(
+                {
+                    "output": str(command.output),
+                    "dataset": official.config.dataset,
+                    "target": official.config.target,
+                    "epoch": official.epoch,
+                    "networks": list(official.weights),
+                    "sha256": official.sha256,
+                },
+                indent=2,
+            )
+        )
+        return
+    folder = shlex.quote(str(command.output))
+    networks = ", ".join(name.replace("_", " ") for name in official.weights)
+    next_step = f"inputaware evaluate {folder}" if official.complete else f"inputaware train --resume --output {folder}"
+    _say(
+        f"{official.config.dataset}, {official.config.target}, {networks} after epoch {official.epoch}\n"
+        f"Run folder: {command.output}\nNext: {next_step}"
+    )
 
 
 def _sweep(command: SweepCommand) -> int:
@@ -543,15 +586,18 @@ def _settings_from(arguments: Sequence[str]) -> Config | None:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings in a file; what a run folder's config.json says of its data is left out."""
-    from inputaware.runs.files import read_json
+    """Return the settings in a file; what a run folder's config.json says of its data and itself is left out."""
+    from inputaware.runs.files import parse_json
 
     try:
-        settings = read_json(path)
-    except RunFolderError as error:
-        raise ConfigError(f"config: {error}") from None
-    settings.pop("data", None)
-    return settings
+        settings = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: expected a JSON file at {str(path)!r}; found: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"config: expected JSON in {str(path)!r}; found: {error}; mend the file") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"config: expected options by name in {str(path)!r}; found {type(settings).__name__}")
+    return {name: value for name, value in settings.items() if name not in ("data", "sha256")}
 
 
 def _parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]:
@@ -581,6 +627,7 @@ _COMMANDS = {
     "report": "show runs side by side on one page that opens from disk",
     "reproduce": "make the paper's tables and figures, ours beside theirs",
     "benchmark": "measure how fast training and the networks are on this machine",
+    "import-official": "make a run folder from a checkpoint of the authors' release",
 }
 
 
@@ -597,6 +644,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> int:
         "report": (ReportCommand, _report),
         "reproduce": (ReproduceCommand, _reproduce),
         "benchmark": (BenchmarkCommand, _benchmark),
+        "import-official": (ImportOfficialCommand, _import_official),
     }
     command, action = actions[name]
     return action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments))) or 0
@@ -608,6 +656,21 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 class _TerminatedError(BaseException):
     """SIGTERM, as an exception, so that files are closed and partial ones removed on the way out."""
+
+
+def _say(words: str) -> None:
+    """Print a line of the answer to stdout; what files and folders are called is not for the terminal to obey."""
+    from inputaware.console import printable
+
+    print(printable(words))
+
+
+def _tell(words: str) -> None:
+    """Print a message to stderr, in the same way."""
+    from inputaware.console import printable
+
+    rank = os.environ.get("RANK", "0")  # of several processes that train a run, the first has no number
+    print(f"inputaware{'' if rank == '0' else f', process {rank}'}: {printable(words)}", file=sys.stderr)
 
 
 def _how_to_go_on(name: str, arguments: Sequence[str]) -> str:
@@ -636,7 +699,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "for people who build and choose defenses.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
-        + "\n".join(f"  {name:<10}{words}" for name, words in _COMMANDS.items())
+        + "\n".join(f"  {name:<17}{words}" for name, words in _COMMANDS.items())
         + "\n\n'inputaware COMMAND --help' lists a command's options.",
     )
     parser.add_argument("--version", action="version", version=f"inputaware {__version__}")
@@ -646,13 +709,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, _terminated)
     try:
         return _dispatch(name, given[1:])
+    except UsageError as error:
+        _tell(str(error))
+        return 2
     except InputAwareError as error:
-        rank = os.environ.get("RANK", "0")  # of several processes that train a run, the first has no number
-        print(f"inputaware{'' if rank == '0' else f', process {rank}'}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        _tell(f"{error}{_how_to_go_on(name, given[1:]) if isinstance(error, WriteError) else ''}")
+        return 1
     except (KeyboardInterrupt, _TerminatedError) as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"inputaware: stopped{_how_to_go_on(name, given[1:])}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes that train a run, one says it
+            _tell(f"stopped{_how_to_go_on(name, given[1:])}")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -36,6 +36,7 @@ __all__ = [
     "PresetName",
     "TargetName",
     "check_config",
+    "check_values",
     "config_differences",
     "config_from_dict",
     "config_to_dict",
@@ -470,7 +471,21 @@ def config_differences(first: Config, second: Config) -> dict[str, tuple[Any, An
 
 
 def check_config(config: Config) -> None:
-    """Check every range that can be known without the data.
+    """Check all that can be known before the data are read: every value, and that there is such a data set.
+
+    Raises:
+        ConfigError: a value is out of its range; the message gives the option, the range and the value.
+    """
+    check_values(config)
+    if config.dataset not in DATASETS and not os.path.exists(config.dataset):  # Path.exists raises on a long name
+        raise ConfigError(
+            f"dataset: expected one of {', '.join(DATASETS)}, or the path of a folder; "
+            f"found {config.dataset!r}, which is neither"
+        )
+
+
+def check_values(config: Config) -> None:
+    """Check the range of every value; whether the data set is there is not asked.
 
     Raises:
         ConfigError: a value is out of its range; the message gives the option, the range and the value.
@@ -499,21 +514,16 @@ def check_config(config: Config) -> None:
     choice("precision", config.precision, get_args(PrecisionName))
     choice("partners", config.partners, get_args(PartnerRule))
     choice("model.architecture", config.model.architecture, get_args(ArchitectureName))
-    if config.dataset not in DATASETS and not os.path.exists(config.dataset):  # Path.exists raises on a long name
-        raise ConfigError(
-            f"dataset: expected one of {', '.join(DATASETS)}, or the path of a folder; "
-            f"found {config.dataset!r}, which is neither"
-        )
     number("target_class", config.target_class, 0)
     number("seed", config.seed, 0, 2**63 - 1)
     for option, images in (("train_images", config.train_images), ("validation_images", config.validation_images)):
         if images is not None:
             number(option, images, 1)
-    number("augmentation.crop_padding", config.augmentation.crop_padding, 0)
+    number("augmentation.crop_padding", config.augmentation.crop_padding, 0, 32)
     number("augmentation.rotation_degrees", config.augmentation.rotation_degrees, 0, 180)
-    number("model.hidden_units", config.model.hidden_units, 1)
+    number("model.hidden_units", config.model.hidden_units, 1, 65536)
     number("model.dropout", config.model.dropout, 0, 0.99)
-    number("model.width", config.model.width, 0, open_low=True)
+    number("model.width", config.model.width, 0, 16, open_low=True)
     for stage_name, stage in (("mask_stage", config.mask_stage), ("joint_stage", config.joint_stage)):
         number(f"{stage_name}.epochs", stage.epochs, 1)
         number(f"{stage_name}.batch_size", stage.batch_size, 1)

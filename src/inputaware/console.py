@@ -32,10 +32,24 @@ __all__ = [
     "named_progress",
     "plan_table",
     "poison_table",
+    "printable",
     "progress_bar",
     "sweep_plan_table",
     "sweep_tables",
 ]
+
+
+def printable(text: str) -> str:
+    """Return text with escapes for all that a terminal would obey and not show: control characters, turned writing."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def _plain(text: str) -> str:
+    """Return text as rich shows it letter by letter."""
+    return escape(printable(text))
 
 
 def _percent(value: float | None) -> str:
@@ -306,12 +320,12 @@ def defense_table(records: dict[str, dict[str, Any]], title: str) -> Table:
         records: what the files ``defenses/NAME.json`` hold, by name.
         title: what stands above the table.
     """
-    table = Table(title=escape(title), title_justify="left", show_lines=True)
+    table = Table(title=_plain(title), title_justify="left", show_lines=True)
     for column in ("defense", "verdict", "what it found", "how it did on the test set"):
         table.add_column(column)
     for name, record in records.items():
         cells = (name, record["verdict"], record["sentence"], record["scoring"]["sentence"])
-        table.add_row(*(escape(cell) for cell in cells))
+        table.add_row(*(_plain(cell) for cell in cells))
     return table
 
 
@@ -323,7 +337,7 @@ def evaluation_table(result: dict[str, Any], paper: dict[str, float] | None, tit
         paper: the published fractions, or none.
         title: what stands above the table.
     """
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=_plain(title), title_justify="left")
     table.add_column("test")
     table.add_column("this run, %", justify="right")
     if paper is not None:
@@ -362,14 +376,14 @@ def inspection_table(record: dict[str, Any], title: str) -> Table:
         record: what ``inspection.json`` holds.
         title: what stands above the table.
     """
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=_plain(title), title_justify="left")
     heat = record["heat_on_trigger"]
     if heat is None:
         for column in ("image", "class", "prediction"):
             table.add_column(column)
         for row in record["samples"]:
             said = f"{row['clean']['class']} ({100 * row['clean']['probability']:.0f} %)"
-            table.add_row(*(escape(cell) for cell in (str(row["index"]), row["class"], said)))
+            table.add_row(*(_plain(cell) for cell in (str(row["index"]), row["class"], said)))
         table.caption = "a clean model has no trigger"
         return table
     table.add_column("Grad-CAM's heat on the trigger's mask")
@@ -405,7 +419,7 @@ def poison_table(rows: list[dict[str, Any]], limit: int = 20) -> Table:
     for row in rows[:limit]:
         before = f"{row['prediction_before']} ({100 * row['probability_before']:.0f} %)"
         after = f"{row['prediction_after']} ({100 * row['probability_after']:.0f} %)"
-        table.add_row(*(escape(cell) for cell in (row["picture"], before, after, row["target"])))
+        table.add_row(*(_plain(cell) for cell in (row["picture"], before, after, row["target"])))
     return table
 
 
@@ -433,7 +447,7 @@ def _spread(value: dict[str, Any], digits: int) -> str:
 
 
 def _new_table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=_plain(title), title_justify="left")
     table.add_column(first)
     for name in others:
         table.add_column(name, justify="right")

@@ -4,17 +4,20 @@
 
     InputAwareError                something went wrong that we can explain
     ├── UsageError                 the caller can mend it: exit code 2, nothing was written
+    │   ├── CheckpointError        a checkpoint of the authors' release is missing, corrupt or of another layout
     │   ├── ConfigError            an option is out of its range, or options contradict each other
     │   ├── DataError              a data set or an image is missing, corrupt or of the wrong form
     │   ├── DefenseError           a suspect or clean data that a defense cannot work with
     │   ├── DeviceError            the device or precision asked for is not there
     │   └── RunFolderError         a run folder is missing, in the way, corrupt, locked or of another kind
-    └── TrainingError              training cannot go on (a loss that is not finite): exit code 1
+    ├── TrainingError              training cannot go on (a loss that is not finite): exit code 1
+    └── WriteError                 the disk is full, or a folder is gone or read-only: exit code 1, what was there stays
 
 A message says what was expected, what was found and what to do.
 """
 
 __all__ = [
+    "CheckpointError",
     "ConfigError",
     "DataError",
     "DefenseError",
@@ -23,6 +26,7 @@ __all__ = [
     "RunFolderError",
     "TrainingError",
     "UsageError",
+    "WriteError",
 ]
 
 
@@ -32,6 +36,10 @@ class InputAwareError(Exception):
 
 class UsageError(InputAwareError):
     """The caller can mend this; nothing was written."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint of the authors' release is missing, corrupt or of another layout."""
 
 
 class ConfigError(UsageError):
@@ -56,3 +64,7 @@ class RunFolderError(UsageError):
 
 class TrainingError(InputAwareError):
     """Training cannot go on from here; the last good checkpoint is kept."""
+
+
+class WriteError(InputAwareError):
+    """A file cannot be written, since the disk is full or the folder gone or read-only; what was there before stays."""

@@ -21,7 +21,7 @@ from inputaware.data.loader import in_chunks
 from inputaware.data.sources import IMAGE_SUFFIXES, open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
 from inputaware.evaluation.metrics import round_to_8_bits
-from inputaware.runs.files import check_new_folder, write_atomically, write_folder
+from inputaware.runs.files import check_new_folder, write_atomically, write_folder, writing
 
 __all__ = ["export_poisoned_split", "poison_files"]
 
@@ -52,7 +52,8 @@ def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
         and the attacker's target.
 
     Raises:
-        RunFolderError: the run is a clean model, or the output folder exists or cannot be written.
+        RunFolderError: the run is a clean model, or the output folder exists or cannot be made.
+        WriteError: the disk is full.
         DataError: the source is missing, holds no image, or an image is corrupt.
     """
     backdoor = _backdoor(run)
@@ -119,7 +120,7 @@ def _write_pictures(folder: Path, names: list[str], poisoned: Poisoned, rows: li
             path = folder / kind / name
             path.parent.mkdir(parents=True, exist_ok=True)
             _to_image(picture).save(path)
-    with (folder / "poison.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / "poison.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -152,7 +153,8 @@ def export_poisoned_split(run: Run, split: str, output: Path) -> int:
         The number of images.
 
     Raises:
-        RunFolderError: the run is a clean model, or the file exists or cannot be written.
+        RunFolderError: the run is a clean model, or the file exists or cannot be made.
+        WriteError: the disk is full.
         DataError: the data set is missing or corrupt.
     """
     import pyarrow as pa
@@ -175,7 +177,7 @@ def export_poisoned_split(run: Run, split: str, output: Path) -> int:
     )
 
     def write(path: Path) -> None:
-        with pq.ParquetWriter(path, schema) as writer:
+        with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
             for start in range(0, len(images), _CHUNK):
                 chunk, true = images[start : start + _CHUNK].float() / 255, labels[start : start + _CHUNK]
                 poisoned = backdoor.poison(chunk, true)
@@ -187,10 +189,8 @@ def export_poisoned_split(run: Run, split: str, output: Path) -> int:
                 }
                 writer.write_table(pa.table(columns, schema=schema))
 
-    try:
+    with writing(output.parent):
         os.makedirs(output.parent, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"output: expected to make {str(output.parent)!r}; found: {error.strerror}") from None
     write_atomically(output, write)
     return len(images)
 

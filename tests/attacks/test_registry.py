@@ -41,7 +41,7 @@ def test_an_architecture_that_does_not_fit_is_refused(colour: DatasetSpec) -> No
     with pytest.raises(ConfigError) as caught:
         build_attack(config, colour)
     assert str(caught.value) == (
-        "model.architecture: mnist-cnn expects images of shape 1x28x28; found 3x32x32; take preact-resnet18"
+        "model.architecture: expected images of shape 1x28x28 for mnist-cnn; found 3x32x32; take preact-resnet18"
     )
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from inputaware.benchmarking import benchmark, latency, suite, training
 from inputaware.cli import main
+from inputaware.runs.files import read_json
 
 SPEEDUPS = ("mask_step_speedup", "mask_loop_speedup", "joint_step_speedup", "joint_loop_speedup")
 
@@ -44,7 +45,7 @@ def test_the_command_measures_everything_and_writes_it(tmp_path: Path, capsys: p
     assert torch.equal(state, torch.get_rng_state())
     printed, err = capsys.readouterr()
     result = json.loads(printed)
-    assert result == json.loads(output.read_text())
+    assert result == read_json(output)
     for part in ("training", "latency", "size", "startup"):
         assert f"{part}: done" in err
     assert set(result) == {"settings", "environment", "training", "latency", "size", "startup", *SPEEDUPS}

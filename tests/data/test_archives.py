@@ -214,7 +214,8 @@ BATCHES = {f"cifar-10-batches-bin/data_batch_{number}.bin": cifar_records(0).tob
             "gtsrb",
             "test",
             {"GTSRB_Final_Test_Images.zip": zipped({"00000.ppm": b""}), "GTSRB_Final_Test_GT.zip": GT_TABLE},
-            "GTSRB_Final_Test_Images.zip: expected a class for each picture; found none for 00000.ppm",
+            "GTSRB_Final_Test_Images.zip: expected a class for each picture in GTSRB_Final_Test_GT.zip; "
+            "found none for 00000.ppm",
         ),
         (
             "gtsrb",
@@ -226,7 +227,8 @@ BATCHES = {f"cifar-10-batches-bin/data_batch_{number}.bin": cifar_records(0).tob
             "mnist",
             "test",
             {"t10k-images-idx3-ubyte.gz": idx(DIGITS, 2051), "t10k-labels-idx1-ubyte.gz": idx(TEN + 1, 2049)},
-            "mnist, test archive: expected labels 0 to 9, for 10 classes; found 10; renumber the labels",
+            "t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz: expected labels 0 to 9, for 10 classes; "
+            "found 10; renumber the labels",
         ),
     ],
 )

@@ -67,23 +67,23 @@ def test_hands_on_sizes_and_normalization() -> None:
         (
             "mnist-cnn",
             (3, 32, 32),
-            "model.architecture: mnist-cnn expects images of shape 1x28x28; found 3x32x32; take preact-resnet18",
+            "model.architecture: expected images of shape 1x28x28 for mnist-cnn; found 3x32x32; take preact-resnet18",
         ),
         (
             "auto",
             (1, 32, 32),
-            "model.architecture: mnist-cnn expects images of shape 1x28x28; found 1x32x32; take preact-resnet18",
+            "model.architecture: expected images of shape 1x28x28 for mnist-cnn; found 1x32x32; take preact-resnet18",
         ),
         (
             "preact-resnet18",
             (3, 64, 64),
-            "model.architecture: preact-resnet18 expects images of 1 or 3 channels and 28x28 or 32x32 pixels; "
+            "model.architecture: expected images of 1 or 3 channels and 28x28 or 32x32 pixels for preact-resnet18; "
             "found 3x64x64; resize the images",
         ),
         (
             "auto",
             (4, 32, 28),
-            "model.architecture: preact-resnet18 expects images of 1 or 3 channels and 28x28 or 32x32 pixels; "
+            "model.architecture: expected images of 1 or 3 channels and 28x28 or 32x32 pixels for preact-resnet18; "
             "found 4x32x28; resize the images",
         ),
     ],

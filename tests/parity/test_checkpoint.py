@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from inputaware.attacks.encoder_decoder import build_generators
+from inputaware.api import Run, import_official
+from inputaware.attacks.input_aware import InputAwareBackdoor
 from inputaware.attacks.targets import target_labels
 from inputaware.attacks.trigger import apply_trigger
-from inputaware.config import ModelConfig
 from inputaware.data.cache import load_images
-from inputaware.models.registry import build_classifier
 
 NAME = "all2one_mnist_ckpt"
 BATCH = 100
@@ -29,30 +26,23 @@ pytestmark = [
 ]
 
 
-def copy_by_order(weights: dict[str, Tensor], network: nn.Module) -> None:
-    """Copy a release's state dict into ours: the entries' order is the same, the names are not."""
-    names = network.state_dict().keys()
-    network.load_state_dict(dict(zip(names, weights.values(), strict=True)))
-
-
 def in_batches(network: nn.Module, images: Tensor) -> Tensor:
     """Return a network's output for many images."""
     return torch.cat([network(batch) for batch in images.split(BATCH)])
 
 
 @torch.no_grad()
-def test_checkpoint_of_the_release_scores_as_in_the_release() -> None:
+def test_checkpoint_of_the_release_scores_as_in_the_release(tmp_path: Path) -> None:
     folder = Path(os.environ["INPUTAWARE_GOLDEN"])
     expected: dict[str, float] = json.loads((folder / f"{NAME}.json").read_text())
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        checkpoint: dict[str, Any] = torch.load(folder / f"{NAME}.pth.tar", map_location="cpu", weights_only=True)
-    test = load_images("mnist", "test")
-    classifier = build_classifier(ModelConfig(hidden_units=512), test.spec)
-    mask_generator, pattern_generator = build_generators(test.spec)
     # Pattern and mask generator have the same shapes on MNIST: a swap would load, and score differently.
-    for network, key in ((classifier, "netC"), (pattern_generator, "netG"), (mask_generator, "netM")):
-        copy_by_order(checkpoint[key], network.eval())
-
+    official = import_official(folder / f"{NAME}.pth.tar", tmp_path / "run")
+    assert official.epoch == expected["epoch"]
+    run = Run.load(tmp_path / "run", device="cpu")
+    assert isinstance(run.backdoor, InputAwareBackdoor)
+    classifier = run.classifier
+    mask_generator, pattern_generator = run.backdoor.mask_generator, run.backdoor.pattern_generator
+    test = load_images("mnist", "test")
     images, labels = test.images.float() / 255, test.labels
     masks = in_batches(mask_generator, images)
     patterns = in_batches(pattern_generator, images)

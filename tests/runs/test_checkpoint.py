@@ -26,7 +26,7 @@ TENSORS = {
     "turned": torch.arange(6.0).reshape(2, 3).T,
     "channels last": torch.arange(16.0).reshape(1, 2, 2, 4).to(memory_format=torch.channels_last),
 }
-CHECKPOINT = Checkpoint(stage=1, epoch=7, rows=9, fingerprint={"torch": "2", "cpu": "é"}, tensors=TENSORS)
+CHECKPOINT = Checkpoint(stage=1, epoch=7, rows=9, run="f00d", fingerprint={"torch": "2", "cpu": "é"}, tensors=TENSORS)
 
 
 def same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -43,12 +43,10 @@ def same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def same(first: Checkpoint, second: Checkpoint) -> bool:
-    return same_bits(first.tensors, second.tensors) and (first.stage, first.epoch, first.rows, first.fingerprint) == (
-        second.stage,
-        second.epoch,
-        second.rows,
-        second.fingerprint,
+    first_state, second_state = (
+        (found.stage, found.epoch, found.rows, found.run, found.fingerprint) for found in (first, second)
     )
+    return same_bits(first.tensors, second.tensors) and first_state == second_state
 
 
 @pytest.fixture
@@ -86,7 +84,7 @@ def test_saving_leaves_the_tensors_alone(tmp_path: Path) -> None:
 
 def test_what_was_loaded_outlives_the_file(path: Path) -> None:
     loaded = load_checkpoint(path)
-    save_checkpoint(path, Checkpoint(stage=0, epoch=0, rows=0, fingerprint={}, tensors={"a": torch.zeros(3)}))
+    save_checkpoint(path, Checkpoint(stage=0, epoch=0, rows=0, run="", fingerprint={}, tensors={"a": torch.zeros(3)}))
     path.unlink()
     assert same(loaded, CHECKPOINT)
 
@@ -158,7 +156,11 @@ def test_a_whole_file_with_other_content_is_refused(path: Path, change: str) -> 
 
 
 @pytest.mark.parametrize(
-    "state", [None, "", "[]", "{}", '{"stage": 1, "epoch": 2, "rows": null, "fingerprint": {}}', '{"stage": 1}']
+    "state",
+    [
+        *(None, "", "[]", "{}", '{"stage": 1}', '{"stage": 1, "epoch": 2, "rows": null, "run": "", "fingerprint": {}}'),
+        *('{"stage": 1, "epoch": 2, "rows": 3, "fingerprint": {}}', '{"stage": 1, "stage": 1}'),
+    ],
 )
 def test_a_file_without_the_state_of_a_run_is_refused(tmp_path: Path, state: str | None) -> None:
     path = tmp_path / "state.safetensors"

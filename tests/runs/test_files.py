@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -14,27 +15,69 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inputaware.errors import RunFolderError
+from inputaware.errors import RunFolderError, WriteError
 from inputaware.runs.files import (
     check_new_folder,
     check_output_file,
     read_arrays,
     read_json,
+    seal,
+    unseal,
     write_arrays,
     write_atomically,
     write_folder,
     write_json,
     write_text,
 )
+from inputaware.runs.journal import Journal
 
 
 def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
     data = {"name": "Überholverbot", "rate": 0.1, "none": None, "list": [1, 2.5, True]}
     write_json(tmp_path / "a.json", data)
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
-    assert text == json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    assert text == json.dumps({**data, "sha256": digest}, indent=2, ensure_ascii=False) + "\n"
     assert read_json(tmp_path / "a.json") == data
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("0.1", "0.2"),
+        lambda text: text.replace('"rate"', '"rats"'),
+        lambda text: text.replace('"sha256"', '"sha255"'),
+        lambda text: text.replace('"sha256": "', '"sha256": "0'),
+        lambda text: text.replace("true", "1"),
+        lambda text: text.replace('"sha256": "', '"sha25": "x'),
+        lambda text: text.replace('true,\n  "sha256": "', '"yes and no '),
+    ],
+)
+def test_a_file_whose_content_was_changed_is_refused(tmp_path: Path, change: Callable[[str], str]) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"name": "a", "rate": 0.1, "flag": True})
+    changed = change(path.read_text())
+    assert changed != path.read_text()
+    path.write_text(changed)
+    with pytest.raises(RunFolderError) as caught:
+        read_json(path)
+    assert str(caught.value) == (
+        f"{path}: expected JSON; found: other entries than those whose digest was recorded: the file is corrupt or was "
+        "changed; restore the file or train again"
+    )
+
+
+def test_a_file_without_a_digest_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"b": 1, "a": "f00d"}')
+    assert read_json(tmp_path / "a.json") == {"b": 1, "a": "f00d"}
+
+
+def test_the_order_of_entries_and_a_digest_that_was_there_do_not_count() -> None:
+    sealed = seal({"a": 1, "b": (2,), "sha256": "old"})
+    assert sealed["sha256"] == seal({"b": [2], "a": 1})["sha256"]
+    assert unseal(sealed) == {"a": 1, "b": (2,)}
+    assert unseal({}) == {}
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:
@@ -48,15 +91,18 @@ def test_a_file_is_replaced(tmp_path: Path) -> None:
     [
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            RunFolderError,
-            "{path}: expected to write this file; found: No space left on device; "
-            "free space or choose another folder, and try again",
+            WriteError,
+            "{path}: expected to write this; found: No space left on device; free space, and try again",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system"),
+            WriteError,
+            "{path}: expected to write this; found: Read-only file system; make the folder writable, and try again",
         ),
         (
             OSError("a library's own words"),
-            RunFolderError,
-            "{path}: expected to write this file; found: a library's own words; "
-            "free space or choose another folder, and try again",
+            WriteError,
+            "{path}: expected to write this; found: a library's own words; check the disk, and try again",
         ),
         (KeyboardInterrupt("stopped"), KeyboardInterrupt, "stopped"),
         (TypeError("a mistake of ours"), TypeError, "a mistake of ours"),
@@ -89,21 +135,18 @@ def test_a_number_that_json_lacks_is_refused_before_anything_is_written(tmp_path
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("missing/a.txt", "No such file or directory"),
-        ("file/a.txt", "Not a directory"),
-        ("x" * 300, "File name too long"),
-        ("folder", "Is a directory"),
+        ("missing/a.txt", "No such file or directory; put the folder back"),
+        ("file/a.txt", "Not a directory; put the folder back"),
+        ("x" * 300, "File name too long; choose another place"),
+        ("folder", "Is a directory; choose another place"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(RunFolderError) as caught:
+    with pytest.raises(WriteError) as caught:
         write_text(tmp_path / name, "text")
-    assert str(caught.value) == (
-        f"{tmp_path / name}: expected to write this file; found: {reason}; "
-        "free space or choose another folder, and try again"
-    )
+    assert str(caught.value) == f"{tmp_path / name}: expected to write this; found: {reason}, and try again"
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
@@ -151,7 +194,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from inputaware.errors import RunFolderError
+from inputaware.errors import WriteError
 from inputaware.runs.checkpoint import save_tensors
 from inputaware.runs.files import write_json
 from inputaware.runs.journal import Journal
@@ -162,13 +205,13 @@ journal.append({"epoch": 1})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 for write in (
-    lambda: write_json(folder / "evaluation.json", ["x" * 5000]),
+    lambda: write_json(folder / "evaluation.json", {"a": "x" * 5000}),
     lambda: save_tensors(folder / "classifier.safetensors", {"a": torch.zeros(1000)}, {}),
     lambda: journal.append({"epoch": 2, "words": "x" * 5000}),
 ):
     try:
         write()
-    except RunFolderError as error:
+    except WriteError as error:
         print(error)
 """
 
@@ -181,21 +224,14 @@ def test_a_full_disk_is_told_and_leaves_no_part(
         (tmp_path / name).write_text("old")
     output, errors = start_child(FULL_DISK, tmp_path).communicate()
     assert errors == ""
-    advice = "free space or choose another folder, and try again"
-    evaluation, classifier, metrics = output.splitlines()
-    assert evaluation == f"{tmp_path}/evaluation.json: expected to write this file; found: File too large; {advice}"
-    # The library that writes tensors puts its own words around the reason.
-    assert classifier.startswith(f"{tmp_path}/classifier.safetensors: expected to write this file; found: ")
-    assert "File too large" in classifier
-    assert classifier.endswith(advice)
-    assert metrics == (
-        f"{tmp_path}/metrics.jsonl: expected to add a row to this file; found: File too large; "
-        "free space, then go on with --resume"
-    )
+    assert output.splitlines() == [
+        f"{tmp_path}/{name}: expected to write this; found: File too large; free space, and try again"
+        for name in ("evaluation.json", "classifier.safetensors", "metrics.jsonl")
+    ]
     assert sorted(os.listdir(tmp_path)) == ["classifier.safetensors", "evaluation.json", "metrics.jsonl"]
     assert (tmp_path / "evaluation.json").read_text() == "old"
     assert (tmp_path / "classifier.safetensors").read_text() == "old"
-    assert (tmp_path / "metrics.jsonl").read_text().split("\n")[0] == '{"epoch": 1}'
+    assert Journal(tmp_path / "metrics.jsonl").rows() == [{"epoch": 1}]
 
 
 def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
@@ -297,17 +333,17 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     def fill(folder: Path) -> None:
         (folder / "whole").write_text("whole")
 
-    message = (
-        f"output: expected to write {str(output)!r}; found: No space left on device; "
-        "free space or choose another folder"
-    )
-    with pytest.raises(RunFolderError, match=f"^{re.escape(message)}$"):
+    message = f"{output}: expected to write this; found: No space left on device; free space, and try again"
+    with pytest.raises(WriteError, match=f"^{re.escape(message)}$"):
         write_folder(output, fail)
     assert list(output.parent.iterdir()) == []
     write_folder(output, fill)
-    with pytest.raises(RunFolderError):
-        write_folder(output, fail)
+    with pytest.raises(WriteError):
+        write_folder(output, fail, replace=True)
     (output / "old").write_text("old")
-    write_folder(output, fill)
+    with pytest.raises(WriteError, match="Directory not empty; choose another place"):
+        write_folder(output, fill)
+    assert (output / "old").exists()
+    write_folder(output, fill, replace=True)
     assert [path.name for path in output.parent.iterdir()] == ["output"]
     assert [path.name for path in output.iterdir()] == ["whole"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from inputaware.errors import RunFolderError
+from inputaware.errors import RunFolderError, WriteError
+from inputaware.runs.files import unseal
 from inputaware.runs.journal import Journal
 
 ROWS = [{"epoch": index, "losses": {"total": index / 3}, "words": "é\n"} for index in range(4)]
@@ -24,7 +25,7 @@ def journal(tmp_path: Path) -> Journal:
 def test_rows_come_back_and_each_is_a_line(journal: Journal) -> None:
     assert journal.rows() == ROWS
     lines = journal.path.read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == ROWS
+    assert [unseal(json.loads(line)) for line in lines] == ROWS
 
 
 def test_a_journal_that_was_never_written_is_empty(tmp_path: Path) -> None:
@@ -77,6 +78,16 @@ def test_a_corrupt_line_is_named(journal: Journal, line: str) -> None:
     assert str(caught.value) == f"{journal.path}, line 3: expected a JSON object; found {line[:60]!r}"
 
 
+def test_a_row_that_was_changed_is_named(journal: Journal) -> None:
+    journal.path.write_text(journal.path.read_text().replace('"epoch": 2', '"epoch": 7'))
+    with pytest.raises(RunFolderError) as caught:
+        journal.rows()
+    assert str(caught.value) == (
+        f"{journal.path}, line 3: expected the row that was written; found other entries than those whose digest was "
+        "recorded: the file is corrupt or was changed; restore it"
+    )
+
+
 def test_a_number_that_json_lacks_is_refused_and_adds_nothing(journal: Journal) -> None:
     with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
         journal.append({"loss": float("nan")})
@@ -84,10 +95,10 @@ def test_a_number_that_json_lacks_is_refused_and_adds_nothing(journal: Journal) 
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError) as caught:
+    with pytest.raises(WriteError) as caught:
         Journal(tmp_path).append({})
     assert str(caught.value) == (
-        f"{tmp_path}: expected to add a row to this file; found: Is a directory; free space, then go on with --resume"
+        f"{tmp_path}: expected to write this; found: Is a directory; choose another place, and try again"
     )
     with pytest.raises(RunFolderError) as caught:
         Journal(tmp_path).rows()

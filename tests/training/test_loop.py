@@ -85,6 +85,8 @@ def test_a_stopped_run_ends_with_the_same_bits_as_one_that_was_never_stopped(
         stops += [(0.0, 1), (0.0, 2)]
     for save_every, epochs in stops:
         monkeypatch.setattr(loop, "_SAVE_EVERY", save_every)
+        # With a look at each step it is stopped, and goes on, after the first step of an epoch.
+        monkeypatch.setattr(loop, "_LOOK_EVERY", 1 if save_every == 0 else 10)
         stopped = tmp_path / f"stopped-{save_every}-{epochs}"
         with pytest.raises(KeyboardInterrupt):
             train(config, stopped, listener=StopAfter(epochs))

@@ -26,7 +26,7 @@ def plot_benchmark(result: dict[str, Any], path: Path) -> None:
         path: the picture; ``.png`` or ``.svg``.
 
     Raises:
-        RunFolderError: the picture cannot be written.
+        WriteError: the picture cannot be written.
     """
     from matplotlib.figure import Figure  # here, since it takes a tenth of a second and more
 

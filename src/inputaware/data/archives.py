@@ -9,9 +9,12 @@ import csv
 import gzip
 import io
 import os
+import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -66,7 +69,16 @@ ARCHIVES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 """The archives that hold a split of a data set."""
 
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, LookupError, NotImplementedError, RuntimeError, OverflowError),
+    *(csv.Error, tarfile.TarError, zipfile.BadZipFile, zlib.error),
+)
+"""What the standard library's readers raise on damaged archives."""
+
 _CIFAR10_RECORD = 1 + 3 * 32 * 32
+
+_MOST_BYTES = 2**28
+"""Largest content of an archive's member; MNIST's training images, the largest of all, have 47 million."""
 
 
 def cache_folder() -> Path:
@@ -149,13 +161,19 @@ def read_cifar10_archive(split: str) -> tuple[ByteArray, LabelArray]:
     names = [f"data_batch_{number}.bin" for number in range(1, 6)] if split == "train" else ["test_batch.bin"]
     path = fetch_archive("cifar10", ARCHIVES["cifar10", split][0])
     found: dict[str, bytes] = {}
-    with tarfile.open(path) as archive:
+    with _explained(path), gzip.open(path) as file, tarfile.open(fileobj=file) as archive:
         for member in archive:
             _check_member(path, member.name)
+            if not (member.isfile() or member.isdir()):
+                raise DataError(f"{path.name}: expected files and folders; found a link or a device, {member.name!r}")
             base = PurePosixPath(member.name).name
             content = archive.extractfile(member) if base in names else None
             if content is not None:
+                _check_size(path, member.name, member.size)
                 found[base] = content.read()
+        # To the end, where the checksum stands.
+        while file.read(2**20):
+            pass
     for name in names:
         if len(found.get(name, b"")) == 0 or len(found[name]) % _CIFAR10_RECORD:
             raise DataError(
@@ -178,7 +196,7 @@ def read_gtsrb_archives(split: str) -> tuple[Iterator[tuple[str, bytes]], LabelA
         DataError: a download failed, or an archive has another layout.
     """
     path = fetch_archive("gtsrb", ARCHIVES["gtsrb", split][0])
-    with zipfile.ZipFile(path) as archive:
+    with _explained(path), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     for name in names:
         _check_member(path, name)
@@ -189,37 +207,68 @@ def read_gtsrb_archives(split: str) -> tuple[Iterator[tuple[str, bytes]], LabelA
         table = _gtsrb_ground_truth(fetch_archive("gtsrb", ARCHIVES["gtsrb", split][1]))
         classes = [table.get(PurePosixPath(name).name, "") for name in pictures]
     for name, text in zip(pictures, classes, strict=True):
-        if not text.isdecimal():
-            raise DataError(f"{path.name}: expected a class for each picture; found none for {name}")
+        if not re.fullmatch("[0-9]{1,5}", text):
+            source = "" if split == "train" else f" in {ARCHIVES['gtsrb', split][1]}"
+            raise DataError(f"{path.name}: expected a class for each picture{source}; found none for {name}")
 
     def read() -> Iterator[tuple[str, bytes]]:
         with zipfile.ZipFile(path) as archive:
             for name in pictures:
-                yield f"{path.name}, {name}", archive.read(name)
+                with _explained(path):
+                    content = _read_member(path, archive, name)
+                yield f"{path.name}, {name}", content
 
     return read(), np.array([int(text) for text in classes], np.int64)
 
 
 def _gtsrb_ground_truth(path: Path) -> dict[str, str]:
     """Return the class of each test picture by file name."""
-    with zipfile.ZipFile(path) as archive:
+    with _explained(path), zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             _check_member(path, name)
             if name.endswith(".csv"):
-                rows = csv.DictReader(io.StringIO(archive.read(name).decode("utf-8-sig")), delimiter=";")
+                text = _read_member(path, archive, name).decode("utf-8-sig")
+                rows = csv.DictReader(io.StringIO(text), delimiter=";")
                 return {row.get("Filename", ""): row.get("ClassId") or "" for row in rows}
     raise DataError(f"{path.name}: expected a table GT-final_test.csv; found none")
 
 
 def _read_idx(path: Path, *, dimensions: int) -> ByteArray:
     """Return the array in a file of MNIST's format: magic number, sizes (big-endian), bytes."""
-    data = gzip.decompress(path.read_bytes())
+    with _explained(path), gzip.open(path) as file:
+        data = file.read(_MOST_BYTES + 1)
+    _check_size(path, "its content", len(data))
     header = 4 * (1 + dimensions)
     if len(data) >= header:
         magic, *sizes = np.frombuffer(data[:header], ">u4").tolist()
         if magic == 0x800 + dimensions and len(data) - header == int(np.prod(sizes)):
             return np.frombuffer(data, np.uint8, offset=header).reshape(sizes)
     raise DataError(f"{path.name}: expected bytes in {dimensions} dimensions in the IDX format; found another layout")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the readers of archives raise on a damaged one into an error that names it."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise DataError(
+            f"{path.name}: expected a whole archive; found a damaged one ({error}); remove {path}"
+        ) from error
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return the content of a member, of which no more is unpacked than the archive's directory says."""
+    _check_size(path, name, archive.getinfo(name).file_size)
+    return archive.read(name)
+
+
+def _check_size(path: Path, name: str, size: int) -> None:
+    if size > _MOST_BYTES:
+        raise DataError(
+            f"{path.name}: expected at most {_MOST_BYTES // 2**20} MiB in a member; found more in {name}: "
+            "this is not the official archive"
+        )
 
 
 def _check_member(path: Path, name: str) -> None:

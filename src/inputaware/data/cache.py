@@ -22,6 +22,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from inputaware.data.archives import cache_folder
+from inputaware.data.memory import check_memory
 from inputaware.data.sources import DataSplit, RawSplit, read_source, source_identity
 from inputaware.data.spec import DatasetSpec
 
@@ -64,7 +65,7 @@ def load_images(dataset: str, split: DataSplit) -> ImageSet:
     identity = json.dumps([_LAYOUT, dataset, split, place, state])
     place_key = hashlib.sha256(json.dumps([dataset, place]).encode()).hexdigest()[:16]
     file = cache_folder() / "images" / f"{place_key}-{split}.safetensors"
-    found = _read(file, identity)
+    found = _read(file, identity, dataset)
     if found is None:
         found = _to_tensors(read_source(dataset, split))
         _write(file, identity, found)
@@ -75,7 +76,7 @@ def _to_tensors(raw: RawSplit) -> ImageSet:
     return ImageSet(images=torch.tensor(raw.images), labels=torch.tensor(raw.labels), spec=raw.spec)
 
 
-def _read(file: Path, identity: str) -> ImageSet | None:
+def _read(file: Path, identity: str, dataset: str) -> ImageSet | None:
     """Return what a cache file holds, or none if it is missing, stale or damaged."""
     if not file.is_file():
         return None
@@ -84,10 +85,12 @@ def _read(file: Path, identity: str) -> ImageSet | None:
             metadata = content.metadata() or {}
             if metadata.get("identity") != identity:
                 return None
+            count, *shape = content.get_slice("images").get_shape()
+            check_memory(dataset, count, tuple(shape))
             images, labels = content.get_tensor("images"), content.get_tensor("labels")
         if metadata["sha256"] == _checksum(images, labels, metadata["spec"]):
             return ImageSet(images=images, labels=labels, spec=_spec_from_json(metadata["spec"]))
-    except (safetensors.SafetensorError, OSError, KeyError):
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError):
         pass
     _log.warning("%s: this cache file is damaged; the images are decoded again", file)
     return None

@@ -50,6 +50,10 @@ class Loader:
             left of it, it is left out as well.
         generator: source of randomness, on the CPU.
 
+    Attributes:
+        started: the generator's state when the present epoch began.
+        served: how many of its batches were served since, those that were left out included.
+
     Raises:
         ConfigError: the batch is larger than the data set.
     """
@@ -74,6 +78,8 @@ class Loader:
         self.augmentation = augmentation
         self.partners = partners
         self.generator = generator
+        self.started = generator.get_state()
+        self.served = 0
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -81,12 +87,21 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Serve one epoch in a new order."""
-        size = self.batch_size
+        self.started, self.served = self.generator.get_state(), 0
+        return self.rest()
+
+    def rest(self) -> Iterator[Batch]:
+        """Serve what is left, after ``served`` batches, of the epoch that began in the state ``started``."""
+        size, now = self.batch_size, self.generator.get_state()
+        self.generator.set_state(self.started)
         order = torch.randperm(len(self.images), generator=self.generator)
         second = None
         if self.partners != "derangement":
             second = torch.randperm(len(self.images), generator=self.generator)
-        for start in range(0, len(self) * size, size):
+        if self.served:
+            self.generator.set_state(now)
+        for start in range(self.served * size, len(self) * size, size):
+            self.served += 1
             chosen = order[start : start + size]
             if second is None:
                 yield self._batch(chosen, None)

@@ -12,6 +12,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,8 @@ from inputaware.data.archives import (
     read_gtsrb_archives,
     read_mnist_archives,
 )
+from inputaware.data.memory import check_memory
+from inputaware.data.reading import read_plain_file
 from inputaware.data.spec import DatasetSpec, dataset_spec, spec_of_images
 from inputaware.errors import DataError
 
@@ -53,6 +56,10 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif
 # Only these are tried, quick ones for the named data sets first: some of Pillow's other readers start programs.
 _FORMATS = ("WEBP", "JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF")
 _MOST_PIXELS = 64_000_000
+_MOST_BYTES = 2**29
+"""Largest file of an image: what 64 megapixels of colour and transparency take at 16 bits."""
+_SMALLEST = (1, 28, 28)
+"""Shape of the smallest images that there are."""
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -133,7 +140,7 @@ def open_image(file: Path) -> Image.Image:
         DataError: the file is missing, is no picture, is corrupt or too large.
     """
     try:
-        data = file.read_bytes()
+        data = read_plain_file(file, _MOST_BYTES)
     except OSError as error:
         raise DataError(f"{file}: expected an image; found: {error.strerror}; check the path") from None
     return _decode(data, str(file))
@@ -173,6 +180,10 @@ def _decode(data: bytes, name: str) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             if image.width * image.height > _MOST_PIXELS:
                 raise Image.DecompressionBombError
+            if image.format == "PNG":
+                # Loading does not look at the checksums of the pixels' parts.
+                image.verify()
+                image = Image.open(io.BytesIO(data), formats=("PNG",))
             image.load()
             return ImageOps.exif_transpose(image)
     except Image.DecompressionBombError:
@@ -228,7 +239,7 @@ def _read_archives(dataset: str, split: DataSplit) -> RawSplit:
         images = _decode_all(pictures, len(labels), spec)
     else:
         images, labels = (read_mnist_archives if dataset == "mnist" else read_cifar10_archive)(split)
-    _check_labels(labels, spec, f"{dataset}, {split} archive")
+    _check_labels(labels, spec, " and ".join(ARCHIVES[dataset, split]))
     return RawSplit(images=images, labels=labels, spec=spec)
 
 
@@ -261,7 +272,7 @@ def _read_own_folders(folder: Path, split: DataSplit) -> RawSplit:
     def pictures(each: DataSplit) -> Iterator[tuple[str, bytes]]:
         for _, file in files[each]:
             try:
-                yield str(file), file.read_bytes()
+                yield str(file), read_plain_file(file, _MOST_BYTES)
             except OSError as error:
                 raise DataError(f"{file}: expected an image; found: {error.strerror}; check the file") from None
 
@@ -288,6 +299,7 @@ def _decode_all(
         spec: shape of the result.
         example: the picture that decided between grey and colour; none for a data set that is known by name.
     """
+    check_memory(spec.name, count, spec.shape)
     console = Console(stderr=True)
     grey = spec.shape[0] == 1
     images = np.empty((count, *spec.shape), np.uint8)
@@ -299,7 +311,10 @@ def _decode_all(
         disable=not console.is_terminal,
         transient=True,
     )
+    index = -1
     for index, (name, data) in enumerate(shown):
+        if index == count:
+            break
         image = _decode(data, name)
         if _is_grey(image) != grey:
             if example is not None:
@@ -315,6 +330,10 @@ def _decode_all(
                     f"this is {spec.name}"
                 )
         images[index] = resize_image(image, spec, name)
+    if index + 1 != count:
+        raise DataError(
+            f"{spec.name}: expected {count} images, as many as labels; found another number; restore the file"
+        )
     return images
 
 
@@ -355,7 +374,7 @@ def _parquet_labels(file: Path) -> tuple[LabelArray, list[str]]:
 
     with _open_parquet(file) as parquet:
         schema = parquet.schema_arrow
-        columns = {name: schema.field(name).type for name in schema.names}
+        columns = {name: schema.field(name).type for name in schema.names if schema.names.count(name) == 1}
         image, label = columns.get("image", pa.null()), columns.get("label", pa.null())
         inner = {field.name: field.type for field in image} if pa.types.is_struct(image) else {}
         encoded = inner.get("bytes", pa.null())
@@ -366,7 +385,9 @@ def _parquet_labels(file: Path) -> tuple[LabelArray, list[str]]:
                 f"{file}: expected the columns image (a struct with the field bytes) and label (whole numbers); found "
                 f"{found}; rename or convert the columns"
             )
-        column = _read_column(parquet, file, "label")
+        # Some bytes can stand for any number of equal labels: the count is looked at before they are read.
+        check_memory(str(file), parquet.metadata.num_rows, _SMALLEST)
+        column = parquet.read(columns=["label"]).column("label")
         if len(column) == 0:
             raise DataError(f"{file}: expected images; found no rows; add some")
         if column.null_count:
@@ -383,25 +404,16 @@ def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
     """Return the class names in the metadata of the hub's data sets, or none."""
     try:
         names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _parquet_pictures(file: Path) -> Iterator[tuple[str, bytes]]:
     """Yield row number and encoded picture of every row."""
-    import pyarrow as pa
-
     row = 0
     with _open_parquet(file) as parquet:
-        batches = parquet.iter_batches(batch_size=1024, columns=["image.bytes"])
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except (OSError, pa.ArrowException) as error:
-                raise _corrupt_parquet(file) from error
+        for batch in parquet.iter_batches(batch_size=1024, columns=["image.bytes"]):
             for data in batch.column("image").flatten()[0].to_pylist():
                 if data is None:
                     raise DataError(f"{file}, row {row}: expected an image; found none; remove the row")
@@ -409,27 +421,19 @@ def _parquet_pictures(file: Path) -> Iterator[tuple[str, bytes]]:
                 row += 1
 
 
-def _read_column(parquet: Any, file: Path, name: str) -> Any:
-    import pyarrow as pa
-
-    try:
-        return parquet.read(columns=[name]).column(name)
-    except (OSError, pa.ArrowException) as error:
-        raise _corrupt_parquet(file) from error
-
-
-def _open_parquet(file: Path) -> Any:
+@contextmanager
+def _open_parquet(file: Path) -> Iterator[Any]:
+    """Open a Parquet file, and explain what its reader raises on a damaged one; checksums of its pages are compared."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(file)
-    except (OSError, pa.ArrowException) as error:
-        raise _corrupt_parquet(file) from error
-
-
-def _corrupt_parquet(file: Path) -> DataError:
-    return DataError(f"{file}: expected a Parquet file; found a damaged one or another format; restore it")
+        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            yield parquet
+    except (OSError, pa.ArrowException, ValueError, LookupError, OverflowError) as error:
+        raise DataError(
+            f"{file}: expected a Parquet file; found a damaged one or another format; restore it"
+        ) from error
 
 
 def _list_own_folders(folder: Path) -> tuple[list[str], dict[str, list[tuple[int, Path]]]]:
@@ -454,6 +458,8 @@ def _list_own_folders(folder: Path) -> tuple[list[str], dict[str, list[tuple[int
         )
     names = classes["train"]
     _check_classes(names, str(folder))
+    for name in names:
+        _check_text(name, str(folder))
     files: dict[str, list[tuple[int, Path]]] = {"train": [], "test": []}
     for split, pairs in files.items():
         for label, name in enumerate(names):
@@ -478,6 +484,13 @@ def _visible(folder: Path) -> list[Path]:
 def _check_classes(names: Sequence[str], place: str) -> None:
     if len(names) < 2:
         raise DataError(f"{place}: expected at least 2 classes; found {len(names)}; add a class")
+
+
+def _check_text(name: str, place: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: expected names of classes in UTF-8; found {name!r}; rename the folder") from None
 
 
 def _check_labels(labels: LabelArray, spec: DatasetSpec, place: str) -> None:

@@ -41,12 +41,13 @@ def build_classifier(config: ModelConfig, spec: DatasetSpec) -> nn.Module:
     if name == "mnist-cnn":
         if spec.shape != (1, 28, 28):
             raise ConfigError(
-                f"model.architecture: mnist-cnn expects images of shape 1x28x28; found {found}; take preact-resnet18"
+                f"model.architecture: expected images of shape 1x28x28 for mnist-cnn; found {found}; "
+                "take preact-resnet18"
             )
         return MnistCnn(spec.classes, hidden_units=config.hidden_units, dropout=config.dropout, normalize=normalize)
     if channels not in (1, 3) or height != width or height not in (28, 32):
         raise ConfigError(
-            "model.architecture: preact-resnet18 expects images of 1 or 3 channels and 28x28 or 32x32 pixels; "
+            "model.architecture: expected images of 1 or 3 channels and 28x28 or 32x32 pixels for preact-resnet18; "
             f"found {found}; resize the images"
         )
     return PreActResNet18(spec.classes, channels=channels, width=config.width, normalize=normalize)

@@ -14,10 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from inputaware.data.reading import check_plain_file
 from inputaware.errors import RunFolderError
-from inputaware.runs.files import write_atomically
+from inputaware.runs.files import parse_json, write_atomically
 
 __all__ = ["Checkpoint", "load_checkpoint", "load_tensors", "save_checkpoint", "save_tensors"]
+
+
+_MOST_BYTES = 2**33
+"""Largest file of tensors that is read; a checkpoint of the largest network here is a tenth of that."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,10 @@ class Checkpoint:
     Attributes:
         stage: index of the stage.
         epoch: how many of its epochs are done.
+        steps: how many steps of the next one are done.
+        batches: how many batches the loader served for these.
         rows: how many rows of ``metrics.jsonl`` belong to this state.
+        run: the identity of the run that it belongs to.
         fingerprint: what the bits depend on besides the configuration.
         tensors: networks, optimisers, averages, gradients and random states, by a path-like name.
     """
@@ -35,8 +43,11 @@ class Checkpoint:
     stage: int
     epoch: int
     rows: int
+    run: str
     fingerprint: dict[str, str]
     tensors: dict[str, Tensor]
+    steps: int = 0
+    batches: int = 0
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -48,7 +59,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         metadata: text by name.
 
     Raises:
-        RunFolderError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(
@@ -82,13 +93,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         RunFolderError: the file is missing, corrupt, or was changed after it was written.
     """
     try:
+        check_plain_file(path, _MOST_BYTES)
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except FileNotFoundError:
         raise RunFolderError(f"{path}: expected this file of a run folder; found none") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise RunFolderError(f"{path}: expected a safetensors file; found: {error}; train again") from None
+    except (SafetensorError, OSError, ValueError, AttributeError, TypeError) as error:
+        found = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise RunFolderError(f"{path}: expected a safetensors file; found: {found}; train again") from None
     digest = metadata.pop("sha256", None)
     if digest != _digest(tensors, metadata):
         raise RunFolderError(
@@ -111,12 +124,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint atomically.
 
     Raises:
-        RunFolderError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     state: dict[str, Any] = {
         "stage": checkpoint.stage,
         "epoch": checkpoint.epoch,
         "rows": checkpoint.rows,
+        "steps": checkpoint.steps,
+        "batches": checkpoint.batches,
+        "run": checkpoint.run,
         "fingerprint": checkpoint.fingerprint,
     }
     save_tensors(path, checkpoint.tensors, {"state": json.dumps(state)})
@@ -130,13 +146,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     tensors, metadata = load_tensors(path)
     try:
-        state = json.loads(metadata["state"])
+        state = parse_json(metadata["state"])
+        counts = {name: int(state[name]) for name in ("stage", "epoch", "rows", "steps", "batches")}
+        if min(counts.values()) < 0:
+            raise ValueError("a count below 0")
         return Checkpoint(
-            stage=int(state["stage"]),
-            epoch=int(state["epoch"]),
-            rows=int(state["rows"]),
+            **counts,
+            run=str(state["run"]),
             fingerprint={str(key): str(value) for key, value in state["fingerprint"].items()},
             tensors=tensors,
         )
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise RunFolderError(f"{path}: expected the state of a run in the file's metadata; found none") from None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from inputaware.config import Config, config_from_dict, config_to_dict
+from inputaware.config import Config, check_values, config_from_dict, config_to_dict
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.runs.files import read_json, write_json
 
-__all__ = ["read_description", "write_description"]
+__all__ = ["read_description", "run_identity", "write_description"]
 
 
 def read_description(folder: Path) -> tuple[Config, DatasetSpec]:
@@ -30,7 +32,9 @@ def read_description(folder: Path) -> tuple[Config, DatasetSpec]:
     record = read_json(file)
     try:
         spec = _spec_from_dict(record.pop("data"))
-        return config_from_dict(record), spec
+        config = config_from_dict(record)
+        check_values(config)
+        return config, spec
     except KeyError as error:
         raise RunFolderError(f"{file}: expected the configuration of a run; found no entry {error}") from None
     except (TypeError, ValueError, OverflowError, ConfigError) as error:
@@ -41,14 +45,44 @@ def write_description(folder: Path, config: Config, spec: DatasetSpec) -> None:
     """Write ``config.json``.
 
     Raises:
-        RunFolderError: it cannot be written.
+        WriteError: it cannot be written.
     """
-    write_json(folder / "config.json", {**config_to_dict(config), "data": asdict(spec)})
+    write_json(folder / "config.json", _record(config, spec))
+
+
+def run_identity(config: Config, spec: DatasetSpec) -> str:
+    """Return a digest of a run's configuration and data set, which its networks and checkpoints carry.
+
+    It depends on nothing else, so that two runs of one configuration have the same files.
+
+    Args:
+        config: the run's configuration.
+        spec: its data set.
+
+    Returns:
+        Sixteen hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(_record(config, spec), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _record(config: Config, spec: DatasetSpec) -> dict[str, Any]:
+    return {**config_to_dict(config), "data": _spec_to_dict(spec)}
+
+
+def _spec_to_dict(spec: DatasetSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "shape": list(spec.shape),
+        "classes": spec.classes,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "class_names": list(spec.class_names),
+    }
 
 
 def _spec_from_dict(data: dict[str, Any]) -> DatasetSpec:
     channels, height, width = (int(size) for size in data["shape"])
-    return DatasetSpec(
+    spec = DatasetSpec(
         name=str(data["name"]),
         shape=(channels, height, width),
         classes=int(data["classes"]),
@@ -56,3 +90,11 @@ def _spec_from_dict(data: dict[str, Any]) -> DatasetSpec:
         std=tuple(float(value) for value in data["std"]),
         class_names=tuple(str(value) for value in data["class_names"]),
     )
+    if spec.shape not in ((1, 28, 28), (3, 32, 32)):
+        raise ValueError(f"images of shape {spec.shape}, where (1, 28, 28) and (3, 32, 32) are known")
+    if spec.classes != len(spec.class_names) or spec.classes < 2:
+        raise ValueError(f"{spec.classes} classes and {len(spec.class_names)} names of classes")
+    numbers = (*spec.mean, *spec.std)
+    if not len(spec.mean) == len(spec.std) == channels or not all(map(math.isfinite, numbers)) or min(spec.std) <= 0:
+        raise ValueError(f"mean {spec.mean} and standard deviation {spec.std} of {channels} channels")
+    return spec

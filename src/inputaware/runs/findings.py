@@ -29,9 +29,14 @@ def kept_finding(folder: Path, name: str, settings: Mapping[str, Any], seed: int
     if not path.exists() or not path.with_suffix(".npz").exists():
         return None
     record = read_json(path)
+    if not _is_finding(record):
+        raise RunFolderError(
+            f"{path}: expected a defense's result with settings, verdict, sentence and scoring; found others; "
+            "replace it with --overwrite"
+        )
     # As a file holds them: lists for tuples.
     asked = json.loads(json.dumps({**settings, "seed": seed}))
-    found = {**record.get("settings", {}), "seed": record.get("seed")}
+    found = {**record["settings"], "seed": record.get("seed")}
     if different := [
         f"{key} {found.get(key)!r} there, {asked.get(key)!r} here"
         for key in asked | found
@@ -42,3 +47,15 @@ def kept_finding(folder: Path, name: str, settings: Mapping[str, Any], seed: int
             "replace it with --overwrite, or leave these options out"
         )
     return record
+
+
+def _is_finding(record: dict[str, Any]) -> bool:
+    """Return whether a record has what is shown of a defense's result."""
+    settings, scoring = record.get("settings"), record.get("scoring")
+    return (
+        isinstance(settings, dict)
+        and isinstance(scoring, dict)
+        and all(
+            isinstance(text, str) for text in (record.get("verdict"), record.get("sentence"), scoring.get("sentence"))
+        )
+    )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inputaware.attacks.base import Attack
 from inputaware.attacks.registry import build_attack
@@ -20,8 +20,8 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.errors import RunFolderError
 from inputaware.models.registry import architecture_name
 from inputaware.runs.checkpoint import load_tensors, save_tensors
-from inputaware.runs.description import read_description, write_description
-from inputaware.runs.files import check_new_folder
+from inputaware.runs.description import read_description, run_identity, write_description
+from inputaware.runs.files import check_new_folder, open_unlinked, write_folder, writing
 from inputaware.runs.journal import Journal
 
 __all__ = ["RunFolder"]
@@ -49,24 +49,35 @@ class RunFolder:
         return str(self.path)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], config: Config, spec: DatasetSpec) -> RunFolder:
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        config: Config,
+        spec: DatasetSpec,
+        fill: Callable[[RunFolder], None] = lambda folder: None,
+    ) -> RunFolder:
         """Make a new run folder with its configuration.
+
+        Args:
+            path: where to make it.
+            config: the run's configuration.
+            spec: its data set.
+            fill: writes what else the folder has from the start; it is given the folder beside its place.
 
         Raises:
             RunFolderError: the folder exists, or cannot be made.
+            WriteError: the disk is full, or the folder above is gone.
         """
         folder = cls(path)
         check_new_folder(folder.path)
-        # Made beside its place and moved there, so that a folder without its configuration is never seen.
-        partial = folder.path.with_name(f".{folder.path.name}.{os.getpid()}.partial")
-        try:
-            (partial / "checkpoint").mkdir(parents=True)
+
+        def write(partial: Path) -> None:
+            (partial / "checkpoint").mkdir()
             write_description(partial, config, spec)
-            partial.rename(folder.path)
-        except OSError as error:
-            raise RunFolderError(f"output: expected to make {str(path)!r}; found: {error.strerror}") from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            fill(cls(partial))
+
+        # Moved to its place when it is whole, so that a folder without its configuration is never seen.
+        write_folder(folder.path, write)
         return folder
 
     @property
@@ -90,49 +101,83 @@ class RunFolder:
         """
         return read_description(self.path)[1]
 
+    def identity(self) -> str:
+        """Return what the run's networks and checkpoints must carry.
+
+        Raises:
+            RunFolderError: this is no run folder, or its configuration is corrupt.
+        """
+        return run_identity(*read_description(self.path))
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for one writing process; a kill frees it.
+        """Hold the folder for one writing process; a kill frees it, and what it left half-written is removed.
 
         Raises:
             RunFolderError: another process holds it, or the folder cannot be written.
+            WriteError: the disk is full.
         """
         path = self.path / ".lock"
-        with self._open_lock(path) as file:
+        with self._take_lock(path) as file:
+            try:
+                with writing(path):
+                    file.truncate(0)
+                    file.write(str(os.getpid()).encode())
+                    file.flush()
+                    self._tidy()
+                yield
+            finally:
+                # Where the folder is gone or read-only there is nothing to remove, and another error says so.
+                with suppress(OSError):
+                    path.unlink()
+
+    def _take_lock(self, path: Path) -> BinaryIO:
+        """Return the lock's file, open and locked."""
+        while True:
+            try:
+                file = open_unlinked(path)
+            except OSError as error:
+                raise RunFolderError(
+                    f"{self}: expected a run folder that can be written; found: {error.strerror}; choose another one"
+                ) from None
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Another process may have removed the file between our opening and locking it.
-                held = os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-            except (BlockingIOError, FileNotFoundError):
-                held = False
-            if not held:
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
+                # The process before us may have removed the file between our opening and locking it.
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    return file
+            except BlockingIOError:
+                with file:
+                    file.seek(0)
+                    owner = file.read(20).decode(errors="replace").strip() or "unknown"
                 raise RunFolderError(
                     f"{self}: expected a run folder that no other process writes; found process {owner} at work; "
                     "wait for it, or end it"
-                )
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+                ) from None
+            except FileNotFoundError:
+                pass
+            file.close()
 
-    def _open_lock(self, path: Path) -> TextIO:
-        try:
-            return path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise RunFolderError(
-                f"{self}: expected a run folder that can be written; found: {error.strerror}; choose another one"
-            ) from None
+    def _tidy(self) -> None:
+        """Remove what a killed process left half-written, and put back what it had moved aside."""
+        for aside in self.path.glob(".*.old"):
+            if aside.is_symlink() or not aside.is_dir():
+                continue
+            for kept in aside.iterdir():
+                if not os.path.lexists(self.path / kept.name):
+                    kept.rename(self.path / kept.name)
+            shutil.rmtree(aside, ignore_errors=True)
+        for folder in (self.path, self.checkpoint.parent, self.defenses):
+            for partial in () if folder.is_symlink() else folder.glob(".*.partial"):
+                if partial.is_dir() and not partial.is_symlink():
+                    shutil.rmtree(partial, ignore_errors=True)
+                else:
+                    partial.unlink(missing_ok=True)
 
     def save_modules(self, attack: Attack, config: Config, spec: DatasetSpec) -> None:
         """Write a safetensors file for each network; every one says whether the model is backdoored.
 
         Raises:
-            RunFolderError: a file cannot be written.
+            WriteError: a file cannot be written.
         """
         for name, module in attack.modules.items():
             save_tensors(self.path / f"{name}.safetensors", module.state_dict(), _metadata(name, config, spec))
@@ -144,7 +189,8 @@ class RunFolder:
             RunFolderError: a file is missing or corrupt, or belongs to another run's data set or architecture.
         """
         config, spec = read_description(self.path)
-        with torch.random.fork_rng(devices=[]):
+        # Without memory at first: nothing is allocated for sizes that the files do not have.
+        with torch.device("meta"):
             attack = build_attack(config, spec)
         for name, module in attack.modules.items():
             self._load_module(name, module, config, spec)
@@ -160,21 +206,30 @@ class RunFolder:
             )
         tensors, metadata = load_tensors(path)
         for key, expected in _metadata(name, config, spec).items():
+            if key == "run" and key not in metadata:
+                continue  # a file from before runs had an identity
             if metadata.get(key) != expected:
                 raise RunFolderError(
                     f"{path}: expected a file with {key} {expected!r}, as config.json says; "
                     f"found {metadata.get(key)!r}: it belongs to another run"
                 )
-        wanted = module.state_dict()
-        shapes = {key: tuple(tensor.shape) for key, tensor in wanted.items()}
-        found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-        if shapes != found:
-            key = min(shapes.items() ^ found.items())[0]
+        wanted, found = _shapes(module.state_dict()), _shapes(tensors)
+        if wanted != found:
+            key = min(name for name, _ in wanted.items() ^ found.items())
             raise RunFolderError(
-                f"{path}: expected {key} of shape {shapes.get(key)}; found {found.get(key)}: "
+                f"{path}: expected {key} of shape {wanted.get(key, 'none')}; found {found.get(key, 'none')}: "
                 "the file does not fit config.json"
             )
-        module.load_state_dict(tensors)
+        for key, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise RunFolderError(f"{path}: expected finite weights; found others in {key}; train again")
+        module.to_empty(device="cpu").load_state_dict(tensors)
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, str]:
+    return {
+        name: f"{tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in tensors.items()
+    }
 
 
 def _metadata(name: str, config: Config, spec: DatasetSpec) -> dict[str, str]:
@@ -190,4 +245,5 @@ def _metadata(name: str, config: Config, spec: DatasetSpec) -> dict[str, str]:
         "dataset": spec.name,
         "attack": config.attack,
         "backdoored": "false" if config.attack == "none" else "true",
+        "run": run_identity(config, spec),
     }

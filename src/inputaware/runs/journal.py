@@ -1,4 +1,4 @@
-"""``metrics.jsonl`` and ``timing.jsonl``: a row an epoch, appended as training goes."""
+"""``metrics.jsonl`` and ``timing.jsonl``: a row an epoch, appended as training goes; each ends with its own digest."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from inputaware.data.reading import read_plain_file
 from inputaware.errors import RunFolderError
-from inputaware.runs.files import write_text
+from inputaware.runs.files import open_unlinked, parse_json, seal, unseal, write_text, writing
 
 __all__ = ["Journal"]
+
+_MOST_BYTES = 2**28
+"""Largest journal that is read; one of a million epochs is smaller."""
 
 
 class Journal:
@@ -23,40 +27,51 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: dict[str, Any], *, after: int | None = None) -> None:
         """Add a row and flush it to the disk; a line that a kill left torn gives way to it.
 
+        Args:
+            row: an object of JSON.
+            after: how many rows must be there already; none: any number.
+
         Raises:
-            RunFolderError: the disk is full, or the file cannot be written.
+            RunFolderError: another number of rows is there.
+            WriteError: the disk is full, or the folder is gone or cannot be written.
         """
-        try:
-            with self.path.open("ab+") as file:
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-                file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunFolderError(
-                f"{self.path}: expected to add a row to this file; found: {error.strerror or error}; "
-                "free space, then go on with --resume"
-            ) from error
+        with writing(self.path), open_unlinked(self.path) as file:
+            file.seek(0)
+            content = file.read()
+            there = content.count(b"\n")
+            if after not in (None, there):
+                raise RunFolderError(
+                    f"{self.path}: expected {after} rows, as were written; found {there}; "
+                    "the file was changed while training went on: restore it or train again"
+                )
+            file.truncate(content.rfind(b"\n") + 1)
+            file.seek(0, os.SEEK_END)
+            file.write(json.dumps(seal(row), allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all rows.
 
         Raises:
-            RunFolderError: a line is not a JSON object, or the file cannot be read.
+            RunFolderError: a line is not a JSON object or was changed, or the file cannot be read.
         """
         rows = []
         for number, line in enumerate(self._lines(), 1):
+            place = f"{self.path}, line {number}"
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
-                raise RunFolderError(f"{self.path}, line {number}: expected a JSON object; found {line[:60]!r}")
-            rows.append(row)
+                raise RunFolderError(f"{place}: expected a JSON object; found {line[:60]!r}")
+            try:
+                rows.append(unseal(row))
+            except ValueError as error:
+                raise RunFolderError(f"{place}: expected the row that was written; found {error}; restore it") from None
         return rows
 
     def cut(self, count: int) -> None:
@@ -77,7 +92,7 @@ class Journal:
     def _lines(self) -> list[str]:
         """Return the complete lines; a kill can leave the last one torn, without its newline."""
         try:
-            return self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+            return read_plain_file(self.path, _MOST_BYTES).decode(errors="replace").split("\n")[:-1]
         except FileNotFoundError:
             return []
         except OSError as error:

@@ -11,7 +11,20 @@ from inputaware.errors import RunFolderError
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.journal import Journal
 
-__all__ = ["collect_result", "published", "published_filters", "published_latency", "write_result"]
+__all__ = [
+    "collect_result",
+    "published",
+    "published_filters",
+    "published_latency",
+    "read_evaluation",
+    "write_result",
+]
+
+_SHOWN = (
+    *("clean_accuracy", "attack_success_rate", "attack_success_rate_excluding_target"),
+    *("cross_accuracy", "cross_accuracy_std"),
+)
+"""Rates of an evaluation that are shown; none where a notion does not apply."""
 
 
 def published(config: Config) -> dict[str, float] | None:
@@ -109,10 +122,31 @@ def _cost(row: dict[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in ("seconds", "peak_memory_mib")}
 
 
+def read_evaluation(file: Path) -> dict[str, Any]:
+    """Return what an ``evaluation.json`` holds, with all that is shown of it.
+
+    Raises:
+        RunFolderError: the file is missing, corrupt, or holds something else.
+    """
+    result = read_json(file)
+    trigger = result.get("trigger")
+    numbers = [result.get("test_images")]
+    numbers += [result.get(name, "none") for name in _SHOWN if result.get(name, "none") is not None]
+    if trigger is not None:
+        numbers += [trigger.get(name) for name in ("mask_area", "psnr_db")] if isinstance(trigger, dict) else ["none"]
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers):
+        raise RunFolderError(
+            f"{file}: expected an evaluation's rates; found others; "
+            f"make it again with: inputaware evaluate {file.parent}"
+        )
+    return result
+
+
 def write_result(folder: Path, config: Config, output: Path) -> None:
     """Write the published result of a finished run.
 
     Raises:
-        RunFolderError: the run is not finished, or the file cannot be written.
+        RunFolderError: the run is not finished.
+        WriteError: the file cannot be written.
     """
     write_json(output, collect_result(folder, config))

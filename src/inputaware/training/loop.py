@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from inputaware.attacks.base import Attack, Stage
 from inputaware.config import Config
@@ -19,15 +19,16 @@ from inputaware.errors import RunFolderError, TrainingError
 from inputaware.runs.checkpoint import Checkpoint, save_checkpoint
 from inputaware.runs.environment import full_float32, peak_memory_mib
 from inputaware.runs.folder import RunFolder
+from inputaware.training.interruption import DeferredSignals
 from inputaware.training.processes import Processes
 from inputaware.training.step import TrainedModule, TrainingStep, beneath, place_modules
 
-__all__ = ["EpochReport", "Listener", "Trainer"]
+__all__ = ["EpochReport", "Listener", "Trainer", "training_state"]
 
 _LOOK_EVERY = 10
-"""Steps between two looks at the loss: a look waits for the device."""
+"""Steps between two looks at the loss, and at the clock: a look waits for the device."""
 _SAVE_EVERY = 15.0
-"""Seconds between two checkpoints; the last epoch of a stage is always saved."""
+"""Seconds between two checkpoints; the last epoch of a stage is always saved, and so is what a signal stops."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Trainer:
         self.precision = precision
         self.fingerprint = fingerprint
         self.folder = folder
+        self.identity = folder.identity()
         self.listener = listener
         self.processes = processes or Processes()
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -122,16 +124,22 @@ class Trainer:
 
         Raises:
             TrainingError: a loss is not finite.
-            RunFolderError: a file cannot be written, or the checkpoint belongs to another configuration.
+            RunFolderError: the checkpoint belongs to another configuration.
+            WriteError: the disk is full, or the folder is gone or read-only.
         """
         if checkpoint is not None:
-            self._restore_modules(checkpoint)
+            with self._explained():
+                self._restore_modules(checkpoint)
             self.rows = checkpoint.rows
+        reached = False
         for index, stage in enumerate(self.attack.stages()):
             if checkpoint is not None and index < checkpoint.stage:
                 continue
+            reached = True
             with full_float32() if self.precision == "32" else nullcontext():
                 self._run_stage(index, stage, checkpoint if checkpoint and index == checkpoint.stage else None)
+        if not reached:
+            raise self._foreign()
 
     def _run_stage(self, index: int, stage: Stage, checkpoint: Checkpoint | None) -> None:
         step = TrainingStep(stage, device=self.device, precision=self.precision, processes=self.processes)
@@ -144,12 +152,22 @@ class Trainer:
             generator=self.generator,
         )
         done = 0
+        begun: tuple[int, dict[str, Tensor]] | None = None
         if checkpoint is not None:
-            self._restore_training(checkpoint, step.trained)
+            if (
+                checkpoint.epoch > stage.epochs
+                or checkpoint.steps > checkpoint.batches
+                or checkpoint.batches > len(loader)
+            ):
+                raise self._foreign()
+            with self._explained():
+                self._restore_training(checkpoint, step.trained)
+                begun = self._restore_epoch(checkpoint, loader)
             done = checkpoint.epoch
         self.listener.stage_started(stage.name, stage.epochs, len(loader), done)
-        for epoch in range(done, stage.epochs):
-            self._run_epoch(index, stage, step, loader, epoch)
+        with DeferredSignals() as signals:
+            for epoch in range(done, stage.epochs):
+                self._run_epoch(index, stage, step, loader, epoch, signals, begun if epoch == done else None)
         for member in step.trained.values():
             if member.average is not None:
                 member.average.apply()
@@ -159,21 +177,36 @@ class Trainer:
                     "train into another folder with a lower learning rate or --precision 32"
                 )
 
-    def _run_epoch(self, index: int, stage: Stage, step: TrainingStep, loader: Loader, epoch: int) -> None:
+    def _run_epoch(
+        self,
+        index: int,
+        stage: Stage,
+        step: TrainingStep,
+        loader: Loader,
+        epoch: int,
+        signals: DeferredSignals,
+        begun: tuple[int, dict[str, Tensor]] | None,
+    ) -> None:
+        """Run an epoch, or what is left of one of which steps were done and their losses summed."""
         started = time.perf_counter()
         step.train_mode()
         self.processes.draw_anew(self.config.seed, index, epoch)
-        sums: dict[str, Tensor] = {}
-        seen = steps = looked = 0
-        for steps, batch in enumerate(loader, 1):
+        before, sums = begun or (0, {})
+        seen, steps, looked = 0, before, before
+        if before:
+            self.listener.stepped(before, {})
+        for steps, batch in enumerate(loader.rest() if begun else loader, before + 1):
             progress = (epoch + (steps - 1) / len(loader)) / stage.epochs
             loss = step(batch, epoch=epoch, progress=progress)
             seen += len(batch.images)
             for name, part in {"total": loss.total, **loss.parts}.items():
                 value = part.detach().float()
                 sums[name] = sums[name] + value if name in sums else value
-            if steps % _LOOK_EVERY == 0 or steps == len(loader):
+            if steps % _LOOK_EVERY == 0 or steps == len(loader) or signals.waiting:
                 self._look(stage, epoch, steps, sums)
+                if signals.waiting or time.perf_counter() - self.saved_at > _SAVE_EVERY:
+                    self._save(index, epoch, step.trained, loader, steps, sums)
+                    signals.deliver()
                 self.listener.stepped(steps - looked, {name: float(part.detach()) for name, part in loss.parts.items()})
                 looked = steps
         if not steps:
@@ -183,16 +216,17 @@ class Trainer:
             )
         self._look(stage, epoch, steps, sums)
         training_seconds = time.perf_counter() - started
-        losses = {name: float(total) / steps for name, total in sums.items()}
+        # In an order that does not depend on whether the sums came from a checkpoint.
+        losses = {name: float(sums[name]) / steps for name in sorted(sums, key=lambda name: (name != "total", name))}
         self._share_statistics(step.trained)
         if not self.processes.writes:
             return
         validation = self._validate(step.trained) if "classifier" in step.trained else {}
         row = {"stage": stage.name, "epoch": epoch + 1, "losses": losses, "validation": validation}
-        self.folder.metrics.append(row)
+        self.folder.metrics.append(row, after=self.rows)
         self.rows += 1
         if epoch + 1 == stage.epochs or time.perf_counter() - self.saved_at > _SAVE_EVERY:
-            self._save(index, epoch + 1, step.trained)
+            self._save(index, epoch + 1, step.trained, loader)
         seconds = time.perf_counter() - started
         report = EpochReport(stage.name, epoch + 1, stage.epochs, losses, validation, seconds, seen / training_seconds)
         self.folder.timing.append(
@@ -237,24 +271,67 @@ class Trainer:
                     stack.enter_context(member.average.applied())
             return self.validate()
 
-    def _save(self, index: int, epoch: int, trained: dict[str, TrainedModule]) -> None:
-        tensors = {
-            f"module/{name}/{key}": tensor
-            for name, module in self.attack.modules.items()
-            for key, tensor in module.state_dict().items()
-        }
+    def _save(
+        self,
+        index: int,
+        epoch: int,
+        trained: dict[str, TrainedModule],
+        loader: Loader,
+        steps: int = 0,
+        sums: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Write a checkpoint after whole epochs, or after some steps of the next, with what their losses sum up to."""
+        tensors = training_state(self.attack, self.generator)
         for name, member in trained.items():
             tensors |= {f"training/{name}/{key}": tensor for key, tensor in member.state().items()}
-        tensors["random/loader"] = self.generator.get_state()
-        tensors["random/torch"] = torch.get_rng_state()
+        if steps:
+            tensors["random/epoch"] = loader.started
+            # Copies, for after one step of a loss with one term two of them are the same tensor.
+            tensors |= {f"sum/{name}": value.clone() for name, value in (sums or {}).items()}
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
-        save_checkpoint(self.folder.checkpoint, Checkpoint(index, epoch, self.rows, self.fingerprint, tensors))
+        save_checkpoint(
+            self.folder.checkpoint,
+            Checkpoint(
+                stage=index,
+                epoch=epoch,
+                rows=self.rows,
+                run=self.identity,
+                fingerprint=self.fingerprint,
+                tensors=tensors,
+                steps=steps,
+                batches=loader.served if steps else 0,
+            ),
+        )
         self.saved_at = time.perf_counter()
 
     def _restore_modules(self, checkpoint: Checkpoint) -> None:
         for name, module in self.attack.modules.items():
-            _load(module, beneath(f"module/{name}/", checkpoint.tensors), self.folder)
+            module.load_state_dict(beneath(f"module/{name}/", checkpoint.tensors))
+
+    def _restore_epoch(self, checkpoint: Checkpoint, loader: Loader) -> tuple[int, dict[str, Tensor]] | None:
+        """Let the loader go on within an epoch, and return its steps and the sums of their losses; or none."""
+        if not checkpoint.steps:
+            return None
+        loader.started, loader.served = checkpoint.tensors["random/epoch"], checkpoint.batches
+        sums = {name: value.to(self.device) for name, value in beneath("sum/", checkpoint.tensors).items()}
+        if "total" not in sums:
+            raise KeyError("total")
+        return checkpoint.steps, sums
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say of a checkpoint whose tensors do not fit that they do not, whatever it is that trips."""
+        try:
+            yield
+        except (RuntimeError, LookupError, ValueError, TypeError):
+            raise self._foreign() from None
+
+    def _foreign(self) -> RunFolderError:
+        return RunFolderError(
+            f"{self.folder.checkpoint}: expected the networks and stages of this run's configuration; found others; "
+            "train again into another folder"
+        )
 
     def _restore_training(self, checkpoint: Checkpoint, trained: dict[str, TrainedModule]) -> None:
         for name, member in trained.items():
@@ -265,11 +342,16 @@ class Trainer:
             torch.cuda.set_rng_state(checkpoint.tensors["random/cuda"], self.device)
 
 
-def _load(module: nn.Module, tensors: dict[str, Tensor], folder: RunFolder) -> None:
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError:
-        raise RunFolderError(
-            f"{folder.checkpoint}: expected the networks of this run's configuration; found others; "
-            "train again into another folder"
-        ) from None
+def training_state(attack: Attack, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return what a checkpoint holds where a stage begins: the networks and the state of what draws at random.
+
+    Args:
+        attack: the networks.
+        generator: of the order of images and their augmentation.
+    """
+    tensors = {
+        f"module/{name}/{key}": tensor
+        for name, module in attack.modules.items()
+        for key, tensor in module.state_dict().items()
+    }
+    return tensors | {"random/loader": generator.get_state(), "random/torch": torch.get_rng_state()}

@@ -1,0 +1,62 @@
+"""Whether a data set fits in memory, asked before it is read."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from inputaware.errors import DataError
+
+__all__ = ["available_memory", "check_memory"]
+
+_COPIES = 3
+"""How often a data set is in memory at once while it is read, kept in the cache and cut into splits."""
+
+
+def available_memory() -> int | None:
+    """Return how many bytes of memory a process can still take; none where the system does not tell.
+
+    On Linux the least of what the machine has left and what the limit on a container or on the process leaves.
+    """
+    found = []
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 2**10)
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        numbers = [line for line in (*_lines(limit), *_lines(usage)) if line.isdecimal()]
+        if len(numbers) == 2:
+            found.append(max(0, int(numbers[0]) - int(numbers[1])))
+    if not found and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found, default=None)
+
+
+def check_memory(name: str, images: int, shape: tuple[int, ...]) -> None:
+    """Refuse a data set that memory cannot hold.
+
+    Args:
+        name: what to call it in the error.
+        images: how many images there are.
+        shape: channels, height and width of each.
+
+    Raises:
+        DataError: it is larger than the memory that is there.
+    """
+    needed, there = _COPIES * images * math.prod(shape), available_memory()
+    if there is not None and needed > there:
+        raise DataError(
+            f"{name}: expected a data set that fits in memory; found {images} images, which need "
+            f"{needed / 2**30:.1f} GiB while they are read, and {there / 2**30:.1f} GiB free; "
+            "take fewer images, or a machine with more memory"
+        )
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []

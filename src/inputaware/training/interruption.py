@@ -1,0 +1,59 @@
+"""Stopping between two steps of training, when the state can be saved, and not within one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["DeferredSignals"]
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class DeferredSignals:
+    """While it is entered, the first Ctrl-C or SIGTERM waits until :meth:`deliver`; a second one takes effect at once.
+
+    Signals that are ignored stay ignored, and outside of the main thread, which alone gets signals, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> DeferredSignals:
+        """Take over the signals."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _NUMBERS:
+                handler = signal.getsignal(number)
+                if handler not in (signal.SIG_IGN, None):
+                    self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give the signals back; one that still waits takes effect, unless an error is on its way already."""
+        self._restore()
+        if kind is None:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Let a signal that waits take effect: whoever handled it before handles it now."""
+        if self.waiting is not None:
+            number, self.waiting = self.waiting, None
+            self._restore()
+            os.kill(os.getpid(), number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.waiting is not None:
+            self._restore()
+            os.kill(os.getpid(), number)
+        self.waiting = number
+
+    def _restore(self) -> None:
+        while self._handlers:
+            number, handler = self._handlers.popitem()
+            signal.signal(number, handler)

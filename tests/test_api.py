@@ -1,0 +1,78 @@
+"""What only programs meet: data that changed since a run was trained, and splits that there are not."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from robustness.storage import small_config
+
+from inputaware import api
+from inputaware.api import Run, train
+from inputaware.data import sources
+from inputaware.data.cache import ImageSet, load_images
+from inputaware.data.sources import read_source
+from inputaware.errors import DataError, RunFolderError
+from inputaware.poisoning import export_poisoned_split
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(small_config(), tmp_path_factory.mktemp("runs") / "run")
+
+
+def other_classes(dataset: str, split: Any) -> ImageSet:
+    """Return digits with a class more."""
+    data = load_images(dataset, split)
+    names = (*data.spec.class_names, "ten")
+    spec = dataclasses.replace(data.spec, classes=11, class_names=names) if split == "test" else data.spec
+    return dataclasses.replace(data, spec=spec)
+
+
+def test_data_that_changed_since_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "load_images", other_classes)
+    with pytest.raises(RunFolderError) as caught:
+        run.images("test")
+    assert str(caught.value) == (
+        f"{run.folder}: expected the data set that the run was trained on, digits with 10 classes and images of shape "
+        "(1, 28, 28); found 11 classes and shape (1, 28, 28): the data have changed since"
+    )
+
+
+def test_splits_with_other_classes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "load_images", other_classes)
+    with pytest.raises(RunFolderError) as caught:
+        train(small_config(), tmp_path / "run")
+    assert str(caught.value) == (
+        "dataset: expected the same classes and shapes in both splits of digits; found 10 and 11 classes, "
+        "shapes (1, 28, 28) and (1, 28, 28); restore the files"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_training_split_is_not_exported(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        export_poisoned_split(run, "train", tmp_path / "a.parquet")
+    assert str(caught.value) == "split: expected test, validation or defender; found 'train'"
+
+
+def test_a_folder_that_goes_while_it_is_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+    really = sources._visible
+
+    def vanish(folder: Path) -> list[Path]:
+        if folder.name == "a":
+            shutil.rmtree(folder)
+        return really(folder)
+
+    monkeypatch.setattr(sources, "_visible", vanish)
+    with pytest.raises(DataError) as caught:
+        read_source(str(tmp_path), "train")
+    assert str(caught.value) == (
+        f"{tmp_path}/train/a: expected a folder to read; found: No such file or directory; check it"
+    )
