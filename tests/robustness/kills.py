@@ -16,21 +16,21 @@ __all__ = ["PHASES", "Kills", "files", "kill_and_compare"]
 PHASES = ("mask stage", "joint stage", "evaluation", "defenses")
 
 _VARYING = {"environment.json", "timing.jsonl"}
-_MASK_EPOCHS, _JOINT_EPOCHS = 4, 8
+_MASK_EPOCHS, _JOINT_EPOCHS = 3, 4
 _TRAIN = [
     "train",
     "--dataset=digits",
     "--device=cpu",
     "--precision=32",
-    "--train-images=300",
+    "--train-images=120",
     "--validation-images=20",
     f"--mask-stage.epochs={_MASK_EPOCHS}",
-    "--mask-stage.batch-size=50",
+    "--mask-stage.batch-size=20",
     f"--joint-stage.epochs={_JOINT_EPOCHS}",
-    "--joint-stage.batch-size=50",
-    "--model.hidden-units=64",
+    "--joint-stage.batch-size=20",
+    "--model.hidden-units=32",
 ]
-_DEFENSES = ["image-regularization", "strip", "fine-pruning"]
+_DEFENSES = ["image-regularization"]
 _LIMIT = 300
 
 # A checkpoint every other step: the moments of a kill are then spread over more states of the folder.

@@ -88,6 +88,15 @@ def test_a_row_that_was_changed_is_named(journal: Journal) -> None:
     )
 
 
+def test_rows_without_digests_are_taken_only_before_those_that_have_them(journal: Journal) -> None:
+    sealed = journal.path.read_text()
+    journal.path.write_text('{"epoch": 0}\n' + sealed)
+    assert journal.rows() == [{"epoch": 0}, *ROWS]
+    journal.path.write_text(sealed + '{"epoch": 9}\n')
+    with pytest.raises(RunFolderError, match=r"line 5: .* found one without the digest that the rows before it have;"):
+        journal.rows()
+
+
 def test_a_number_that_json_lacks_is_refused_and_adds_nothing(journal: Journal) -> None:
     with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
         journal.append({"loss": float("nan")})

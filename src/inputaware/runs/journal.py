@@ -59,7 +59,8 @@ class Journal:
         Raises:
             RunFolderError: a line is not a JSON object or was changed, or the file cannot be read.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
+        digests = False
         for number, line in enumerate(self._lines(), 1):
             place = f"{self.path}, line {number}"
             try:
@@ -69,7 +70,12 @@ class Journal:
             if not isinstance(row, dict):
                 raise RunFolderError(f"{place}: expected a JSON object; found {line[:60]!r}")
             try:
-                rows.append(unseal(row))
+                found = unseal(row)
+                # Rows without digests are from before there were any: none comes after one that has one.
+                if digests and len(found) == len(row):
+                    raise ValueError("one without the digest that the rows before it have")
+                digests = len(found) < len(row)
+                rows.append(found)
             except ValueError as error:
                 raise RunFolderError(f"{place}: expected the row that was written; found {error}; restore it") from None
         return rows
