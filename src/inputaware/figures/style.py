@@ -15,7 +15,9 @@ __all__ = ["ATTACK", "CLEAN", "COLOURS", "CROSS", "DPI", "adaptive_svg", "png_fi
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito, *Color Universal Design* (2008), without black and yellow, which vanish on one of two backgrounds."""
 
-CLEAN, ATTACK, CROSS = COLOURS[:3]
+CLEAN = COLOURS[0]
+ATTACK = COLOURS[1]
+CROSS = COLOURS[2]
 """The colours of the three tests, in every figure."""
 
 DPI = 150
