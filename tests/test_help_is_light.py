@@ -20,6 +20,7 @@ HEAVY = {"PIL", "captum", "matplotlib", "numpy", "pyarrow", "safetensors", "scip
         (["poison", "--help"], "--input"),
         (["inspect", "--help"], "--images"),
         (["benchmark", "--help"], "--quick"),
+        (["import-official", "--help"], "--output"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
