@@ -24,7 +24,7 @@ def test_what_is_installed_is_what_was_locked() -> None:
     found = audit()
     assert found.stderr == ""
     assert found.returncode == 0
-    assert "installed as pinned, none older than the fix of" in found.stdout
+    assert "needed and installed as pinned, none older than the fix of" in found.stdout
 
 
 def test_a_version_with_a_known_weakness_is_named(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ HEAVY = {"PIL", "captum", "jinja2", "matplotlib", "numpy", "pyarrow", "safetenso
         (["report", "--help"], "--overwrite"),
         (["reproduce", "--help"], "--seeds"),
         (["benchmark", "--help"], "--quick"),
+        (["import-official", "--help"], "--output"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
