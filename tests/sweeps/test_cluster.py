@@ -87,6 +87,7 @@ class Cluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             # Ray's word for loopback only, on any system.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_worker_niceness": "0",
         }
         self.nodes = subprocess.Popen(
             [sys.executable, "-c", NODES],

@@ -87,8 +87,9 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, start: int, size: int) -> Tensor:
         ctx.start, ctx.stop = start, start + len(part)
-        # In float32: not every backend adds half precision, and sums with zeros are exact.
-        whole = torch.zeros((size, *part.shape[1:]), device=part.device)
+        # In float32 at least: not every backend adds half precision, and sums with zeros are exact.
+        precision = torch.promote_types(part.dtype, torch.float32)
+        whole = torch.zeros((size, *part.shape[1:]), dtype=precision, device=part.device)
         whole[ctx.start : ctx.stop] = part
         torch.distributed.all_reduce(whole)
         return whole.to(part.dtype)
@@ -96,6 +97,7 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        whole = gradients[0].to(torch.float32, copy=True).contiguous()
+        precision = torch.promote_types(gradients[0].dtype, torch.float32)
+        whole = gradients[0].to(precision, copy=True).contiguous()
         torch.distributed.all_reduce(whole)
         return whole[ctx.start : ctx.stop].to(gradients[0].dtype), None, None

@@ -147,6 +147,8 @@ def _import_ray(address: str | None) -> Any:
     if address is None:
         # Ray's word for a cluster that listens on loopback only, on any system.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # Its workers would give way to whatever else runs here, where `inputaware train` takes its turn.
+        os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError:
