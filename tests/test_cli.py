@@ -252,7 +252,7 @@ def test_inspect_shows_a_clean_model_without_triggers(
     assert record["heat_on_trigger"] is None
     assert {row["backdoor"] for row in record["samples"]} == {row["target"] for row in record["samples"]} == {None}
     assert picture(folder / "inspection/grad_cam.png").shape == (6 + 10 * 118, 6 + 2 * 118, 3)
-    assert set(arrays(folder / "inspection/gallery.npz")) == {"index", "label", "image"}
+    assert set(arrays(folder / "inspection/gallery.npz")) == {"index", "label", "image", "clean_probabilities"}
     assert main(["inspect", str(folder), "--overwrite"]) == 0
     assert "a clean model has no trigger" in capsys.readouterr().out
 
