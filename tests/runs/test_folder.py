@@ -104,10 +104,10 @@ def test_every_file_says_whether_the_model_is_backdoored(make_run: MakeRun, atta
 def test_no_half_of_a_folder_stays_behind(
     tmp_path: Path, make_config: MakeConfig, spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: object) -> None:
+    def full(folder: Path, config: Config, spec: DatasetSpec) -> None:
         raise RunFolderError("the disk is full")
 
-    monkeypatch.setattr("inputaware.runs.folder.write_json", full)
+    monkeypatch.setattr("inputaware.runs.folder.write_description", full)
     with pytest.raises(RunFolderError, match="the disk is full"):
         RunFolder.create(tmp_path / "run", make_config("none"), spec)
     assert os.listdir(tmp_path) == []

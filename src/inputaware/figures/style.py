@@ -16,9 +16,13 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito, *Color Universal Design* (2008), without black and yellow, which vanish on one of two backgrounds."""
 
 CLEAN = COLOURS[0]
+"""The colour of the clean test, in every figure."""
+
 ATTACK = COLOURS[1]
+"""The colour of the attack test."""
+
 CROSS = COLOURS[2]
-"""The colours of the three tests, in every figure."""
+"""The colour of the cross-trigger test."""
 
 DPI = 150
 """Pixels an inch of PNG files."""
