@@ -228,7 +228,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     for word in ("keep", "give"):
         command = [sys.executable, "-c", lines, word]
         faults[word] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert faults["keep"] < 1000 < faults["give"]
+    assert faults["keep"] < faults["give"] / 10
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
