@@ -73,7 +73,7 @@ def seconds_of_work(kind: WorkKind, config: Config, rates: Mapping[StageName, fl
         return mask + config.joint_stage.epochs * train * way + 9 * test * look
     return {
         "inspect": 3000 * way,
-        "latency": 2000 * look,
+        "latency": 20_000 * look,
         "neural-cleanse": classes * cleanse.rounds * min(cleanse.images_per_round, defender) * way,
         "strip": strip.overlays * 2 * (min(strip.images, test) + min(strip.images, defender // 2)) * look,
         "fine-pruning": 4 * test * look + pruning.epochs * (1 - pruning.held_out) * defender * way,
