@@ -31,7 +31,8 @@ _TRAIN = [
     "--model.hidden-units=32",
 ]
 _DEFENSES = ["image-regularization"]
-_LIMIT = 300
+_LIMIT = 1800
+"""Seconds after which a process counts as one that hangs."""
 
 # A checkpoint every other step: the moments of a kill are then spread over more states of the folder.
 _PROGRAM = """
@@ -100,7 +101,12 @@ def _phase(folder: Path) -> str | None:
 
 def _finish(process: subprocess.Popen[str]) -> str:
     """Wait for a process, and return what it complained of."""
-    _, errors = process.communicate(timeout=_LIMIT)
+    try:
+        _, errors = process.communicate(timeout=_LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return f"no end within {_LIMIT} s"
     return "" if process.returncode == 0 else f"exit code {process.returncode}: {errors[-500:]}"
 
 
