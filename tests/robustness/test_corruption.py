@@ -39,6 +39,6 @@ def test_what_is_read_in_silence_counts_as_a_loss(material: Material) -> None:
     file.write_bytes(b"nobody looks at me" * 50)
     unchecked = Subject("unchecked", lambda _: (file, file.read_bytes))
     assert len(attack(unchecked, material, 20).losses) > 15
-    broken = Subject("broken", lambda _: (file, lambda: {b"n": 1}[file.read_bytes()[:1]]))
+    broken = Subject("broken", lambda _: (file, lambda: {900: 1}[len(file.read_bytes())]))
     assert any("KeyError" in loss for loss in attack(broken, material, 200).losses)
     assert file.read_bytes() == b"nobody looks at me" * 50

@@ -161,13 +161,14 @@ def test_a_batch_of_one_trains_or_is_explained(options: dict[str, Any], message:
 def test_a_set_in_which_every_image_meets_itself_is_explained(own: Own, tmp_path: Path) -> None:
     config = config_of(own(2, 3), attack="input-aware", partners="distinct-order", train_images=1)
     batches = {"epochs": 1, "batch_size": 2}
+    shares = {"attack_probability": 1, "cross_probability": 0}
+    shares |= {"initial_attack_probability": None, "initial_cross_probability": None}
     with pytest.raises(
-        ConfigError, match=r"mask_stage.batch_size: expected at most 1, the images of the training split"
+        ConfigError, match=r"joint_stage.batch_size: expected at most 1, the images of the training split"
     ):
-        train(override(config, {"mask_stage": batches, "joint_stage": batches}), tmp_path / "run")
+        train(override(config, {"mask_stage": batches, "joint_stage": batches | shares}), tmp_path / "run")
     config = override(config, {"train_images": 2, "mask_stage": batches, "seed": 0})
-    joint = {"epochs": 1, "batch_size": 1, "attack_probability": 1, "cross_probability": 0}
-    joint |= {"initial_attack_probability": None, "initial_cross_probability": None}
+    joint = {"epochs": 1, "batch_size": 1, **shares}
     trained = 0
     explained = "expected at least one batch; found none: every image met itself as its partner"
     for seed in range(8):
