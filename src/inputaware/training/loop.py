@@ -109,7 +109,6 @@ class Trainer:
         self.precision = precision
         self.fingerprint = fingerprint
         self.folder = folder
-        self.identity = folder.identity()
         self.listener = listener
         self.processes = processes or Processes()
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -296,7 +295,7 @@ class Trainer:
                 stage=index,
                 epoch=epoch,
                 rows=self.rows,
-                run=self.identity,
+                run=self.folder.identity(),
                 fingerprint=self.fingerprint,
                 tensors=tensors,
                 steps=steps,
