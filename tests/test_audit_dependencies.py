@@ -31,7 +31,7 @@ def test_a_version_with_a_known_weakness_is_named(tmp_path: Path) -> None:
     torch = version("torch").partition("+")[0]
     advisories = tmp_path / "advisories.json"
     row = {"package": "Torch", "version": "99.0", "advisory": "CVE-0000-0000"}
-    advisories.write_text(json.dumps({"reviewed": "today", "fixed": [row]}))
+    advisories.write_text(json.dumps({"written": "today", "fixed": [row]}))
     found = audit("--advisories", str(advisories))
     assert found.returncode == 1
     assert found.stderr == (
