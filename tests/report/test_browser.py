@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from inputaware.report import write_report
+from inputaware.runs.files import read_json, write_json
 
 Open = Callable[..., Any]
 
@@ -40,9 +40,9 @@ def page_file(whole_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("browser")
     hostile = folder / HOSTILE
     shutil.copytree(whole_runs["badnets"], hostile)
-    config = json.loads((hostile / "config.json").read_text())
+    config = read_json(hostile / "config.json")
     config["data"]["class_names"] = [HOSTILE, *config["data"]["class_names"][1:]]
-    (hostile / "config.json").write_text(json.dumps(config))
+    write_json(hostile / "config.json", config)
     write_report([whole_runs["input-aware"], hostile, whole_runs["none"]], folder / "page.html")
     return folder / "page.html"
 

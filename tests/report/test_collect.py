@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from inputaware.defenses.settings import DEFENSES
 from inputaware.errors import RunFolderError
 from inputaware.report.collect import collect_run
+from inputaware.runs.files import read_json
 
 Copy = Callable[..., Path]
 
@@ -23,7 +23,7 @@ def test_a_whole_run_misses_nothing(attack: str, whole_runs: dict[str, Path]) ->
     assert run.missing == {}
     assert run.name == attack
     assert run.result is not None
-    assert run.result["evaluation"] == json.loads((whole_runs[attack] / "evaluation.json").read_text())
+    assert run.result["evaluation"] == read_json(whole_runs[attack] / "evaluation.json")
     assert set(run.defenses) == set(DEFENSES)
     assert run.inspected is not None
     assert len(run.inspected.record["samples"]) == 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import pytest
 from inputaware.cli import main
 from inputaware.errors import RunFolderError
 from inputaware.report import write_report
+from inputaware.runs.files import read_json, write_json
 
 Copy = Callable[..., Path]
 
@@ -111,15 +111,16 @@ def test_what_the_classifier_says_is_in_the_page(page: Path, whole_runs: dict[st
 
 def test_names_like_markup_stay_text(copy_of: Copy, tmp_path: Path) -> None:
     folder = copy_of("badnets", HOSTILE.replace("/", ""))
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     names = [HOSTILE, "</script><script>alert(2)</script>", '" onfocus="alert(3)', "{{ 7 * 7 }}", "$\\frac{$", "5", "6"]
     config["data"]["class_names"] = [*names, "7", "8", "9"]
     config["data"]["name"] = "<b>digits</b>"
-    (folder / "config.json").write_text(json.dumps(config))
+    write_json(folder / "config.json", config)
     strip = folder / "defenses/strip.json"
-    strip.write_text(strip.read_text().replace('"sentence": "', '"sentence": "<script>alert(4)</script>'))
-    environment = json.loads((folder / "environment.json").read_text())
-    (folder / "environment.json").write_text(json.dumps(environment | {"command": "<script>alert(5)</script>"}))
+    said = read_json(strip)
+    write_json(strip, said | {"sentence": f"<script>alert(4)</script>{said['sentence']}"})
+    environment = read_json(folder / "environment.json")
+    write_json(folder / "environment.json", environment | {"command": "<script>alert(5)</script>"})
     write_report([folder], tmp_path / "page.html")
     found = Page(tmp_path / "page.html")
     assert [attributes.get("type") for tag, attributes in found.tags if tag == "script"] == ["application/json", None]
@@ -147,15 +148,15 @@ def test_three_large_runs_stay_below_8_megabytes(copy_of: Copy, tmp_path: Path) 
     folder = copy_of("input-aware", "large")
     random = np.random.RandomState(0)
     classes, shape, crossed = 43, (3, 32, 32), 10
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     config["data"] |= {"shape": shape, "classes": classes, "class_names": [f"speed limit {k}" for k in range(classes)]}
     config["data"] |= {"mean": [0.5] * 3, "std": [0.5] * 3}
-    (folder / "config.json").write_text(json.dumps(config))
+    write_json(folder / "config.json", config)
     inspection = folder / "inspection"
-    record = json.loads((inspection / "inspection.json").read_text())
+    record = read_json(inspection / "inspection.json")
     sample = record["samples"][0]
     record["samples"] = [sample | {"index": label, "label": label} for label in range(classes)]
-    (inspection / "inspection.json").write_text(json.dumps(record))
+    write_json(inspection / "inspection.json", record)
     labels = np.arange(classes)
     noise = {name: random.rand(classes, *shape).astype(np.float32) for name in ("image", "pattern", "poisoned")}
     said = {f"{name}_probabilities": random.rand(classes, classes) for name in ("clean", "backdoor")}
@@ -226,8 +227,10 @@ def test_arrays_that_do_not_fit_are_refused(copy_of: Copy, tmp_path: Path) -> No
     with np.load(folder / "inspection/gallery.npz") as file:
         arrays = dict(file)
     np.savez(folder / "inspection/gallery.npz", **{name: values[:3] for name, values in arrays.items()})
-    with pytest.raises(RunFolderError, match=f"^{re.escape(str(folder))}: expected the files of a run as inputaware"):
+    with pytest.raises(RunFolderError) as caught:
         write_report([folder], tmp_path / "page.html")
+    assert str(caught.value).startswith(f"{folder}: expected the files of a run as inputaware writes them; found ")
+    assert str(caught.value).endswith("; make them again with inputaware inspect and defend --overwrite")
     assert not (tmp_path / "page.html").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -45,6 +46,52 @@ def test_mistakes_are_found_before_anything_starts(
     assert main(["sweep", *arguments, "--output", str(tmp_path / "sweep")]) == 2
     assert capsys.readouterr().err.startswith(f"inputaware: {message}")
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [
+        ("yaml", "sweep: expected PyYAML, of the extra 'cluster', to read a file; found none"),
+        ("ray", "sweep: expected Ray, of the extra 'cluster'; found none"),
+    ],
+)
+def test_without_the_extra_it_says_what_to_install(
+    package: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "sweep.yaml").write_text("base: {dataset: digits}")
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["sweep", str(tmp_path / "sweep.yaml"), "--output", str(tmp_path / "sweep")]) == 2
+    assert capsys.readouterr().err == f"inputaware: {message}; install inputaware[cluster]\n"
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray", reason="Ray, of the extra 'cluster', is not installed")
+    (tmp_path / "file").write_text("mine")
+    output = tmp_path / "file" / "sweep"
+    assert main(["sweep", "--dataset", "digits", "--output", str(output)]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: output: expected a folder that can be made; found {str(output)!r}: Not a directory; "
+        "choose another one\n"
+    )
+
+
+def test_a_ray_that_does_not_start_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = pytest.importorskip("ray", reason="Ray, of the extra 'cluster', is not installed")
+
+    def fail(**options: object) -> None:
+        raise RuntimeError("no ports left\nand more")
+
+    monkeypatch.setattr(ray, "init", fail)
+    assert main(["sweep", "--dataset", "digits", "--output", str(tmp_path / "sweep")]) == 2
+    assert capsys.readouterr().err == (
+        "inputaware: sweep: expected Ray to start on this machine; found: no ports left\n"
+    )
 
 
 STATES = {

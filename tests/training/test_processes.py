@@ -282,6 +282,28 @@ def test_a_named_gpu_is_refused_with_several_processes(monkeypatch: pytest.Monke
     )
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("accelerate", reason="Accelerate, of the extra 'cluster', is not installed")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(DeviceError) as error:
+        join_processes("auto")
+    assert str(error.value) == (
+        "devices: expected at most 2, the GPUs of this machine; found 3 processes; take fewer, or --device cpu"
+    )
+
+
+def test_without_accelerate_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ConfigError) as error:
+        join_processes("cpu")
+    assert str(error.value) == (
+        "devices: expected Accelerate, of the extra 'cluster'; found none; install inputaware[cluster]"
+    )
+
+
 def test_batch_norm_is_synchronised_on_gpus_only() -> None:
     for device, expected in (("cpu", torch.nn.BatchNorm2d), ("cuda", torch.nn.SyncBatchNorm)):
         network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
