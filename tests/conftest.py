@@ -28,13 +28,27 @@ ROOMS_WITH_TENSORS = (
 install_import_hook([f"inputaware.{room}" for room in ROOMS_WITH_TENSORS], "beartype.beartype")
 
 
+REAL_DATA = os.environ.get("INPUTAWARE_DATA")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def temporary_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Decoded data sets are kept for this session only, not in the home folder."""
+    """Keep decoded data sets for this session only, not in the home folder, and the user's own data out of reach."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INPUTAWARE_CACHE", str(folder))
+        patch.delenv("INPUTAWARE_DATA", raising=False)
         yield folder
+
+
+@pytest.fixture
+def real_data(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give one test the real data sets that INPUTAWARE_DATA names, or skip it."""
+    if not REAL_DATA:
+        pytest.skip("INPUTAWARE_DATA names no folder with the real data sets")
+    folder = Path(REAL_DATA).resolve()
+    monkeypatch.setenv("INPUTAWARE_DATA", str(folder))
+    return folder
 
 
 NEEDED = {"parity": "INPUTAWARE_GOLDEN", "browser": "INPUTAWARE_BROWSER"}

@@ -31,7 +31,7 @@ def test_a_changed_result_makes_the_figure_stale(folder: Path) -> None:
     assert not (folder / "figure.svg").exists()
     assert run(folder).stdout == "figure.svg: written\n"
     assert run(folder, "--check").stdout == "figure.svg: up to date\n"
-    path = folder / "results/mnist-all-to-all.json"
+    path = folder / "results/mnist-all-to-all-seed-0.json"
     result = json.loads(path.read_text())
     result["evaluation"]["clean_accuracy"] = 0.5
     path.write_text(json.dumps(result))

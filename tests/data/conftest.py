@@ -17,10 +17,9 @@ from PIL import Image
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep every test away from the user's cache and data."""
+    """Give every test a cache of its own."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("INPUTAWARE_CACHE", str(folder))
-    monkeypatch.delenv("INPUTAWARE_DATA", raising=False)
     return folder
 
 

@@ -1,9 +1,7 @@
 import io
-import os
 import struct
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +18,6 @@ from inputaware.errors import DataError
 
 MNIST, CIFAR10 = dataset_spec("mnist"), dataset_spec("cifar10")
 RANDOM = np.random.default_rng(0)
-REAL_DATA = os.environ.get("INPUTAWARE_DATA")
 
 
 def grey(count=1, side=28):
@@ -584,20 +581,12 @@ def test_the_identity_of_a_named_data_set_is_its_file_or_its_archives(tmp_path, 
 # ---- the real data
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    if not REAL_DATA:
-        pytest.skip("INPUTAWARE_DATA names no folder with the real data sets")
-    return tmp_path_factory.mktemp("real-cache")
-
-
 @pytest.mark.parametrize(
     ("dataset", "split", "count", "mean"),
     [("mnist", "train", 60_000, 33.318421), ("gtsrb", "test", 12_630, None)],
 )
-def test_real_data_are_whole(real, monkeypatch, dataset, split, count, mean):
-    monkeypatch.setenv("INPUTAWARE_DATA", str(Path(REAL_DATA).resolve()))
-    monkeypatch.setenv("INPUTAWARE_CACHE", str(real))
+@pytest.mark.usefixtures("real_data")
+def test_real_data_are_whole(dataset, split, count, mean):
     data = load_images(dataset, split)
     spec = dataset_spec(dataset)
     assert data.images.shape == (count, *spec.shape)

@@ -22,7 +22,7 @@ BATCH = 100
 pytestmark = [
     pytest.mark.parity,
     pytest.mark.skipif("INPUTAWARE_GOLDEN" not in os.environ, reason="INPUTAWARE_GOLDEN is not set"),
-    pytest.mark.skipif("INPUTAWARE_DATA" not in os.environ, reason="INPUTAWARE_DATA is not set"),
+    pytest.mark.usefixtures("real_data"),
 ]
 
 
