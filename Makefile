@@ -13,8 +13,8 @@ help: ## list the targets
 demo: .venv/.installed-run ## install, train on digits, evaluate, poison a few test digits, report: all into demo-run/
 	@$(BIN)/python scripts/demo
 
-test: .venv/.installed-dev ## install, run all tests; ARGS="..." goes to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+test: .venv/.installed-dev ## install, run all tests, a file on each of up to four cores; ARGS="..." goes to pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: .venv/.installed-dev ## lint, formatting, types, spelling, and the README's table of results
 	@$(BIN)/ruff check .

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+# Tests side by side share out the machine: torch reads this when it is imported, here and in what the tests start.
+if (side_by_side := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // side_by_side)))
+
 # Before anything imports the package: from here on the shapes and types in annotations are checked at each call.
 # Only where tensors are: tyro fills dataclasses of the command line with marks of its own.
 ROOMS_WITH_TENSORS = (
