@@ -24,12 +24,12 @@ check: .venv/.installed-dev ## lint, formatting, types, spelling, and the README
 	@$(MAKE) --no-print-directory check-tables
 
 check-tables: .venv/.installed-dev
-	@$(BIN)/python scripts/results-table --check --table seeds --results results/sweeps
-	@$(BIN)/python scripts/results-table --check --table seeds-defenses --results results/sweeps
+	@$(BIN)/python scripts/results-table --check --table seeds
+	@$(BIN)/python scripts/results-table --check --table seeds-defenses
 	@$(BIN)/python scripts/results-table --check --page docs/results.md
 	@$(BIN)/python scripts/results-table --check --table defenses --page docs/results.md
 	@for table in seeds seeds-defenses filters; do \
-	  $(BIN)/python scripts/results-table --check --table $$table --results results/sweeps --page docs/results.md || exit 1; done
+	  $(BIN)/python scripts/results-table --check --table $$table --page docs/results.md || exit 1; done
 	@$(BIN)/python scripts/results-table --check --results results/presets --page docs/presets.md
 	@$(BIN)/python scripts/results-table --check --table cost --page docs/cost.md
 	@$(BIN)/python scripts/results-figure --check

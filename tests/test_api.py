@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from robustness.storage import small_config
 
 from inputaware import api
 from inputaware.api import Run, train
+from inputaware.config import AttackName, fields_that_count, override
 from inputaware.data import sources
 from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.sources import read_source
@@ -22,6 +24,22 @@ from inputaware.poisoning import export_poisoned_split
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(small_config(), tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.mark.parametrize("attack", ["badnets", "none"])
+def test_what_a_control_does_not_read_changes_nothing(attack: AttackName, tmp_path: Path) -> None:
+    plain = override(small_config(), {"attack": attack})
+    joint = {"cross_probability": 0.3, "initial_attack_probability": 0.4, "initial_cross_probability": 0.2}
+    joint |= {"ramp": 0.9, "lambda_div": 3.0, "generator": {"learning_rate": 0.5}}
+    changes: dict[str, Any] = {"joint_stage": joint, "mask_stage": {"epochs": 7}, "partners": "second-order"}
+    if attack == "none":
+        changes |= {"target": "all-to-all", "target_class": 3}
+        joint["attack_probability"] = 0.5
+    other = override(plain, changes)
+    assert fields_that_count(plain) == fields_that_count(other)
+    networks = [train(config, tmp_path / str(number)).classifier for number, config in enumerate((plain, other))]
+    first, second = (network.state_dict() for network in networks)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def other_classes(dataset: str, split: Any) -> ImageSet:

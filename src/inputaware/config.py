@@ -40,6 +40,7 @@ __all__ = [
     "config_differences",
     "config_from_dict",
     "config_to_dict",
+    "fields_that_count",
     "flatten",
     "images_in_batch",
     "override",
@@ -468,6 +469,38 @@ def config_differences(first: Config, second: Config) -> dict[str, tuple[Any, An
     """Return the fields in which two configurations differ, by dotted name, with both values."""
     left, right = flatten(config_to_dict(first)), flatten(config_to_dict(second))
     return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
+
+
+_UNREAD_BY_CONTROLS = (
+    "mask_stage",
+    "partners",
+    *(
+        f"joint_stage.{name}"
+        for name in (
+            *("cross_probability", "initial_attack_probability", "initial_cross_probability"),
+            *("ramp", "lambda_div", "generator"),
+        )
+    ),
+)
+_UNREAD: dict[AttackName, tuple[str, ...]] = {
+    "input-aware": (),
+    "badnets": _UNREAD_BY_CONTROLS,
+    "none": (*_UNREAD_BY_CONTROLS, "joint_stage.attack_probability", "target", "target_class"),
+}
+"""Fields and groups of fields that an attack does not read, so that its results do not depend on them."""
+
+
+def fields_that_count(config: Config) -> dict[str, Any]:
+    """Return the fields on which a run's results depend, by dotted name.
+
+    A control leaves out what only the input-aware attack has.
+    """
+    unread = _UNREAD[config.attack]
+    return {
+        key: value
+        for key, value in flatten(config_to_dict(config)).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in unread)
+    }
 
 
 def check_config(config: Config) -> None:

@@ -104,6 +104,10 @@ def test_changes_are_what_departs_from_the_preset() -> None:
     assert changes(result(3, 0.9, attack="badnets", target="all-to-all")) == {}
     run = result(3, 0.9, joint_stage={"lambda_div": 0.0}, target_class=4)
     assert changes(run) == {"joint_stage.lambda_div": 0.0}
+    # What a control does not read makes no other setting of it.
+    assert changes(result(3, 0.9, attack="none", joint_stage={"attack_probability": 0.2, "ramp": 0.3})) == {}
+    run = result(3, 0.9, attack="badnets", joint_stage={"attack_probability": 0.2, "ramp": 0.3})
+    assert changes(run) == {"joint_stage.attack_probability": 0.2}
 
 
 def test_settings_are_counted_over_their_seeds() -> None:
@@ -122,6 +126,13 @@ def test_settings_are_counted_over_their_seeds() -> None:
     assert "attack_success_rate" not in second["measures"]
     assert setting_in_words(first) == "digits, input-aware, all-to-one, class 0, fast"
     assert setting_in_words(second) == "digits, none, fast"
+
+
+def test_controls_with_another_share_of_crossed_images_are_one_setting() -> None:
+    runs = [result(seed, 0.9, attack="badnets", joint_stage={"cross_probability": seed / 10}) for seed in (1, 2)]
+    assert [record["seeds"] for record in aggregate(runs)] == [[1, 2]]
+    runs = [result(seed, 0.9, joint_stage={"cross_probability": seed / 10}) for seed in (1, 2)]
+    assert [record["seeds"] for record in aggregate(runs)] == [[1], [2]]
 
 
 def test_the_same_run_twice_is_one() -> None:

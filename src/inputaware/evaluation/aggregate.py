@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from inputaware.config import config_differences, config_from_dict, flatten, preset_config
+from inputaware.config import config_from_dict, fields_that_count, flatten, preset_config
 from inputaware.evaluation.statistics import CONFIDENCE, Estimate, compare, estimate, holm
 
 __all__ = [
@@ -89,7 +89,7 @@ def _numbers(part: Mapping[str, Any], prefix: str) -> dict[str, float]:
 def changes(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields in which a result's configuration departs from its preset, by dotted name.
 
-    What has a column of its own, the attack, the target and the seed, is left out.
+    What has a column of its own, the attack, the target and the seed, is left out, and what the attack does not read.
     """
     config = config_from_dict(result["config"])
     preset = preset_config(
@@ -100,12 +100,13 @@ def changes(result: Mapping[str, Any]) -> dict[str, Any]:
         target_class=config.target_class,
         seed=config.seed,
     )
-    return {key: own for key, (_, own) in config_differences(preset, config).items()}
+    usual = fields_that_count(preset)
+    return {key: value for key, value in fields_that_count(config).items() if value != usual[key]}
 
 
 def _setting(result: Mapping[str, Any]) -> str:
     """Return what results have in common that differ in their seeds only."""
-    return json.dumps({**result["config"], "seed": None}, sort_keys=True)
+    return json.dumps({**fields_that_count(config_from_dict(result["config"])), "seed": None}, sort_keys=True)
 
 
 def _by_setting(results: Sequence[Mapping[str, Any]]) -> list[dict[int, Mapping[str, Any]]]:
