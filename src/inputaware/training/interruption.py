@@ -44,14 +44,25 @@ class DeferredSignals:
         """Let a signal that waits take effect: whoever handled it before handles it now."""
         if self.waiting is not None:
             number, self.waiting = self.waiting, None
-            self._restore()
-            os.kill(os.getpid(), number)
+            self._hand_back(number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.waiting is not None:
-            self._restore()
-            os.kill(os.getpid(), number)
+            self._hand_back(number, frame)
         self.waiting = number
+
+    def _hand_back(self, number: int, frame: FrameType | None) -> None:
+        """Give the signals back, and let one of them take effect.
+
+        Its handler is called rather than the signal sent again: that would never arrive in a worker of Ray, where
+        SIGINT is blocked, and where a cell is interrupted with a signal that Python makes up.
+        """
+        self._restore()
+        handler = signal.getsignal(number)
+        if callable(handler):
+            handler(number, frame)
+        else:
+            os.kill(os.getpid(), number)
 
     def _restore(self) -> None:
         while self._handlers:
