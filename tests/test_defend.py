@@ -13,7 +13,7 @@ from inputaware.api import Run, train
 from inputaware.cli import main
 from inputaware.config import AttackName, preset_config
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, StripSettings
-from inputaware.errors import DefenseError, RunFolderError
+from inputaware.errors import ConfigError, DefenseError, RunFolderError
 from inputaware.runs.files import read_json
 from inputaware.runs.results import collect_result
 
@@ -96,6 +96,21 @@ def test_a_result_with_other_settings_is_refused_and_left_alone(run: Run) -> Non
         "replace it with --overwrite, or leave these options out"
     )
     assert files(run) == before
+
+
+@pytest.mark.parametrize("seed", [-1, 10**23])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int, run: Run) -> None:
+    message = f"seed: expected a number of at least 0 and at most 9.22337e+18; found {seed}"
+    for work in (lambda: run.defend(["strip"], FEW, seed=seed), lambda: run.inspect(seed=seed)):
+        with pytest.raises(ConfigError) as error:
+            work()
+        assert str(error.value) == message
+
+
+def test_a_setting_beyond_all_floating_point_numbers_is_refused_in_words() -> None:
+    StripSettings(images=10**400).check()
+    with pytest.raises(ConfigError, match=r"^strip\.images: expected a number of at least 2; found -1000"):
+        StripSettings(images=-(10**400)).check()
 
 
 def test_all_defenses_are_checked_before_the_first_runs(run: Run) -> None:

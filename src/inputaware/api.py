@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
 from inputaware.attacks.registry import build_attack
-from inputaware.config import DATASETS, Config, check_config, config_differences, images_in_batch, override
+from inputaware.config import DATASETS, Config, check_config, check_seed, config_differences, images_in_batch, override
 from inputaware.data.cache import load_images
 from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices
@@ -55,7 +55,7 @@ from inputaware.training.loop import EpochReport, Listener, Trainer, training_st
 from inputaware.training.processes import Processes
 from inputaware.training.step import place_modules
 
-__all__ = ["EvaluationSplit", "Run", "import_official", "train"]
+__all__ = ["EvaluationSplit", "Run", "import_official", "recorded_config", "train"]
 
 EvaluationSplit = Literal["test", "validation", "defender"]
 
@@ -198,6 +198,7 @@ class Run:
             RunFolderError: a result with other settings is there, or the folder cannot be written or is in use.
             WriteError: the disk is full, or the folder is gone.
         """
+        check_seed(seed)
         settings = settings or DefenseSettings()
         defenses = [build_defense(name, settings) for name in dict.fromkeys(names)]
         keep_freed_memory()
@@ -279,6 +280,7 @@ class Run:
             RunFolderError: an inspection is there, or the folder cannot be written or is in use.
             WriteError: the disk is full, or the folder is gone.
         """
+        check_seed(seed)
         target = self.folder.inspection
         with self.folder.lock():
             if target.exists() and not overwrite:
@@ -355,7 +357,7 @@ def train(
     folder = RunFolder(output)
     resuming = resume and os.path.exists(folder.path / "config.json")
     if resuming:
-        config = _recorded_config(folder, config)
+        config = recorded_config(folder, config)
     elif config is None:
         raise RunFolderError(
             f"output: expected a run folder to resume; found "
@@ -492,8 +494,17 @@ def import_official(file: str | os.PathLike[str], output: str | os.PathLike[str]
     return official
 
 
-def _recorded_config(folder: RunFolder, config: Config | None) -> Config:
-    """Return the configuration of an interrupted run; another one that was asked for is refused."""
+def recorded_config(folder: RunFolder, config: Config | None) -> Config:
+    """Return the configuration of a run that is there; another one that was asked for is refused.
+
+    Args:
+        folder: the run's.
+        config: what was asked for; none: whatever is there.
+
+    Raises:
+        ConfigError: it is another one.
+        RunFolderError: the folder's is missing or corrupt.
+    """
     recorded = folder.config()
     if config is not None and (differences := config_differences(recorded, _with_absolute_path(config))):
         listed = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, (old, new) in differences.items())

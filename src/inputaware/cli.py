@@ -417,7 +417,7 @@ def _report(command: ReportCommand) -> None:
 
     with progress_bar(Console(stderr=True), "drawing") as progress:
         write_report(command.runs, command.output, overwrite=command.overwrite, progress=progress)
-    Console().print(f"Report: {command.output}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"Report: {command.output}")
 
 
 def _reproduce(command: ReproduceCommand) -> None:
@@ -436,15 +436,14 @@ def _reproduce(command: ReproduceCommand) -> None:
         precision=command.precision,
         hours=command.hours,
     )
-    output = Console()
-    output.print(plan_table(plan))
+    Console().print(plan_table(plan))
     for name, reason in plan.impossible.items():
-        output.print(f"{name} cannot be made here: {reason}", highlight=False, markup=False, soft_wrap=True)
+        _say(f"{name} cannot be made here: {reason}")
     if command.plan:
         return
     with Announcer(Console(stderr=True)) as announcer:
         page = reproduce(plan, listener=announcer.listener, progress=announcer.progress)
-    output.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"Page: {page}")
 
 
 def _benchmark(command: BenchmarkCommand) -> None:
@@ -545,9 +544,8 @@ def _sweep(command: SweepCommand) -> int:
         for table in sweep_tables(summary):
             output.print(table)
         for name, error in summary["broken"].items():
-            output.print(f"broken: {name}: {error}", highlight=False, markup=False, soft_wrap=True)
-        words = f"Runs, results.parquet and summary.json: {command.output}"
-        output.print(words, highlight=False, markup=False, soft_wrap=True)
+            _say(f"broken: {name}: {error}")
+        _say(f"Runs, results.parquet and summary.json: {command.output}")
     return 1 if summary["broken"] else 0
 
 

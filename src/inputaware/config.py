@@ -36,6 +36,7 @@ __all__ = [
     "PresetName",
     "TargetName",
     "check_config",
+    "check_seed",
     "check_values",
     "config_differences",
     "config_from_dict",
@@ -490,6 +491,16 @@ _UNREAD: dict[AttackName, tuple[str, ...]] = {
 """Fields and groups of fields that an attack does not read, so that its results do not depend on them."""
 
 
+def check_seed(seed: int) -> None:
+    """Check that a seed is one that every generator takes.
+
+    Raises:
+        ConfigError: it is below 0, or too large.
+    """
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed: expected a number of at least 0 and at most {2**63 - 1:g}; found {seed!r}")
+
+
 def fields_that_count(config: Config) -> dict[str, Any]:
     """Return the fields on which a run's results depend, by dotted name.
 
@@ -548,7 +559,7 @@ def check_values(config: Config) -> None:
     choice("partners", config.partners, get_args(PartnerRule))
     choice("model.architecture", config.model.architecture, get_args(ArchitectureName))
     number("target_class", config.target_class, 0)
-    number("seed", config.seed, 0, 2**63 - 1)
+    check_seed(config.seed)
     for option, images in (("train_images", config.train_images), ("validation_images", config.validation_images)):
         if images is not None:
             number(option, images, 1)

@@ -178,7 +178,7 @@ class SweepDisplay:
         for name, state in states.items():
             if state.status in ("finished", "broken") and name not in self.told:
                 self.told.add(name)
-                words = f"{name}: {state.status}{f': {state.error}' if state.error else ''}"
+                words = printable(f"{name}: {state.status}{f': {state.error}' if state.error else ''}")
                 self.console.print(f"{words}; {_how_far(states, slots)}", highlight=False, markup=False, soft_wrap=True)
 
     def table(self, states: Mapping[str, CellState], slots: int) -> Table:
@@ -191,7 +191,7 @@ class SweepDisplay:
             words = f"{state.status}: {state.error or state.stage}" if state.error or state.stage else state.status
             done, seconds = f"{100 * state.share:.0f}", _duration(state.seconds)
             cells = (name, words, done, seconds, str(state.attempts), state.worker)
-            table.add_row(*(escape(cell) for cell in cells))
+            table.add_row(*(_plain(cell) for cell in cells))
         return table
 
 
@@ -282,7 +282,7 @@ class Announcer:
     def listener(self, work: Work) -> TrainingDisplay:
         """Return a display for the training of a run, below a line with its name."""
         self.stack.close()
-        self.console.print(f"{work}", highlight=False, markup=False)
+        self.console.print(printable(str(work)), highlight=False, markup=False)
         self.tell, self.display = None, self.stack.enter_context(TrainingDisplay(self.console))
         return self.display
 
@@ -304,11 +304,11 @@ def plan_table(plan: Plan) -> Table:
     Args:
         plan: what it will do.
     """
-    table = Table(title=escape(f"To make {', '.join(plan.items) or 'nothing'}, {plan.dataset}"), title_justify="left")
+    table = Table(title=_plain(f"To make {', '.join(plan.items) or 'nothing'}, {plan.dataset}"), title_justify="left")
     table.add_column("work")
     table.add_column("about", justify="right")
     for planned in plan.works:
-        table.add_row(escape(str(planned.work)), "done" if planned.done else _duration(planned.seconds))
+        table.add_row(_plain(str(planned.work)), "done" if planned.done else _duration(planned.seconds))
     table.caption = f"{_duration(plan.seconds)} in all, estimated from a few steps on this machine"
     return table
 
@@ -560,7 +560,7 @@ def sweep_plan_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(column)
     for row in rows:
         values = (row["config"][key] for key in ("dataset", "attack", "target", "preset", "seed"))
-        table.add_row(*(escape(str(cell)) for cell in (row["name"], *values)))
+        table.add_row(*(_plain(str(cell)) for cell in (row["name"], *values)))
     return table
 
 
@@ -577,7 +577,7 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
     settings = [setting_in_words(record) for record in summary["configurations"]]
     for words, record in zip(settings, summary["configurations"], strict=True):
         cells = [spread(record["measures"].get(key)) for key in rates.values()]
-        table.add_row(escape(words), str(len(record["seeds"])), *cells)
+        table.add_row(_plain(words), str(len(record["seeds"])), *cells)
     if not summary["comparisons"]:
         return [table]
     differences = Table(title="Differences, paired by seed", title_justify="left")
@@ -586,5 +586,5 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
     differences.add_column("what differs")
     for record in summary["comparisons"]:
         cells = [settings[record["second"]], settings[record["first"]], record["words"]]
-        differences.add_row(*(escape(cell) for cell in cells))
+        differences.add_row(*(_plain(cell) for cell in cells))
     return [table, differences]

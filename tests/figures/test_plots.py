@@ -69,9 +69,17 @@ def test_a_class_without_a_trigger_has_no_bar() -> None:
 
 
 def test_a_run_without_a_verdict_says_so() -> None:
-    (axis,) = anomaly_by_run({"a": 2.5, "$\\frac{$": None}, 2.0).axes
+    (axis,) = anomaly_by_run({"a": 2.5, "$\\frac{$": None}, {"a": 2.0, "$\\frac{$": 2.0}).axes
     assert [text.get_text() for text in axis.texts] == ["no verdict", "2.50"]
     svg_figure(axis.figure)  # a name that looks like a formula is drawn as it is
+
+
+def test_each_run_is_judged_by_its_own_threshold() -> None:
+    for thresholds, label in (({"a": 2.0, "b": 5.0}, "the dotted lines"), ({"a": 2.0, "b": 2.0}, "2")):
+        (axis,) = anomaly_by_run({"a": 4.5, "b": 4.5}, thresholds).axes
+        assert [line.get_xdata()[0] for line in axis.lines] == [thresholds["b"], thresholds["a"]]
+        assert [bool(bar.get_hatch()) for bar in axis.patches] == [thresholds["b"] < 4.5, True]
+        assert axis.get_xlabel().endswith(f"flagged above {label}")
 
 
 def test_filters_without_a_trigger_show_clean_accuracy_only() -> None:

@@ -222,6 +222,17 @@ def test_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_records_that_do_not_fit_are_refused(copy_of: Copy, tmp_path: Path) -> None:
+    folders = [copy_of(attack, attack) for attack in ("badnets", "input-aware")]
+    file = folders[0] / "defenses/neural-cleanse.json"
+    record = read_json(file)
+    del record["scores"]["threshold"]
+    write_json(file, {name: value for name, value in record.items() if name != "sha256"})
+    with pytest.raises(RunFolderError) as caught:
+        write_report(folders, tmp_path / "page.html")
+    assert ": expected the files of a run as inputaware writes them; found " in str(caught.value)
+
+
 def test_arrays_that_do_not_fit_are_refused(copy_of: Copy, tmp_path: Path) -> None:
     folder = copy_of("badnets")
     with np.load(folder / "inspection/gallery.npz") as file:

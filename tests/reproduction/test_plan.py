@@ -23,7 +23,7 @@ from inputaware.defenses.settings import (
     NeuralCleanseSettings,
     StripSettings,
 )
-from inputaware.errors import ConfigError, DataError
+from inputaware.errors import ConfigError, DataError, RunFolderError
 from inputaware.reproduction import plan_reproduction, reproduce
 from inputaware.reproduction.items import ITEM_NAMES
 from inputaware.reproduction.works import Place, RunKey, Work
@@ -207,6 +207,9 @@ def test_the_command_says_what_is_done(made: Path, capsys: pytest.CaptureFixture
         ({"dataset": "cats"}, "dataset: expected one of digits, mnist, cifar10, gtsrb; found 'cats'"),
         ({"seeds": []}, "seeds: expected at least one, each once; found none"),
         ({"seeds": [1, 1]}, "seeds: expected at least one, each once; found 1, 1"),
+        ({"seeds": [0, -1]}, "seed: expected a number of at least 0 and at most 9.22337e+18; found -1"),
+        ({"hours": float("nan")}, "hours: expected a number of at least 0; found nan"),
+        ({"hours": -1.0}, "hours: expected a number of at least 0; found -1.0"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -221,3 +224,13 @@ def test_a_run_with_other_settings_is_refused(made: Path) -> None:
     with pytest.raises(ConfigError, match="expected the configuration that the run was started with"):
         place.do(Work("train", key), listener=None)
     assert preset_config("paper", dataset="digits").joint_stage.epochs == 600
+    # Before anything is run, too.
+    with pytest.raises(ConfigError, match="expected the configuration that the run was started with"):
+        plan_reproduction(["main"], dataset="digits", output=made, preset="paper", device="cpu")
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError) as caught:
+        plan_reproduction(["table2"], dataset="digits", output=tmp_path / "file" / "x", device="cpu")
+    assert str(caught.value).startswith("output: expected a path beneath a folder; found ")

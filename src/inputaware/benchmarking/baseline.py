@@ -65,12 +65,12 @@ class PlainMnistCnn(nn.Module):
 
 
 def plain_copy(network: _Network) -> _Network | PlainMnistCnn:
-    """Return a network of its own with the same architecture and weights, plainly written, in the contiguous layout.
+    """Return a network of its own, plainly written and laid out contiguously: the same architecture, weights and mode.
 
     preact-resnet18 and the generators are plain already but for their layout: they are copied.
     """
     copied = PlainMnistCnn(network) if isinstance(network, MnistCnn) else copy.deepcopy(network)
-    return copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+    return copied.train(network.training).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
 
 class PlainMaskStage(Stage):

@@ -34,7 +34,9 @@ def _number(
     expected = f"a number above {low:g}" if open_low else f"a number of at least {low:g}"
     if high != math.inf:
         expected += f" and at most {high:g}"
-    if not (math.isfinite(value) and (value > low if open_low else value >= low) and value <= high):
+    # No whole number is infinite, and one above 1e308 cannot be asked as a floating-point number.
+    finite = isinstance(value, int) or math.isfinite(value)
+    if not (finite and (value > low if open_low else value >= low) and value <= high):
         raise ConfigError(f"{option}: expected {expected}; found {value!r}")
 
 

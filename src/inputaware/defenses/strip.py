@@ -101,7 +101,7 @@ def entropy_threshold(entropies: Float[Tensor, " batch"], rate: float) -> float:
         entropies: of clean images, two or more.
         rate: false-rejection rate, in (0, 0.5].
     """
-    values = entropies.double()
+    values = entropies.cpu().double()  # not every device has float64
     return float(values.mean()) + NormalDist().inv_cdf(rate) * float(values.std())
 
 

@@ -135,12 +135,12 @@ def anomaly_by_class(scores: Sequence[float | None], threshold: float, targets: 
     return figure
 
 
-def anomaly_by_run(indices: Mapping[str, float | None], threshold: float) -> Figure:
-    """Return figure 6: the anomaly index of each model, and the index above which one is flagged.
+def anomaly_by_run(indices: Mapping[str, float | None], thresholds: Mapping[str, float]) -> Figure:
+    """Return figure 6: the anomaly index of each model, and the index above which it is flagged.
 
     Args:
         indices: anomaly index of the class with the smallest trigger, by model; none where there was no verdict.
-        threshold: above it a model is flagged.
+        thresholds: above its own a model is flagged.
     """
     with style():
         figure = _figure((5.6, 1.3 + 0.4 * len(indices)))
@@ -148,15 +148,17 @@ def anomaly_by_run(indices: Mapping[str, float | None], threshold: float) -> Fig
         names = list(indices)[::-1]
         for place, name in enumerate(names):
             index = indices[name]
-            flagged = index is not None and index > threshold
+            flagged = index is not None and index > thresholds[name]
             axis.barh(place, index or 0, 0.6, color=ATTACK if flagged else CLEAN, hatch="///" if flagged else "")
             axis.text((index or 0) + 0.03, place, "no verdict" if index is None else f"{index:.2f}", va="center")
-        axis.axvline(threshold, color=COLOURS[3], linestyle=":")
+            axis.plot([thresholds[name]] * 2, [place - 0.5, place + 0.5], color=COLOURS[3], linestyle=":")
         # A label is no formula, whatever a run is called.
         axis.set_yticks(range(len(names)), names, parse_math=False)
         axis.grid(visible=False, axis="y")
         axis.margins(x=0.15)
-        axis.set(xlabel=f"anomaly index of the smallest trigger; flagged above {threshold:g}")
+        limits = sorted({thresholds[name] for name in names})
+        above = f"{limits[0]:g}" if len(limits) == 1 else "the dotted lines"
+        axis.set(xlabel=f"anomaly index of the smallest trigger; flagged above {above}")
     return figure
 
 

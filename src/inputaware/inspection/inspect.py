@@ -176,7 +176,7 @@ def _crossed(
     hits, kept, wanted = predicted == targets, predicted == labels, (labels != targets).expand_as(own)
 
     def rate(found: Tensor, where: Tensor) -> float | None:
-        return float(found[where].double().mean()) if bool(where.any()) else None
+        return float(found[where].cpu().double().mean()) if bool(where.any()) else None
 
     numbers = {
         "images": len(images),

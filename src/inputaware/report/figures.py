@@ -227,8 +227,12 @@ def said(run: CollectedRun) -> dict[str, dict[str, Any]]:
         return {}
     arrays, crossed = run.inspected.gallery, run.inspected.cross_trigger
     found = {}
+    heads = set() if crossed is None else {int(index) for index in crossed["index"]}
     for kind, title in (("clean", "without trigger"), ("backdoor", "with its own trigger")):
-        for place, row in enumerate(arrays.get(f"{kind}_probabilities", ())[:_MOST_SAMPLES]):
+        for place, row in enumerate(arrays.get(f"{kind}_probabilities", ())):
+            # Those of the gallery, and those that stand above the matrix.
+            if place >= _MOST_SAMPLES and int(arrays["index"][place]) not in heads:
+                continue
             target = int(arrays["target"][place]) if "target" in arrays else None
             found[f"{kind}{place}"] = _answer(title, int(arrays["label"][place]), target, row)
     if crossed is not None:
@@ -315,10 +319,10 @@ def compare_anomalies(runs: Sequence[CollectedRun]) -> Plot | None:
     if len(judged) < 2:
         return None
     indices = {name: scores["anomaly_index"] for name, scores in judged.items()}
-    threshold = next(iter(judged.values()))["threshold"]
+    thresholds = {name: float(scores["threshold"]) for name, scores in judged.items()}
     listed = ", ".join(f"{name} {'none' if index is None else f'{index:.2f}'}" for name, index in indices.items())
     title = DEFENSE_TITLES["neural-cleanse"]
-    return _plot(anomaly_by_run(indices, threshold), f"{title}, anomaly index of each run: {listed}")
+    return _plot(anomaly_by_run(indices, thresholds), f"{title}, anomaly index of each run: {listed}")
 
 
 def _picture(picture: NDArray[np.uint8]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -82,16 +83,14 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    shown = []
+    shown, environments = [], []
     for place, run in enumerate(runs):
-        try:
+        with _explained(run.path):
             shown.append(_shown(run, f"run{place}", place + 1))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise RunFolderError(
-                f"{run.path}: expected the files of a run as inputaware writes them; found {type(error).__name__}: "
-                f"{error}; make them again with inputaware inspect and defend --overwrite"
-            ) from error
+            environments.append(_environment(run))
         progress((place + 1) / (len(runs) + 1))
+    with _explained(", ".join(str(run.path) for run in runs)):
+        pairs, anomalies = _pairs(runs, shown), compare_anomalies(runs)
     # Autoescape is the one thing between a run's name and markup; nothing in the templates is marked as safe.
     environment = Environment(
         loader=PackageLoader("inputaware.report"),
@@ -104,12 +103,12 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
     page = environment.get_template("report.html.j2").render(
         version=__version__,
         runs=shown,
-        pairs=_pairs(runs, shown),
+        pairs=pairs,
         filters=_filters(shown),
-        anomalies=compare_anomalies(runs),
+        anomalies=anomalies,
         defenses=DEFENSE_TITLES,
         settings=_beside([flat(config_to_dict(run.config)) for run in runs]),
-        environments=_beside([_environment(run) for run in runs]),
+        environments=_beside(environments),
         answers={one["key"]: {"classes": one["classes"], "said": one["said"]} for one in shown},
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
@@ -119,6 +118,18 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
     )
     progress(1.0)
     return page
+
+
+@contextmanager
+def _explained(path: object) -> Iterator[None]:
+    """Say of files that are not what they should be where they are, whatever it is that trips."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(
+            f"{path}: expected the files of a run as inputaware writes them; found {type(error).__name__}: "
+            f"{error}; make them again with inputaware inspect and defend --overwrite"
+        ) from error
 
 
 class _Trusted(str):

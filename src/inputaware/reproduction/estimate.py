@@ -8,7 +8,7 @@ import torch
 
 from inputaware.benchmarking.timing import seconds_of
 from inputaware.benchmarking.workload import MIDDLE, STAGES, TRAINING_IMAGES, StageName, Workload
-from inputaware.config import Config
+from inputaware.config import Config, PrecisionName
 from inputaware.data.spec import dataset_spec
 from inputaware.defenses.settings import DefenseSettings
 from inputaware.reproduction.works import WorkKind
@@ -28,19 +28,20 @@ _SHARE_OF_PASS = 1 / 3
 """A pass that only predicts, beside one that trains: it has no way back."""
 
 
-def seconds_per_image(dataset: str, device: torch.device) -> dict[StageName, float]:
+def seconds_per_image(dataset: str, device: torch.device, precision: PrecisionName = "auto") -> dict[StageName, float]:
     """Return how long a training image takes in each stage.
 
     Args:
         dataset: digits, mnist, cifar10 or gtsrb.
         device: where to compute.
+        precision: auto, 32 or bf16.
     """
     found: dict[StageName, float] = {}
-    precision = resolve_precision("auto", device)
+    used = resolve_precision(precision, device)
     for stage in STAGES:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
-            work = Workload.build(dataset, stage, images=_BATCH, device=device, precision=precision, batch_size=_BATCH)
+            work = Workload.build(dataset, stage, images=_BATCH, device=device, precision=used, batch_size=_BATCH)
             batch = next(work.batches())
 
             def steps(work: Workload = work, batch: object = batch) -> None:

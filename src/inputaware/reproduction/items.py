@@ -332,9 +332,9 @@ def _anomalies(found: Found) -> Made:
         }
         for name, record in records.items()
     ]
-    threshold = next(iter(records.values()))["scores"]["threshold"]
+    thresholds = {name: float(record["scores"]["threshold"]) for name, record in records.items()}
     note = "The paper's figure has the attack and a clean model; BadNets shows whether the defense works at all."
-    return Made(anomaly_by_run(indices, threshold), rows, note)
+    return Made(anomaly_by_run(indices, thresholds), rows, note)
 
 
 ITEMS: dict[ItemName, Item] = {

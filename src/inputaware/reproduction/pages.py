@@ -10,7 +10,7 @@ from pathlib import Path
 from inputaware.config import DATASETS
 from inputaware.figures.style import png_figure, svg_figure
 from inputaware.reproduction.items import ITEM_NAMES, ITEMS, ItemName, Made
-from inputaware.runs.files import write_atomically, write_text
+from inputaware.runs.files import write_atomically, write_text, writing
 
 __all__ = ["write_index", "write_item"]
 
@@ -31,7 +31,8 @@ def write_item(folder: Path, dataset: str, name: ItemName, made: Made) -> None:
         RunFolderError: a file cannot be written.
     """
     place = folder / dataset
-    place.mkdir(parents=True, exist_ok=True)
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
     for kind, content in (("png", png_figure(made.figure)), ("svg", svg_figure(made.figure))):
         _write(place / f"{name}.{kind}", content)
     if made.rows:
@@ -98,7 +99,8 @@ def write_index(folder: Path, impossible: Mapping[str, Mapping[ItemName, str]]) 
             lines = [f"- {ITEMS[name].title}: {reason}" for name, reason in missing.items()]
             parts.append("Not made here:\n\n" + "\n".join(lines))
     path = folder / "README.md"
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_text(path, "\n\n".join(parts) + "\n")
     return path
 

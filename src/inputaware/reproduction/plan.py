@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inputaware.config import DATASETS, PrecisionName, PresetName
+from inputaware.config import DATASETS, PrecisionName, PresetName, check_seed
 from inputaware.data.cache import load_images
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, DataError
@@ -17,7 +18,7 @@ from inputaware.reproduction.items import ITEM_NAMES, ITEMS, Found, ItemName
 from inputaware.reproduction.pages import write_index, write_item
 from inputaware.reproduction.works import Place, Work
 from inputaware.runs.environment import resolve_device
-from inputaware.runs.files import read_json
+from inputaware.runs.files import check_place, read_json
 from inputaware.training.loop import Listener
 
 __all__ = ["Plan", "PlannedWork", "plan_reproduction", "reproduce"]
@@ -71,7 +72,8 @@ def plan_reproduction(
 ) -> Plan:
     """Return what has to be run for tables and figures, and about how long that takes on this machine.
 
-    A few steps are timed where something is missing; nothing is written.
+    A few steps are timed where something is missing, and the data set is read, which downloads and caches one that is
+    not there; nothing is written to the folder.
 
     Args:
         items: which; see :data:`~inputaware.reproduction.items.ITEM_NAMES`.
@@ -84,11 +86,15 @@ def plan_reproduction(
         hours: an item whose missing work should take longer than this is left out.
 
     Raises:
-        ConfigError: an item or the data set is unknown, or there is no seed.
+        ConfigError: an item or the data set is unknown, there is no seed or one out of its range, the hours are no
+            number, or a run is there that was trained with other settings.
         DeviceError: the device is not there.
-        RunFolderError: a file of a run that is there is corrupt.
+        RunFolderError: a file of a run that is there is corrupt, or the folder cannot be made.
     """
     wanted = _check(items, dataset, seeds)
+    if not 0 <= hours < math.inf:
+        raise ConfigError(f"hours: expected a number of at least 0; found {hours!r}")
+    check_place(Path(output) / "README.md")
     place = Place(Path(output), preset, device, precision)
     used = resolve_device(device)
     needs = {name: ITEMS[name].needs(dataset, seeds) for name in wanted}
@@ -96,7 +102,7 @@ def plan_reproduction(
     done = {work: place.done(work) for work in works}
     missing = [work for work in works if not done[work]]
     no_data = _data_missing(dataset) if any(work.kind != "latency" for work in missing) else None
-    rates = seconds_per_image(dataset, used) if missing else {}
+    rates = seconds_per_image(dataset, used, precision) if missing else {}
     seconds = {}
     for work in works:
         seconds[work] = 0.0 if done[work] else seconds_of_work(work.kind, place.config(work.run), rates)
@@ -126,6 +132,8 @@ def _check(items: Sequence[str], dataset: str, seeds: Sequence[int]) -> tuple[It
         raise ConfigError(f"dataset: expected one of {', '.join(DATASETS)}; found {dataset!r}")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds: expected at least one, each once; found {', '.join(map(str, seeds)) or 'none'}")
+    for seed in seeds:
+        check_seed(seed)
     return tuple(name for name in ITEM_NAMES if name in (items or ITEM_NAMES))
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from inputaware.api import Run, train
+from inputaware.api import Run, recorded_config, train
 from inputaware.benchmarking.latency import measure_latency
-from inputaware.config import AttackName, Config, PrecisionName, PresetName, TargetName, preset_config
+from inputaware.config import AttackName, Config, PrecisionName, PresetName, TargetName, override, preset_config
 from inputaware.defenses.settings import DefenseName
 from inputaware.report.collect import collect_run
 from inputaware.runs.environment import describe_environment, resolve_device
-from inputaware.runs.files import write_json
+from inputaware.runs.files import write_json, writing
+from inputaware.runs.folder import RunFolder
 from inputaware.training.loop import Listener
 
 __all__ = ["Place", "RunKey", "Work", "WorkKind"]
@@ -82,10 +83,19 @@ class Place:
         return self.output / "runs" / f"{dataset}-latency.json"
 
     def done(self, work: Work) -> bool:
-        """Return whether a piece of work is done and kept."""
+        """Return whether a piece of work is done and kept.
+
+        Raises:
+            ConfigError: a run is there that was trained with other settings.
+            RunFolderError: a file of it is corrupt.
+        """
         if work.kind == "latency":
             return self.latency(work.run.dataset).exists()
         folder = self.folder(work.run)
+        if (folder / "config.json").exists():
+            # Where it was computed is no setting of its results.
+            there = RunFolder(folder)
+            recorded_config(there, override(self.config(work.run), {"device": there.config().device}))
         if not (folder / "evaluation.json").exists():
             return False
         missing = collect_run(folder).missing
@@ -135,5 +145,6 @@ class Place:
         device = resolve_device(self.device)
         found = measure_latency(dataset, repeats=_PASSES, warm_up=_WARM_UP, device=device)
         path = self.latency(dataset)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"environment": describe_environment(device, "32"), "networks": found})

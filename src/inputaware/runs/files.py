@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_new_folder",
     "check_output_file",
+    "check_place",
     "open_unlinked",
     "parse_json",
     "read_arrays",
@@ -244,7 +245,7 @@ def check_new_folder(path: Path) -> None:
             f"output: expected a folder that does not exist yet; found {str(path)!r}; "
             "choose another one, or remove it first"
         )
-    _check_place(path)
+    check_place(path)
 
 
 def check_output_file(path: Path, *, overwrite: bool) -> None:
@@ -263,11 +264,15 @@ def check_output_file(path: Path, *, overwrite: bool) -> None:
             f"output: expected a file that does not exist yet; found the {kind} {str(path)!r}; "
             f"choose another one{advice}"
         )
-    _check_place(path)
+    check_place(path)
 
 
-def _check_place(path: Path) -> None:
-    """Check that there is a folder for a path, or that one can be made."""
+def check_place(path: Path) -> None:
+    """Check that there is a folder for a path, or that one can be made.
+
+    Raises:
+        RunFolderError: the name is none that the disk takes, a file stands in the way, or the folder is read-only.
+    """
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
