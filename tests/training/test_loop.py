@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,14 @@ import pytest
 import torch
 
 from inputaware.api import train
+from inputaware.attacks.registry import build_attack
 from inputaware.config import Config, preset_config
+from inputaware.data.cache import load_images
 from inputaware.errors import ConfigError, RunFolderError, TrainingError
+from inputaware.runs.folder import RunFolder
 from inputaware.training import loop
-from inputaware.training.loop import EpochReport
+from inputaware.training.loop import EpochReport, Listener, Trainer
+from inputaware.training.processes import Processes
 
 VARYING = {"environment.json", "timing.jsonl"}
 
@@ -60,6 +66,42 @@ class StopAfter:
         self.left -= 1
 
 
+class Signalled(StopAfter):
+    """A listener that sends a signal after the first step."""
+
+    def stepped(self, steps: int, losses: dict[str, float]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+class Another(Processes):
+    """A process that is alone, but not the first one."""
+
+    @property
+    def writes(self) -> bool:
+        return False
+
+
+def trainer_of(processes: Processes, path: Path, listener: Listener) -> Trainer:
+    """Return the trainer of one of the processes, and make the run folder where there is none."""
+    config = tiny()
+    data = load_images("digits", "train")
+    torch.manual_seed(0)
+    folder = RunFolder(path) if path.exists() else RunFolder.create(path, config, data.spec)
+    return Trainer(
+        build_attack(config, data.spec),
+        config,
+        images=data.images[:100],
+        labels=data.labels[:100],
+        validate=dict,
+        device=torch.device("cpu"),
+        precision="32",
+        fingerprint={},
+        folder=folder,
+        listener=listener,
+        processes=processes,
+    )
+
+
 CASES: dict[str, dict[str, Any]] = {
     "fast": {"joint_stage": {"averaging": 0.9}},
     "official": {"preset": "official"},
@@ -93,6 +135,23 @@ def test_a_stopped_run_ends_with_the_same_bits_as_one_that_was_never_stopped(
         assert not (stopped / "evaluation.json").exists()
         train(None, stopped, resume=True)
         assert files(stopped) == expected
+
+
+@pytest.mark.parametrize(("processes", "saves"), [(Processes(), True), (Another(), False)])
+def test_the_first_process_alone_saves(
+    processes: Processes, saves: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop, "_LOOK_EVERY", 1)
+    trainer = trainer_of(processes, tmp_path / "run", StopAfter(99))
+    trainer.run()
+    assert trainer.folder.checkpoint.exists() is saves
+    # A signal ends each of them.
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 1e9)
+    trainer = trainer_of(processes, tmp_path / "stopped", Signalled(99))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.folder.checkpoint.exists() is saves
 
 
 def test_another_seed_gives_another_model(tmp_path: Path) -> None:

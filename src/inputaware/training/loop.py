@@ -204,7 +204,9 @@ class Trainer:
             if steps % _LOOK_EVERY == 0 or steps == len(loader) or signals.waiting:
                 self._look(stage, epoch, steps, sums)
                 if signals.waiting or time.perf_counter() - self.saved_at > _SAVE_EVERY:
-                    self._save(index, epoch, step.trained, loader, steps, sums)
+                    # The others' losses, random state and batch-norm statistics are not the run's.
+                    if self.processes.writes:
+                        self._save(index, epoch, step.trained, loader, steps, sums)
                     signals.deliver()
                 self.listener.stepped(steps - looked, {name: float(part.detach()) for name, part in loss.parts.items()})
                 looked = steps
