@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inputaware import api
 from inputaware.api import Run, train
 from inputaware.cli import main
 from inputaware.config import AttackName, preset_config
@@ -142,6 +143,20 @@ def test_seconds_are_in_the_journal_and_no_part_of_the_training(run: Run) -> Non
     assert after["wall_seconds"] == before["wall_seconds"]
     assert after["defenses"]["strip"]["seconds"] == row["seconds"]
     assert after["defenses"]["strip"]["verdict"] == "no-verdict"
+
+
+def test_a_kill_leaves_no_result_without_its_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, record: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.defend(["strip"], FEW)
+    assert run.folder.timing.rows()[-1]["part"] == "defense strip"
+    assert collect_result(run.folder.path, run.config)["defenses"] == {}
+    run.defend(["strip"], FEW)
+    assert collect_result(run.folder.path, run.config)["defenses"].keys() == {"strip"}
 
 
 def test_the_suspect_has_nothing_of_the_attacker(run: Run) -> None:

@@ -178,8 +178,8 @@ class Run:
         """Run defenses on the classifier, score them from outside, and write the results to the folder.
 
         Each defense gets the classifier and the ``defender`` split. What it found is then scored on the test set, with
-        and without triggers. A result that is in the folder already, with the same settings, seed and data, is
-        returned as it is.
+        and without triggers. A result that is in the folder already, with the same settings and seed, is returned
+        as it is; the data are not compared.
 
         Args:
             names: which defenses.
@@ -250,8 +250,9 @@ class Run:
             self.folder.defenses / f"{defense.name}.npz",
             {**finding.arrays, **{f"scoring_{name}": array for name, array in score.arrays.items()}},
         )
-        write_json(self.folder.defenses / f"{defense.name}.json", record)
+        # Before the JSON file, which says that the defense is done: what publishes it reads this row.
         _note_time(self.folder, f"defense {defense.name}", started, self.device)
+        write_json(self.folder.defenses / f"{defense.name}.json", record)
         progress(defense.name, 1.0)
         return record
 
@@ -370,10 +371,11 @@ def train(
     _check_processes(config, processes.count)
     keep_freed_memory()
     device = processes.device(resolve_device(config.device))
-    precision = processes.first(resolve_precision(config.precision, device))
     if resuming and folder.finished:
         return Run.load(folder.path, device=config.device)
     if not resuming:
+        # Before the folder is made; a run that goes on asks its checkpoint first.
+        precision = processes.first(resolve_precision(config.precision, device))
         check_new_folder(folder.path)
     data = load_images(config.dataset, "train")
     test = load_images(config.dataset, "test")
@@ -402,10 +404,15 @@ def train(
         if not resuming and processes.writes:
             RunFolder.create(folder.path, config, data.spec)
         with folder.lock() if processes.writes else nullcontext():
-            machine = fingerprint(device, precision, processes.count)
             if resuming and folder.finished and processes.count == 1:  # by a process that held the folder until now
                 return Run.load(folder.path, device=config.device)
-            checkpoint = _resume_from(folder, machine, allow_different_machine) if resuming else None
+            checkpoint = _resume_from(folder) if resuming else None
+            if resuming:
+                begun_in = checkpoint.fingerprint.get("precision") if checkpoint else None
+                precision = processes.first(resolve_precision(config.precision, device, begun_in=begun_in))
+            machine = fingerprint(device, precision, processes.count)
+            if checkpoint and not allow_different_machine:
+                _check_same_machine(folder, checkpoint, machine)
             if processes.writes:
                 if resuming:
                     folder.metrics.cut(checkpoint.rows if checkpoint else 0)
@@ -522,7 +529,7 @@ def _with_absolute_path(config: Config) -> Config:
     return override(config, {"dataset": os.path.abspath(config.dataset)})
 
 
-def _resume_from(folder: RunFolder, machine: dict[str, str], allow_different_machine: bool) -> Checkpoint | None:
+def _resume_from(folder: RunFolder) -> Checkpoint | None:
     """Return where to go on, or none where there is no checkpoint yet."""
     if not folder.checkpoint.exists():
         return None
@@ -532,17 +539,20 @@ def _resume_from(folder: RunFolder, machine: dict[str, str], allow_different_mac
             f"{folder.checkpoint}: expected a file with run {folder.identity()!r}, as config.json says; "
             f"found {checkpoint.run!r}: it belongs to another run"
         )
+    return checkpoint
+
+
+def _check_same_machine(folder: RunFolder, checkpoint: Checkpoint, machine: dict[str, str]) -> None:
     differences = [
         f"{key}: {checkpoint.fingerprint.get(key)} there, {machine.get(key)} here"
         for key in machine | checkpoint.fingerprint
         if checkpoint.fingerprint.get(key) != machine.get(key)
     ]
-    if differences and not allow_different_machine:
+    if differences:
         raise RunFolderError(
             f"{folder}: expected the machine that the run was started on, since only there it repeats bit for bit; "
             f"found {'; '.join(differences)}; go on without that promise with --allow-different-machine"
         )
-    return checkpoint
 
 
 def _record_environment(folder: RunFolder, record: dict[str, Any]) -> None:

@@ -48,6 +48,19 @@ def page(whole_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     return output
 
 
+def test_a_run_that_was_trained_elsewhere_shows_a_dash_for_its_cost(copy_of: Copy, tmp_path: Path) -> None:
+    folder = copy_of("badnets")
+    write_json(folder / "environment.json", {**read_json(folder / "environment.json"), "imported": {"epoch": 1}})
+    for journal in ("metrics.jsonl", "timing.jsonl"):
+        (folder / journal).unlink()
+    for path in (folder / "defenses").iterdir():
+        path.unlink()
+    write_report([folder], tmp_path / "report.html")
+    text = Page(tmp_path / "report.html").text
+    assert "The run was trained elsewhere." in text
+    assert "Nothing was timed yet." not in text
+
+
 def test_the_page_fetches_nothing(page: Path) -> None:
     found = Page(page)
     addresses = [

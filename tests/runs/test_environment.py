@@ -118,6 +118,27 @@ def test_a_processor_that_is_slower_in_bfloat16_takes_float32(machine: pytest.Mo
     assert resolve_precision("bf16", CPU) == "bf16"
 
 
+@pytest.mark.parametrize(
+    ("begun_in", "flags", "gain", "expected"),
+    [
+        ("bf16", {"amx_bf16"}, 1.0, "bf16"),
+        ("32", {"amx_bf16"}, 2.0, "32"),
+        # What the hardware does not have is not taken from a run, and neither is what no run has.
+        ("bf16", set(), 2.0, "32"),
+        ("fp8", {"amx_bf16"}, 2.0, "bf16"),
+        (None, {"amx_bf16"}, 2.0, "bf16"),
+    ],
+)
+def test_a_run_that_goes_on_keeps_its_precision(
+    machine: pytest.MonkeyPatch, begun_in: str | None, flags: set[str], gain: float, expected: str
+) -> None:
+    machine.setattr(environment, "_cpu_flags", lambda: flags)
+    machine.setattr(environment, "_bfloat16_gain", lambda: gain)
+    assert resolve_precision("auto", CPU, begun_in=begun_in) == expected
+    # What was asked for counts.
+    assert resolve_precision("32", CPU, begun_in=begun_in) == "32"
+
+
 def test_the_gain_of_bfloat16_is_a_ratio_of_times(machine: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 3.0, 10.0, 12.0, 20.0, 26.0, 30.0, 31.0])  # float32: 3 and 6 s; bfloat16: 2 and 1 s
     machine.setattr(environment.time, "perf_counter", lambda: next(ticks))

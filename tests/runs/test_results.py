@@ -134,6 +134,17 @@ def test_what_part_of_the_data_was_trained_on_and_that_it_was_resumed_are_said(r
     assert result["resumed"] == 1
 
 
+def test_a_run_that_was_trained_elsewhere_has_no_cost(run: Path, config: Config) -> None:
+    write_json(run / "environment.json", {**ENVIRONMENT, "imported": {"file": "netC.pth.tar"}})
+    (run / "metrics.jsonl").unlink()
+    for rows in (True, False):  # evaluated by train --resume, or by evaluate
+        if not rows:
+            (run / "timing.jsonl").unlink()
+        result = collect_result(run, config)
+        assert [result[name] for name in ("validation_last_epoch", "wall_seconds", "peak_memory_mib")] == [None] * 3
+        assert result["evaluation"] == {"clean_accuracy": 0.5}
+
+
 def test_a_result_is_written_as_json(run: Path, config: Config, tmp_path: Path) -> None:
     write_result(run, config, tmp_path / "result.json")
     assert read_json(tmp_path / "result.json") == json.loads(json.dumps(collect_result(run, config)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,18 @@ import pytest
 import torch
 
 from inputaware.api import train
+from inputaware.attacks.registry import build_attack
 from inputaware.config import Config, preset_config
+from inputaware.data.cache import load_images
 from inputaware.errors import ConfigError, RunFolderError, TrainingError
+from inputaware.runs import environment
+from inputaware.runs.checkpoint import load_checkpoint
+from inputaware.runs.files import read_json
+from inputaware.runs.folder import RunFolder
+from inputaware.runs.journal import Journal
 from inputaware.training import loop
-from inputaware.training.loop import EpochReport
+from inputaware.training.loop import EpochReport, Listener, Trainer
+from inputaware.training.processes import Processes
 
 VARYING = {"environment.json", "timing.jsonl"}
 
@@ -60,6 +70,71 @@ class StopAfter:
         self.left -= 1
 
 
+class Signalled(StopAfter):
+    """A listener that sends a signal after the first step."""
+
+    def stepped(self, steps: int, losses: dict[str, float]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+class Drawing(StopAfter):
+    """A listener that keeps what would be drawn next after each step."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(epochs)
+        self.draws: list[float] = []
+
+    def stepped(self, steps: int, losses: dict[str, float]) -> None:
+        if losses:
+            with torch.random.fork_rng(devices=[]):
+                self.draws.append(float(torch.rand(())))
+        super().stepped(steps, losses)
+
+
+class Clock(StopAfter):
+    """A listener that spends a minute on each step, and ends the training after the third."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.seconds = 0.0
+        self.last = 3
+
+    def stepped(self, steps: int, losses: dict[str, float]) -> None:
+        self.seconds += 60 * bool(losses)
+        self.last -= bool(losses)
+        if not self.last:
+            raise KeyboardInterrupt
+
+
+class Another(Processes):
+    """A process that is alone, but not the first one."""
+
+    @property
+    def writes(self) -> bool:
+        return False
+
+
+def trainer_of(processes: Processes, path: Path, listener: Listener) -> Trainer:
+    """Return the trainer of one of the processes, and make the run folder where there is none."""
+    config = tiny()
+    data = load_images("digits", "train")
+    torch.manual_seed(0)
+    folder = RunFolder(path) if path.exists() else RunFolder.create(path, config, data.spec)
+    return Trainer(
+        build_attack(config, data.spec),
+        config,
+        images=data.images[:100],
+        labels=data.labels[:100],
+        validate=dict,
+        device=torch.device("cpu"),
+        precision="32",
+        fingerprint={},
+        folder=folder,
+        listener=listener,
+        processes=processes,
+    )
+
+
 CASES: dict[str, dict[str, Any]] = {
     "fast": {"joint_stage": {"averaging": 0.9}},
     "official": {"preset": "official"},
@@ -93,6 +168,39 @@ def test_a_stopped_run_ends_with_the_same_bits_as_one_that_was_never_stopped(
         assert not (stopped / "evaluation.json").exists()
         train(None, stopped, resume=True)
         assert files(stopped) == expected
+
+
+@pytest.mark.parametrize(("processes", "saves"), [(Processes(), True), (Another(), False)])
+def test_the_first_process_alone_saves(
+    processes: Processes, saves: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop, "_LOOK_EVERY", 1)
+    trainer = trainer_of(processes, tmp_path / "run", StopAfter(99))
+    trainer.run()
+    assert trainer.folder.checkpoint.exists() is saves
+    # A signal ends each of them.
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 1e9)
+    trainer = trainer_of(processes, tmp_path / "stopped", Signalled(99))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.folder.checkpoint.exists() is saves
+
+
+def test_another_process_draws_the_same_in_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop, "_LOOK_EVERY", 1)
+    stopped = trainer_of(Processes(), tmp_path / "run", StopAfter(2))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    checkpoint = load_checkpoint(stopped.folder.checkpoint)
+    assert (checkpoint.stage, checkpoint.epoch, checkpoint.steps) == (1, 0, 1)
+    whole, resumed = Drawing(99), Drawing(99)
+    trainer_of(Another(), tmp_path / "run", whole).run()
+    trainer_of(Another(), tmp_path / "run", resumed).run(checkpoint)
+    # Two epochs of three steps are the mask stage, and the checkpoint is of the next step.
+    assert resumed.draws == whole.draws[7:]
+    assert len(set(whole.draws)) == len(whole.draws)
 
 
 def test_another_seed_gives_another_model(tmp_path: Path) -> None:
@@ -159,6 +267,36 @@ def test_resuming_on_another_machine_is_refused_unless_it_is_asked_for(
     )
     run = train(None, tmp_path / "run", resume=True, allow_different_machine=True)
     assert run.folder.finished
+
+
+def test_a_resumed_run_keeps_its_precision_though_the_stopwatch_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_cpu_flags", lambda: {"amx_bf16"})
+    monkeypatch.setattr(environment, "_bfloat16_gain", lambda: 1.0)
+    stop_early(tiny(attack="none", precision="auto"), tmp_path / "run")
+    monkeypatch.setattr(environment, "_bfloat16_gain", lambda: 2.0)
+    run = train(None, tmp_path / "run", resume=True)
+    assert read_json(run.folder.environment)["resumed"][0]["precision"] == "32"
+
+
+def test_an_epoch_that_was_stopped_counts_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_LOOK_EVERY", 1)
+    path = tmp_path / "run"
+    # A clock on which everything takes no time but what the listener does, a minute for each step.
+    clock = Clock()
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock.seconds)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(attack="none"), path, listener=clock)
+    checkpoint = load_checkpoint(path / "checkpoint/state.safetensors")
+    assert (checkpoint.epoch, checkpoint.steps) == (0, 3)
+    clock.seconds, clock.last = 1e6, 99
+    train(None, path, resume=True, listener=clock)
+    rows = [row for row in Journal(path / "timing.jsonl").rows() if row["part"] == "joint"]
+    # The last step's minute is spent after its save, and lost with the listener that ends the run.
+    assert [row["seconds"] for row in rows] == [120.0, 180.0, 180.0]
+    assert [row["images_per_second"] for row in rows] == [0.8, 0.5, 0.5]
 
 
 def test_training_learns_the_backdoor_of_a_fixed_patch(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -230,6 +232,73 @@ def test_a_mistake_ends_all_processes_with_its_code(tmp_path: Path) -> None:
     assert "train_images: expected at most 1149, the images of the training split; found 5000" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+# Each child takes a while to save, as a step of training does.
+LAUNCHED = """
+import os, signal, sys, time
+from pathlib import Path
+from inputaware.training.interruption import DeferredSignals
+from inputaware.training.processes import launch
+
+
+def terminated(number, frame):
+    sys.exit(143)
+
+
+def work(folder):
+    signal.signal(signal.SIGTERM, terminated)
+    own = Path(folder) / os.environ["RANK"]
+    with DeferredSignals() as signals:
+        own.with_suffix(".begun").touch()
+        while not signals.waiting:
+            time.sleep(0.01)
+        time.sleep(1)
+        own.with_suffix(".saved").touch()
+        signals.deliver()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, terminated)
+    sys.exit(launch(2, work, sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_launched_processes_save_when_they_are_stopped(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(LAUNCHED, encoding="utf-8")
+    # In a group of its own, for a terminal sends Ctrl-C to a whole group.
+    parent = subprocess.Popen(
+        [sys.executable, str(program), str(tmp_path)], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    while len(list(tmp_path.glob("*.begun"))) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    if number == signal.SIGINT:
+        os.killpg(parent.pid, number)
+    else:
+        parent.send_signal(number)
+    _, err = parent.communicate(timeout=300)
+    assert (parent.returncode, err) == (code, "")
+    assert {path.name for path in tmp_path.glob("*.saved")} == {"0.saved", "1.saved"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell children of a parent's death")
+def test_launched_processes_save_when_their_parent_is_killed(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(LAUNCHED, encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, str(program), str(tmp_path)], stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob("*.begun"))) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.saved"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

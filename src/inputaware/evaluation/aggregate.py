@@ -65,8 +65,8 @@ def measures(result: Mapping[str, Any]) -> dict[str, float]:
     where a defense gives none.
     """
     found = {
-        "wall_seconds": float(result["wall_seconds"]),
-        "peak_memory_mib": float(result["peak_memory_mib"]),
+        # None of a run that was trained elsewhere.
+        **{name: float(result[name]) for name in ("wall_seconds", "peak_memory_mib") if result[name] is not None},
         **_numbers(result["evaluation"], ""),
     }
     for name, record in result.get("defenses", {}).items():

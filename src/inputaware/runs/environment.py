@@ -68,27 +68,44 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def resolve_precision(name: PrecisionName, device: torch.device) -> Literal["32", "bf16"]:
+def resolve_precision(
+    name: PrecisionName, device: torch.device, *, begun_in: str | None = None
+) -> Literal["32", "bf16"]:
     """Return the precision of a name; ``auto`` takes bfloat16 where it is the faster one.
 
     On a GPU that is where the hardware computes in it. On a CPU the instructions alone say little: some processors that
     have them multiply slower than in float32. So a product is timed in both where the instructions are there.
 
+    Args:
+        name: 32, bf16 or auto.
+        device: where to compute.
+        begun_in: the precision of a run that goes on; ``auto`` takes it where the hardware computes in it, for times
+            differ from one day to the next.
+
     Raises:
         DeviceError: bfloat16 is asked for on a GPU that has none.
     """
     if name == "auto":
-        return "bf16" if _computes_in_bfloat16(device) else "32"
+        if begun_in == "32":
+            return "32"
+        if begun_in == "bf16" and _has_bfloat16(device):
+            return "bf16"
+        return "bf16" if _has_bfloat16(device) and _pays(device) else "32"
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise DeviceError("precision: expected a GPU with bfloat16; found one without; take --precision 32")
     return name
 
 
-def _computes_in_bfloat16(device: torch.device) -> bool:
+def _has_bfloat16(device: torch.device) -> bool:
     """Return whether the hardware multiplies in bfloat16 (emulation is slower than float32)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool({"avx512_bf16", "amx_bf16"} & _cpu_flags()) and _bfloat16_gain() >= _WORTHWHILE
+    return device.type == "cpu" and bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+
+
+def _pays(device: torch.device) -> bool:
+    """Return whether hardware that has bfloat16 is faster in it."""
+    return device.type != "cpu" or _bfloat16_gain() >= _WORTHWHILE
 
 
 @cache

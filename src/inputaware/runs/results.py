@@ -59,6 +59,8 @@ def _published_table() -> dict[str, dict[str, dict[str, Any]]]:
 def collect_result(folder: Path, config: Config) -> dict[str, Any]:
     """Return what a finished run publishes: scores, settings, machine, cost, and the paper's numbers.
 
+    Of a run that was trained elsewhere, an import of the release's, last epoch and cost of training are none.
+
     Args:
         folder: the run folder.
         config: its configuration.
@@ -75,6 +77,7 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
     rows = Journal(folder / "timing.jsonl").rows()
     metrics = Journal(folder / "metrics.jsonl").rows()
     try:
+        elsewhere = not metrics and "imported" in environment
         # Of what was done twice, since a run was stopped and resumed, the last time counts.
         timing = list({(row["part"], row["epoch"]): row for row in rows}.values())
         defending = {row["part"]: row for row in timing if row["part"].startswith("defense ")}
@@ -91,13 +94,13 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             "resumed": len(environment.get("resumed", [])),
             "evaluation": read_json(folder / "evaluation.json"),
             "paper": published(config),
-            "validation_last_epoch": metrics[-1].get("validation"),
-            "wall_seconds": round(sum(row["seconds"] for row in timing), 1),
+            "validation_last_epoch": None if elsewhere else metrics[-1].get("validation"),
+            "wall_seconds": None if elsewhere else round(sum(row["seconds"] for row in timing), 1),
             "seconds_by_part": {
                 part: round(sum(row["seconds"] for row in timing if row["part"] == part), 1)
                 for part in dict.fromkeys(row["part"] for row in timing)
             },
-            "peak_memory_mib": max(row["peak_memory_mib"] for row in timing),
+            "peak_memory_mib": None if elsewhere else max(row["peak_memory_mib"] for row in timing),
             "defenses": {
                 path.stem: {**read_json(path), **_cost(defending[f"defense {path.stem}"])}
                 for path in sorted(folder.glob("defenses/*.json"))

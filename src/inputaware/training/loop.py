@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -66,6 +67,23 @@ class Listener(Protocol):
 
     def epoch_finished(self, report: EpochReport) -> None:
         """Hear what an epoch gave."""
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What was done of an epoch before the run was stopped.
+
+    Attributes:
+        steps: of training.
+        sums: of their losses, by name.
+        seconds: that they took, without what was lost after the checkpoint.
+        images: that they saw.
+    """
+
+    steps: int
+    sums: dict[str, Tensor]
+    seconds: float
+    images: int
 
 
 class Trainer:
@@ -151,7 +169,7 @@ class Trainer:
             generator=self.generator,
         )
         done = 0
-        begun: tuple[int, dict[str, Tensor]] | None = None
+        begun: _Begun | None = None
         if checkpoint is not None:
             if (
                 checkpoint.epoch > stage.epochs
@@ -184,18 +202,20 @@ class Trainer:
         loader: Loader,
         epoch: int,
         signals: DeferredSignals,
-        begun: tuple[int, dict[str, Tensor]] | None,
+        begun: _Begun | None,
     ) -> None:
-        """Run an epoch, or what is left of one of which steps were done and their losses summed."""
-        started = time.perf_counter()
+        """Run an epoch, or what is left of one that was begun."""
+        # As if all of the epoch had been done now: what it cost is counted whole.
+        started = time.perf_counter() - (begun.seconds if begun else 0)
         step.train_mode()
-        self.processes.draw_anew(self.config.seed, index, epoch)
-        before, sums = begun or (0, {})
-        seen, steps, looked = 0, before, before
+        before, sums, seen = (begun.steps, begun.sums, begun.images) if begun else (0, {}, 0)
+        steps = looked = before
         if before:
             self.listener.stepped(before, {})
         for steps, batch in enumerate(loader.rest() if begun else loader, before + 1):
             progress = (epoch + (steps - 1) / len(loader)) / stage.epochs
+            # At each step, for a run may be resumed after any.
+            self.processes.draw_anew(self.config.seed, index, epoch, steps)
             loss = step(batch, epoch=epoch, progress=progress)
             seen += len(batch.images)
             for name, part in {"total": loss.total, **loss.parts}.items():
@@ -204,7 +224,15 @@ class Trainer:
             if steps % _LOOK_EVERY == 0 or steps == len(loader) or signals.waiting:
                 self._look(stage, epoch, steps, sums)
                 if signals.waiting or time.perf_counter() - self.saved_at > _SAVE_EVERY:
-                    self._save(index, epoch, step.trained, loader, steps, sums)
+                    # The others' losses, random state and batch-norm statistics are not the run's.
+                    if self.processes.writes:
+                        self._save(
+                            index,
+                            epoch,
+                            step.trained,
+                            loader,
+                            _Begun(steps, sums, time.perf_counter() - started, seen),
+                        )
                     signals.deliver()
                 self.listener.stepped(steps - looked, {name: float(part.detach()) for name, part in loss.parts.items()})
                 looked = steps
@@ -276,17 +304,18 @@ class Trainer:
         epoch: int,
         trained: dict[str, TrainedModule],
         loader: Loader,
-        steps: int = 0,
-        sums: dict[str, Tensor] | None = None,
+        begun: _Begun | None = None,
     ) -> None:
-        """Write a checkpoint after whole epochs, or after some steps of the next, with what their losses sum up to."""
+        """Write a checkpoint after whole epochs, or after some steps of the next."""
         tensors = training_state(self.attack, self.generator)
         for name, member in trained.items():
             tensors |= {f"training/{name}/{key}": tensor for key, tensor in member.state().items()}
-        if steps:
+        if begun:
             tensors["random/epoch"] = loader.started
             # Copies, for after one step of a loss with one term two of them are the same tensor.
-            tensors |= {f"sum/{name}": value.clone() for name, value in (sums or {}).items()}
+            tensors |= {f"sum/{name}": value.clone() for name, value in begun.sums.items()}
+            tensors["epoch/seconds"] = torch.tensor(begun.seconds, dtype=torch.float64)
+            tensors["epoch/images"] = torch.tensor(begun.images)
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(
@@ -298,8 +327,8 @@ class Trainer:
                 run=self.folder.identity(),
                 fingerprint=self.fingerprint,
                 tensors=tensors,
-                steps=steps,
-                batches=loader.served if steps else 0,
+                steps=begun.steps if begun else 0,
+                batches=loader.served if begun else 0,
             ),
         )
         self.saved_at = time.perf_counter()
@@ -308,15 +337,19 @@ class Trainer:
         for name, module in self.attack.modules.items():
             module.load_state_dict(beneath(f"module/{name}/", checkpoint.tensors))
 
-    def _restore_epoch(self, checkpoint: Checkpoint, loader: Loader) -> tuple[int, dict[str, Tensor]] | None:
-        """Let the loader go on within an epoch, and return its steps and the sums of their losses; or none."""
+    def _restore_epoch(self, checkpoint: Checkpoint, loader: Loader) -> _Begun | None:
+        """Let the loader go on within an epoch, and return what was done of it; or none."""
         if not checkpoint.steps:
             return None
         loader.started, loader.served = checkpoint.tensors["random/epoch"], checkpoint.batches
         sums = {name: value.to(self.device) for name, value in beneath("sum/", checkpoint.tensors).items()}
-        if "total" not in sums:
+        # A checkpoint of an earlier version has no time, and its epoch's is that of what is left.
+        nothing = torch.zeros(())
+        seconds = float(checkpoint.tensors.get("epoch/seconds", nothing))
+        images = int(checkpoint.tensors.get("epoch/images", nothing))
+        if "total" not in sums or not 0 <= seconds < math.inf or images < 0:
             raise KeyError("total")
-        return checkpoint.steps, sums
+        return _Begun(checkpoint.steps, sums, seconds, images)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from inputaware.attacks.share import Share
@@ -67,7 +68,8 @@ class Processes:
     def draw_anew(self, *numbers: int) -> None:
         """Let each process but the first draw dropout from a stream of its own, which follows from these numbers.
 
-        So a run that is resumed draws the same, though only the first process's state is in the checkpoint.
+        Called before each step with the step's number, it lets a run that is resumed after any step draw the same,
+        though only the first process's state is in the checkpoint.
         """
         if not self.writes:
             torch.manual_seed(hash((self.share.rank, *numbers)) % 2**63)
@@ -149,7 +151,7 @@ def launch(count: int, entry: Callable[..., None], *arguments: Any) -> int:
     """Run a function in several processes of this machine that find each other, and return their exit code.
 
     The machine's processors are shared out, unless ``OMP_NUM_THREADS`` says otherwise. When one process fails, the
-    others are ended.
+    others are ended. Ctrl-C and SIGTERM reach them as one SIGTERM, which this process sends.
 
     Args:
         count: how many processes.
@@ -176,7 +178,13 @@ def launch(count: int, entry: Callable[..., None], *arguments: Any) -> int:
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
     }
-    context: Any = spawn(_start, (entry, arguments), count, join=False, daemon=True)  # type: ignore[no-untyped-call]
+    # A terminal sends Ctrl-C to the children too. They ignore it from the start, so that the SIGTERM below is the first
+    # signal that they get: a second one would end them before their step is saved.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        context: Any = spawn(_start, (entry, arguments), count, join=False, daemon=True)  # type: ignore[no-untyped-call]
+    finally:
+        signal.signal(signal.SIGINT, handler)
     try:
         while not context.join(timeout=1.0):
             pass
@@ -198,5 +206,7 @@ def launch(count: int, entry: Callable[..., None], *arguments: Any) -> int:
 
 
 def _start(rank: int, entry: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    # Torch has the system send SIGINT when the parent dies, which would be ignored.
+    _prctl_pr_set_pdeathsig(signal.SIGTERM)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     entry(*arguments)
