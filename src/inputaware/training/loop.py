@@ -312,11 +312,16 @@ class Trainer:
         """Let the loader go on within an epoch, and return its steps and the sums of their losses; or none."""
         if not checkpoint.steps:
             return None
+        # Tried on a generator of its own: the loader takes it only where the epoch goes on, too late to say why.
+        torch.Generator().set_state(checkpoint.tensors["random/epoch"])
         loader.started, loader.served = checkpoint.tensors["random/epoch"], checkpoint.batches
-        sums = {name: value.to(self.device) for name, value in beneath("sum/", checkpoint.tensors).items()}
+        sums = beneath("sum/", checkpoint.tensors)
         if "total" not in sums:
             raise KeyError("total")
-        return checkpoint.steps, sums
+        for name, value in sums.items():
+            if value.shape != () or value.dtype != torch.float32 or not torch.isfinite(value):
+                raise ValueError(f"sum/{name} is no finite number in float32")
+        return checkpoint.steps, {name: value.to(self.device) for name, value in sums.items()}
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
