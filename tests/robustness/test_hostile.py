@@ -725,3 +725,25 @@ def test_what_a_strangers_folder_links_to_is_not_changed(name: str, run: Path, t
     code = main(["defend", str(run), "image-regularization", "--overwrite"])
     assert code in (1, 2)
     assert precious.read_text() == "no newline at its end"
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("defenses", ["defend", "{run}", "image-regularization", "--overwrite"]),
+        ("checkpoint", ["train", "--resume", "--output={run}"]),
+        ("inspection", ["inspect", "{run}", "--overwrite"]),
+    ],
+)
+def test_a_strangers_linked_folder_is_not_written_through(
+    name: str, command: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (run / "evaluation.json").unlink()
+    (run / name).mkdir(exist_ok=True)
+    (run / name).rename(elsewhere)
+    (run / name).symlink_to(elsewhere)
+    before = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
+    assert main([part.format(run=run) for part in command]) == 2
+    assert f"{run}/{name}: expected a folder of the run's own; found a link to" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before
