@@ -202,6 +202,15 @@ def test_bad_result(project: Project, content: str, message: str) -> None:
     )
 
 
+def test_a_result_of_an_old_configuration_is_named(project: Project) -> None:
+    project.readme.write_text("<!-- seeds:begin -->\n<!-- seeds:end -->\n", encoding="utf-8")
+    project.publish("a", {**ATTACKED, "peak_memory_mib": 1, "config": {"dataset": "mnist", "no_more": 1}})
+    found = project.run("--table", "seeds")
+    assert found.returncode == 2
+    assert found.stderr.startswith(f"results-table: {project.results}: expected a published result; found: ")
+    assert found.stderr.endswith("; publish the run again\n")
+
+
 @pytest.mark.parametrize("text", ["", BEGIN, END, f"{END}\n{BEGIN}"], ids=["none", "begin", "end", "turned"])
 def test_marks_must_be_there(project: Project, text: str) -> None:
     project.readme.write_text(text, encoding="utf-8")

@@ -148,13 +148,29 @@ def test_comparisons_are_paired_and_their_p_adjusted() -> None:
     assert clean["difference"]["count"] == 3
     theirs = stats.ttest_rel([0.95 + seed / 90 for seed in (1, 2, 3)], [0.90 + seed / 100 for seed in (1, 2, 3)])
     assert clean["p_value"] == pytest.approx(theirs.pvalue)
-    assert clean["adjusted_p_value"] == pytest.approx(2 * theirs.pvalue)
+    # Attack success is the same in all seeds: no question of luck, so that one is left to adjust for.
+    assert clean["adjusted_p_value"] == clean["p_value"]
     assert clean["words"].startswith("clean accuracy: 5.22 points higher (95 % interval +4.95 to +5.50, 3 seeds, p")
     assert clean["words"].endswith(": significant")
-    assert attack["words"] == (
-        "attack success: the same (95 % interval +0.00 to +0.00, 3 seeds, p = 1.000): "
-        "not significant: luck may explain it"
-    )
+    assert (attack["p_value"], attack["adjusted_p_value"]) == (None, None)
+    assert attack["words"] == "attack success: the same in each of 3 seeds alike, which says nothing of luck"
+
+
+def test_p_values_are_adjusted_for_all_comparisons() -> None:
+    first = [result(seed, 0.90 + seed / 100, 0.8 - seed**2 / 100) for seed in range(4)]
+    second = [result(seed, 0.95 + seed / 90, 0.8, joint_stage={"lambda_div": 0.0}) for seed in range(1, 6)]
+    clean, attack = comparisons([*first, *second])
+    assert clean["adjusted_p_value"] == pytest.approx(2 * clean["p_value"])
+    assert attack["adjusted_p_value"] == attack["p_value"]
+
+
+def test_the_same_difference_in_every_seed_is_not_called_significant() -> None:
+    # One image of 450 more in each of three seeds: the differences of the fractions are the same but for rounding.
+    first = [result(seed, count / 450) for seed, count in enumerate((441, 430, 436))]
+    second = [result(seed, (count + 1) / 450, attack="none") for seed, count in enumerate((441, 430, 436))]
+    clean = comparisons([*first, *second])[0]
+    assert 0 < clean["difference"]["deviation"] < 1e-9
+    assert clean["words"] == ("clean accuracy: 0.22 points higher in each of 3 seeds alike, which says nothing of luck")
 
 
 def test_settings_without_a_seed_in_common_are_not_compared() -> None:

@@ -99,8 +99,13 @@ def test_a_comparison_is_scipys_paired_t_test_on_the_seeds_in_common() -> None:
 
 def test_comparisons_where_a_t_test_has_no_answer() -> None:
     assert compare({0: 0.5}, {0: 0.6}).p_value is None
-    assert compare({0: 0.5, 1: 0.25}, {0: 0.5, 1: 0.25}).p_value == 1.0
-    assert compare({0: 0.5, 1: 0.25}, {0: 0.75, 1: 0.5}).p_value == 0.0
+    assert compare({0: 0.5, 1: 0.25}, {0: 0.5, 1: 0.25}).p_value is None
+    assert compare({0: 0.5, 1: 0.25}, {0: 0.75, 1: 0.5}).p_value is None
+    rounded = compare({0: 0.98, 1: 0.1}, {0: 0.98 + 1 / 450, 1: 0.1 + 1 / 450})
+    assert (rounded.difference.deviation or 0) > 0
+    assert rounded.p_value is None
+    # Rates that differ by one image of ten million have a spread that is none of rounding.
+    assert compare({0: 0.5, 1: 0.5}, {0: 0.6, 1: 0.6 + 1e-7}).p_value == pytest.approx(3.2e-7, rel=0.1)
     with pytest.raises(ValueError, match=r"seeds: expected one that is in both; found \[0\] and \[1\]"):
         compare({0: 0.5}, {1: 0.5})
 

@@ -576,6 +576,34 @@ def state_of(**values: Any) -> Callable[[dict[str, Any], dict[str, str]], object
     return change
 
 
+def before_its_last_epoch(**values: Any) -> Callable[[dict[str, Any], dict[str, str]], object]:
+    """Put a checkpoint back by an epoch, and give tensors other values; none: the tensor is taken out."""
+
+    def change(tensors: dict[str, Any], metadata: dict[str, str]) -> None:
+        state_of(epoch=1, rows=3)(tensors, metadata)
+        for name, value in values.items():
+            assert name in tensors
+            if value is None:
+                del tensors[name]
+            else:
+                tensors[name] = value(tensors[name])
+
+    return change
+
+
+def within_its_last_epoch(**tensors_more: Any) -> Callable[[dict[str, Any], dict[str, str]], object]:
+    """Put a checkpoint back to the first step of its last epoch, with what such a one holds, and change that."""
+
+    def change(tensors: dict[str, Any], metadata: dict[str, str]) -> None:
+        state_of(epoch=1, rows=3, steps=1, batches=1)(tensors, metadata)
+        tensors |= {"random/epoch": tensors["random/loader"].clone(), "sum/total": torch.ones(()), **tensors_more}
+
+    return change
+
+
+SLOPES, SQUARES = (f"training/pattern_generator/optimizer/0/{name}" for name in ("exp_avg", "exp_avg_sq"))
+COUNT = "training/pattern_generator/optimizer/0/step"
+AVERAGE, AVERAGED = (f"training/classifier/average/{name}" for name in ("output.bias", "steps"))
 FOREIGN = "expected the networks and stages of this run's configuration; found others; train again into another folder"
 NO_STATE = "expected the state of a run in the file's metadata; found none"
 CHECKPOINTS: dict[str, tuple[Callable[[dict[str, Any], dict[str, str]], object], str]] = {
@@ -597,6 +625,34 @@ CHECKPOINTS: dict[str, tuple[Callable[[dict[str, Any], dict[str, str]], object],
         lambda tensors, metadata: tensors.update({"training/classifier/optimizer/99/step": torch.zeros(())}),
         FOREIGN,
     ),
+    "an optimiser's entry less": (before_its_last_epoch(**{SQUARES: None}), FOREIGN),
+    "an optimiser's entry of another shape": (before_its_last_epoch(**{SLOPES: lambda tensor: tensor[:1]}), FOREIGN),
+    "an optimiser's entry of another precision": (
+        before_its_last_epoch(**{SLOPES: lambda tensor: tensor.double()}),
+        FOREIGN,
+    ),
+    "an optimiser's count that is none": (before_its_last_epoch(**{COUNT: lambda tensor: torch.zeros(2)}), FOREIGN),
+    "another optimiser's entry": (
+        lambda tensors, metadata: tensors.update({SLOPES.replace("exp_avg", "momentum_buffer"): tensors[SLOPES] + 0}),
+        FOREIGN,
+    ),
+    "an optimiser's entry below the first": (
+        lambda tensors, metadata: tensors.update({SLOPES.replace("/0/", "/-1/"): torch.zeros(1)}),
+        FOREIGN,
+    ),
+    "an average of another shape": (before_its_last_epoch(**{AVERAGE: lambda tensor: tensor[:1]}), FOREIGN),
+    "an average's count that is none": (before_its_last_epoch(**{AVERAGED: lambda tensor: tensor.repeat(2)}), FOREIGN),
+    "a random state within an epoch that is none": (
+        within_its_last_epoch(**{"random/epoch": torch.zeros(3, dtype=torch.uint8)}),
+        FOREIGN,
+    ),
+    "a random state within an epoch of another kind": (
+        within_its_last_epoch(**{"random/epoch": torch.ones(9)}),
+        FOREIGN,
+    ),
+    "a sum that is no number": (within_its_last_epoch(**{"sum/total": torch.ones(2)}), FOREIGN),
+    "a sum of another kind": (within_its_last_epoch(**{"sum/total": torch.ones((), dtype=torch.bool)}), FOREIGN),
+    "a sum that is not finite": (within_its_last_epoch(**{"sum/mine": torch.tensor(float("nan"))}), FOREIGN),
     "another run's": (
         state_of(run="0123456789abcdef"),
         "expected a file with run {run!r}, as config.json says; found '0123456789abcdef': it belongs to another run",
@@ -669,3 +725,25 @@ def test_what_a_strangers_folder_links_to_is_not_changed(name: str, run: Path, t
     code = main(["defend", str(run), "image-regularization", "--overwrite"])
     assert code in (1, 2)
     assert precious.read_text() == "no newline at its end"
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("defenses", ["defend", "{run}", "image-regularization", "--overwrite"]),
+        ("checkpoint", ["train", "--resume", "--output={run}"]),
+        ("inspection", ["inspect", "{run}", "--overwrite"]),
+    ],
+)
+def test_a_strangers_linked_folder_is_not_written_through(
+    name: str, command: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (run / "evaluation.json").unlink()
+    (run / name).mkdir(exist_ok=True)
+    (run / name).rename(elsewhere)
+    (run / name).symlink_to(elsewhere)
+    before = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
+    assert main([part.format(run=run) for part in command]) == 2
+    assert f"{run}/{name}: expected a folder of the run's own; found a link to" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before

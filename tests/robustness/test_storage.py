@@ -76,15 +76,39 @@ def test_what_a_kill_left_half_written_is_removed_by_the_next_writer(tmp_path: P
     (folder.path / ".inspection.x.old" / "inspection").mkdir(parents=True)
     (folder.path / ".inspection.x.old" / "inspection" / "gallery.png").write_text("mine")
     (folder.path / "notes.partial").write_text("mine")
+    (folder.path / "defenses").mkdir()
+    (folder.path / "defenses" / ".strip.npz.7.partial").write_text("half")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / ".mine.partial").write_text("mine")
-    (folder.path / "defenses").symlink_to(tmp_path / "elsewhere")
+    # What a stranger's folder links to is none of the run's.
+    (folder.path / "defenses" / ".elsewhere.partial").symlink_to(tmp_path / "elsewhere")
+    (folder.path / ".inspection.y.old").symlink_to(tmp_path / "elsewhere")
     with folder.lock():
         pass
-    assert sorted(os.listdir(folder.path)) == ["checkpoint", "defenses", "inspection", "notes.partial"]
-    assert os.listdir(folder.path / "checkpoint") == []
+    left = [".inspection.y.old", "checkpoint", "defenses", "inspection", "notes.partial"]
+    assert sorted(os.listdir(folder.path)) == left
+    assert os.listdir(folder.path / "checkpoint") == os.listdir(folder.path / "defenses") == []
     assert (folder.path / "inspection" / "gallery.png").read_text() == "mine"
-    assert (tmp_path / "elsewhere" / ".mine.partial").exists()
+    assert os.listdir(tmp_path / "elsewhere") == [".mine.partial"]
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "defenses", "inspection"])
+@pytest.mark.parametrize("kind", ["folder", "nowhere"])
+def test_a_run_with_a_linked_folder_is_not_written(name: str, kind: str, tmp_path: Path) -> None:
+    folder, elsewhere = RunFolder(tmp_path / "run"), tmp_path / "elsewhere"
+    folder.path.mkdir()
+    if kind == "folder":
+        elsewhere.mkdir()
+        (elsewhere / ".mine.partial").write_text("mine")
+    (folder.path / name).symlink_to(elsewhere)
+    with pytest.raises(RunFolderError) as caught, folder.lock():
+        pass
+    assert str(caught.value) == (
+        f"{folder.path}/{name}: expected a folder of the run's own; found a link to '{elsewhere}', which is "
+        "not written through; put a folder in its place, or remove it"
+    )
+    assert os.listdir(folder.path) == [name]
+    assert kind == "nowhere" or os.listdir(elsewhere) == [".mine.partial"]
 
 
 def test_memory_stays_flat_over_many_runs(tmp_path: Path) -> None:

@@ -218,6 +218,42 @@ def test_there_is_no_commit_outside_of_a_checkout(monkeypatch: pytest.MonkeyPatc
     assert describe_environment(CPU, "32")["commit"] is None
 
 
+@pytest.mark.parametrize(
+    ("place", "own"),
+    [
+        ("src/inputaware/runs", True),
+        (".venv/lib/python3/site-packages/inputaware/runs", False),
+        ("parts/inputaware/src/inputaware/runs", False),
+        ("lib/inputaware/runs", False),
+    ],
+)
+def test_only_the_packages_own_commit_is_recorded(
+    place: str, own: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message=a")
+    (tmp_path / place).mkdir(parents=True)
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / place / "environment.py"))
+    assert environment._commit() == (git("rev-parse", "--short=12", "HEAD") if own else None)
+
+
+def test_a_damaged_checkout_does_not_give_the_commit_of_one_above(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*command, "init", "--quiet"], check=True)
+    subprocess.run([*command, "commit", "--quiet", "--allow-empty", "--message=a"], check=True)
+    folder = tmp_path / "parts" / "src" / "inputaware" / "runs"
+    folder.mkdir(parents=True)
+    (tmp_path / "parts" / ".git").mkdir()
+    monkeypatch.setattr(environment, "__file__", str(folder / "environment.py"))
+    assert environment._commit() is None
+
+
 def test_a_machine_that_tells_nothing_of_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(self: Path, encoding: str | None = None) -> str:
         raise FileNotFoundError(str(self))

@@ -304,6 +304,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: with_entry("netC", "conv1.bias", lambda tensor: tensor.to_sparse()),
         NETWORK.format("conv1.bias of shape (32,) in float32", "of shape (32,) in float32 torch.sparse_coo"),
     ),
+    "a tensor without content": (
+        lambda: with_entry("netC", "conv1.bias", lambda tensor: tensor.to("meta")),
+        NETWORK.format("conv1.bias of shape (32,) in float32", "of shape (32,) in float32 on meta"),
+    ),
     "no tensor": (
         lambda: with_entry("netC", "conv1.bias", lambda tensor: [0.0]),
         "expected a state dict, tensors by name; found conv1.weight, conv1.bias, conv5.weight, conv5.bias, "

@@ -48,6 +48,22 @@ def test_a_configuration_that_is_asked_for_twice_is_run_once() -> None:
     assert len(plan_sweep({"base": DIGITS, "runs": [{"seed": [0, 1]}, {"seed": [1, 2]}]}, {}).cells) == 3
 
 
+def test_a_control_is_not_run_again_for_what_it_does_not_read() -> None:
+    grid = {"attack": ["input-aware", "none"], "target": ["all-to-one", "all-to-all"], "seed": [0, 1]}
+    cells = plan_sweep({"base": DIGITS, "runs": [grid, {"attack": "none", "joint_stage": {"ramp": 0.3}}]}, {}).cells
+    assert [(cell.config.attack, cell.config.target, cell.config.seed) for cell in cells] == [
+        ("input-aware", "all-to-one", 0),
+        ("input-aware", "all-to-one", 1),
+        ("input-aware", "all-to-all", 0),
+        ("input-aware", "all-to-all", 1),
+        ("none", "all-to-one", 0),
+        ("none", "all-to-one", 1),
+    ]
+    # What it reads makes another run of it.
+    rates = {"joint_stage.classifier.learning_rate": [0.001, 0.002]}
+    assert len(plan_sweep({"base": {**DIGITS, "attack": "none"}, "runs": [rates]}, {}).cells) == 2
+
+
 def test_names_follow_from_the_configuration_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cell,) = plan_sweep({"base": DIGITS}, {}).cells
     assert cell.name.startswith("digits-input-aware-all-to-one-fast-seed0-")

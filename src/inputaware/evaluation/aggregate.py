@@ -194,10 +194,12 @@ def in_words(measure: str, difference: Estimate, p_value: float | None) -> str:
     Args:
         measure: what the rates are of.
         difference: of fractions.
-        p_value: its p, adjusted where several questions were asked; none of one seed.
+        p_value: its p, adjusted where several questions were asked; none of one seed, or where the seeds are alike.
     """
     points = 100 * difference.mean
     size = f"{abs(points):.2f} points {'higher' if points > 0 else 'lower'}" if round(points, 2) else "the same"
+    if difference.alike:
+        return f"{measure}: {size} in each of {difference.count} seeds alike, which says nothing of luck"
     if difference.t_interval is None or p_value is None:
         return f"{measure}: {size} with the one seed that both have, which says nothing of luck"
     low, high = (100 * end for end in difference.t_interval)

@@ -28,6 +28,9 @@ CONFIDENCE = 0.95
 
 _RESAMPLES = 10_000
 
+_ROUNDING = 1e-9
+"""Standard deviation of rates below which they differ by rounding only: no test set has a billion images."""
+
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """Return the value below which this many percent lie, linear between neighbours in order.
@@ -85,6 +88,11 @@ class Estimate:
     bootstrap_interval: tuple[float, float] | None
     count: int
 
+    @property
+    def alike(self) -> bool:
+        """Whether several runs gave the same number, but for rounding."""
+        return self.deviation is not None and self.deviation < _ROUNDING * max(1.0, abs(self.mean))
+
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Return mean, standard deviation and both intervals of a number over seeds.
@@ -123,7 +131,7 @@ class Comparison:
 
     Attributes:
         difference: of the second minus the first, over the seeds that both have.
-        p_value: two-sided p of the paired t-test; none of one seed.
+        p_value: two-sided p of the paired t-test; none of one seed, and none where all seeds differ by the same.
     """
 
     difference: Estimate
@@ -134,7 +142,9 @@ def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparis
     """Return the difference ``second - first`` of the seeds that both have, and whether luck explains it.
 
     The paired t-test (Student 1908) asks how often differences that are zero in the mean would give one as large.
-    Pairing takes out what a seed does to both, such as the order of the images.
+    Pairing takes out what a seed does to both, such as the order of the images. Differences that are all the same have
+    no spread to compare their mean with, and the test has no answer: rates are counts of some hundred images, so that
+    two or three seeds differ by the same count now and then, and that says nothing of luck.
 
     Args:
         first: numbers by seed.
@@ -147,10 +157,8 @@ def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparis
     if not common:
         raise ValueError(f"seeds: expected one that is in both; found {sorted(first)} and {sorted(second)}")
     difference = estimate([second[seed] - first[seed] for seed in common])
-    if difference.deviation is None:
+    if difference.deviation is None or difference.alike:
         return Comparison(difference, None)
-    if difference.deviation == 0:
-        return Comparison(difference, 1.0 if difference.mean == 0 else 0.0)
     from scipy import stats
 
     t = difference.mean / (difference.deviation / math.sqrt(difference.count))

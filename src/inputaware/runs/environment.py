@@ -221,17 +221,24 @@ def command_line() -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the package's own checkout, marked when it has changes; none outside of one."""
-    folder = Path(__file__).resolve().parent
-    if not any((parent / ".git").exists() for parent in folder.parents):
+    """Return the commit of the package's own checkout, marked when it has changes; none outside of one.
+
+    Its own is the repository with the package in its ``src``. One further above is a user's, who installed the package
+    inside of a project.
+    """
+    source = Path(__file__).resolve().parent.parent.parent
+    root = source.parent
+    if source.name != "src" or not (root / ".git").exists():
         return None
     try:
         answer = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=10,
             check=True,
+            # Where .git is damaged, git would look further above.
+            env={**os.environ, "GIT_CEILING_DIRECTORIES": str(root.parent)},
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -114,9 +114,10 @@ class RunFolder:
         """Hold the folder for one writing process; a kill frees it, and what it left half-written is removed.
 
         Raises:
-            RunFolderError: another process holds it, or the folder cannot be written.
+            RunFolderError: another process holds it, the folder cannot be written, or a folder in it is a link.
             WriteError: the disk is full.
         """
+        self._check_links()
         path = self.path / ".lock"
         with self._take_lock(path) as file:
             try:
@@ -130,6 +131,15 @@ class RunFolder:
                 # Where the folder is gone or read-only there is nothing to remove, and another error says so.
                 with suppress(OSError):
                     path.unlink()
+
+    def _check_links(self) -> None:
+        """Refuse folders that are links: what is written beneath one changes what a stranger chose to link to."""
+        for folder in (self.checkpoint.parent, self.defenses, self.inspection):
+            if os.path.islink(folder):
+                raise RunFolderError(
+                    f"{folder}: expected a folder of the run's own; found a link to {os.readlink(folder)!r}, which is "
+                    "not written through; put a folder in its place, or remove it"
+                )
 
     def _take_lock(self, path: Path) -> BinaryIO:
         """Return the lock's file, open and locked."""

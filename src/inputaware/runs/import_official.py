@@ -241,7 +241,9 @@ def _translate(place: str, weights: Any, module: nn.Module) -> dict[str, Tensor]
 
 def _describe(tensor: Tensor) -> str:
     kind = "" if tensor.layout == torch.strided else f" {tensor.layout}"
-    return f"of shape {tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}{kind}"
+    # A tensor without content stays on its device, "meta", whatever device was asked for.
+    place = "" if tensor.device.type == "cpu" else f" on {tensor.device.type}"
+    return f"of shape {tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}{kind}{place}"
 
 
 def _official_names(module: nn.Module) -> list[str]:

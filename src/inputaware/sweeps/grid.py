@@ -12,7 +12,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from inputaware.config import DATASETS, Config, check_config, config_to_dict, flatten, override, preset_config
+from inputaware.config import (
+    DATASETS,
+    Config,
+    check_config,
+    config_to_dict,
+    fields_that_count,
+    flatten,
+    override,
+    preset_config,
+)
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError
 
@@ -40,7 +49,7 @@ class Sweep:
     """Everything that a sweep is to run.
 
     Attributes:
-        cells: the runs, each configuration once.
+        cells: the runs, each once: of configurations that differ in what their attack does not read, the first.
         defenses: which defenses each run meets when it is trained; their seed is the run's.
         settings: the settings of the defenses.
     """
@@ -119,12 +128,12 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
     if not isinstance(grids, list) or not grids:
         raise ConfigError(f"runs: expected a list of one or more grids; found {grids!r}")
     cells: dict[str, Cell] = {}
+    # By what a run's results depend on: a control of another target is the same training once more.
     for number, grid in enumerate(grids, 1):
         if not isinstance(grid, dict):
             raise ConfigError(f"runs: expected fields by name in each grid; found {grid!r} as number {number}")
         for config in _configurations({**base, **_flat(grid), **axes}):
-            cell = Cell(_name(config), config)
-            cells.setdefault(cell.name, cell)
+            cells.setdefault(json.dumps(fields_that_count(config), sort_keys=True), Cell(_name(config), config))
     settings = _defense_settings(_part(description, "defense_settings"))
     return Sweep(tuple(cells.values()), _defenses(description.get("defenses", [])), settings)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WeightAverage"]
+__all__ = ["WeightAverage", "check_alike"]
 
 
 class WeightAverage:
@@ -62,7 +62,26 @@ class WeightAverage:
         return {"steps": self.steps, **self.tensors}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what :meth:`state` returned."""
+        """Go on from what :meth:`state` returned.
+
+        Raises:
+            LookupError: a tensor is missing.
+            ValueError: a tensor has another shape or kind of numbers.
+        """
+        check_alike(state["steps"], self.steps)
         self.steps = state["steps"].clone()
         for name, tensor in self.tensors.items():
+            check_alike(state[name], tensor)
             tensor.copy_(state[name])
+
+
+def check_alike(found: Tensor, expected: Tensor) -> None:
+    """Check that a tensor of a file can take another's place: ``copy_`` would spread or convert one that cannot.
+
+    Raises:
+        ValueError: it has another shape or kind of numbers.
+    """
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise ValueError(
+            f"expected shape {tuple(expected.shape)} in {expected.dtype}; found {tuple(found.shape)} in {found.dtype}"
+        )

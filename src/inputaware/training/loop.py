@@ -341,15 +341,22 @@ class Trainer:
         """Let the loader go on within an epoch, and return what was done of it; or none."""
         if not checkpoint.steps:
             return None
+        # Tried on a generator of its own: the loader takes it only where the epoch goes on, too late to say why.
+        torch.Generator().set_state(checkpoint.tensors["random/epoch"])
         loader.started, loader.served = checkpoint.tensors["random/epoch"], checkpoint.batches
-        sums = {name: value.to(self.device) for name, value in beneath("sum/", checkpoint.tensors).items()}
+        sums = beneath("sum/", checkpoint.tensors)
+        if "total" not in sums:
+            raise KeyError("total")
+        for name, value in sums.items():
+            if value.shape != () or value.dtype != torch.float32 or not torch.isfinite(value):
+                raise ValueError(f"sum/{name} is no finite number in float32")
         # A checkpoint of an earlier version has no time, and its epoch's is that of what is left.
         nothing = torch.zeros(())
         seconds = float(checkpoint.tensors.get("epoch/seconds", nothing))
         images = int(checkpoint.tensors.get("epoch/images", nothing))
-        if "total" not in sums or not 0 <= seconds < math.inf or images < 0:
-            raise KeyError("total")
-        return _Begun(checkpoint.steps, sums, seconds, images)
+        if not 0 <= seconds < math.inf or images < 0:
+            raise ValueError("epoch/seconds or epoch/images is no number of seconds or images")
+        return _Begun(checkpoint.steps, {name: value.to(self.device) for name, value in sums.items()}, seconds, images)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

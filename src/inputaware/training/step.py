@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Attack, Recipe, Stage, StepLoss
 from inputaware.data.loader import Batch
-from inputaware.training.averaging import WeightAverage
+from inputaware.training.averaging import WeightAverage, check_alike
 from inputaware.training.processes import Processes
 from inputaware.training.schedules import learning_rate
 
@@ -80,20 +80,46 @@ class TrainedModule:
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what :meth:`state` returned."""
+        """Go on from what :meth:`state` returned.
+
+        Raises:
+            ValueError: a tensor is missing, has another shape or kind of numbers, or belongs to another optimiser.
+            LookupError: a tensor belongs to a parameter that there is not.
+        """
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in beneath("optimizer/", tensors).items():
             index, key = name.split("/")
-            parameter = self.parameters[int(index)]
-            # The layout of the parameter, so that the optimiser keeps its fast path.
-            like = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
-            state.setdefault(int(index), {})[key] = like
+            state.setdefault(int(index), {})[key] = tensor
+        for number, entries in state.items():
+            parameter = self._parameter(number)
+            if entries.keys() != self._entries():
+                raise ValueError(f"optimizer/{number}: expected {self._entries()}; found {set(entries)}")
+            for key, tensor in entries.items():
+                if key == "step":
+                    check_alike(tensor, torch.zeros(()))
+                else:
+                    # The layout of the parameter, so that the optimiser keeps its fast path.
+                    check_alike(tensor, parameter)
+                    entries[key] = torch.empty_like(parameter).copy_(tensor)
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         for name, tensor in beneath("gradient/", tensors).items():
-            parameter = self.parameters[int(name)]
+            parameter = self._parameter(int(name))
+            check_alike(tensor, parameter)
             parameter.grad = torch.empty_like(parameter).copy_(tensor)
         if self.average is not None:
             self.average.restore(beneath("average/", tensors))
+
+    def _parameter(self, number: int) -> nn.Parameter:
+        """Return a parameter; a number below 0 is refused, for it would count from the end."""
+        if number < 0:
+            raise LookupError(number)
+        return self.parameters[number]
+
+    def _entries(self) -> set[str]:
+        """Return the names of what the optimiser keeps of each parameter."""
+        if self.config.name == "adam":
+            return {"step", "exp_avg", "exp_avg_sq"}
+        return {"momentum_buffer"} if self.config.momentum else set()
 
 
 class TrainingStep:

@@ -1,0 +1,58 @@
+"""What is published of a sweep, by calling a copy of the script as a person does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inputaware.runs.files import read_json, write_json
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "publish-result"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a made-up project with the script, since it writes beside itself."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(SCRIPT, tmp_path / "scripts")
+    (tmp_path / "sweep").mkdir()
+    return tmp_path
+
+
+def publish(project: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(project / "scripts/publish-result"), str(project / "sweep"), "name"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_whole_sweep_is_published(project: Path) -> None:
+    summary = {"cells": {"finished": 3, "broken": 0, "left": 0}, "configurations": []}
+    write_json(project / "sweep/summary.json", summary)
+    found = publish(project)
+    assert (found.returncode, found.stdout) == (0, f"{project}/results/name.json\n")
+    assert read_json(project / "results/name.json") == summary
+    assert json.loads((project / "results/name.json").read_text())["cells"] == summary["cells"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ({"finished": 2, "broken": 0, "left": 1}, "1 left and 0 broken"),
+        ({"finished": 2, "broken": 1, "left": 0}, "0 left and 1 broken"),
+        ([], "no number left and no number broken"),
+    ],
+)
+def test_a_sweep_that_is_not_whole_is_not_published(cells: Any, words: str, project: Path) -> None:
+    write_json(project / "sweep/summary.json", {"cells": cells, "configurations": []})
+    found = publish(project)
+    assert (found.returncode, found.stderr) == (
+        2,
+        f"publish-result: {project}/sweep/summary.json: expected a sweep with 0 cells left and 0 broken; "
+        f"found {words}; go on with the same inputaware sweep\n",
+    )
+    assert not (project / "results/name.json").exists()
