@@ -272,6 +272,7 @@ def test_resuming_on_another_machine_is_refused_unless_it_is_asked_for(
 def test_a_resumed_run_keeps_its_precision_though_the_stopwatch_says_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
     monkeypatch.setattr(environment, "_cpu_flags", lambda: {"amx_bf16"})
     monkeypatch.setattr(environment, "_bfloat16_gain", lambda: 1.0)
     stop_early(tiny(attack="none", precision="auto"), tmp_path / "run")
