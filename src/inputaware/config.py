@@ -86,7 +86,7 @@ class ModelConfig:
     dropout: float = 0.1
     """Dropout probability of mnist-cnn (the paper gives none; the release has 0.1)."""
     width: float = 1.0
-    """Multiplier of the channel counts of preact-resnet18."""
+    """Multiplier of the channel counts of preact-resnet18, which are rounded to multiples of 8."""
 
 
 @dataclass(frozen=True, kw_only=True)

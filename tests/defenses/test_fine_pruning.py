@@ -234,7 +234,7 @@ def test_the_trunk_is_run_once_an_image() -> None:
 
 def test_ranking_and_choice_use_different_images(examined: tuple[Suspect, FinePruning, Finding]) -> None:
     found, _, finding = examined
-    channels = 64 if isinstance(found.classifier, MnistCnn) else 26
+    channels = 64 if isinstance(found.classifier, MnistCnn) else 24
     assert finding.scores["channels"] == channels
     assert (finding.scores["ranking_images"], finding.scores["held_out_images"]) == (12, 12)
     ranking, held_out = FinePruning(FinePruningSettings())._divide(data().labels, 1)

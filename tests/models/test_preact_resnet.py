@@ -32,7 +32,8 @@ def expected_count(classes: int, channels: int, widths: tuple[int, ...]) -> int:
         (43, 3, 1.0, 11_171_146 + 33 * 513),
         (10, 1, 1.0, 11_171_146 - 2 * 64 * 9),
         (10, 3, 0.25, expected_count(10, 3, (16, 32, 64, 128))),
-        (5, 3, 0.001, expected_count(5, 3, (1, 1, 1, 1))),
+        (5, 3, 0.001, expected_count(5, 3, (8, 8, 8, 8))),
+        (5, 3, 0.2, expected_count(5, 3, (16, 24, 48, 104))),
     ],
 )
 def test_parameter_count(classes: int, channels: int, width: float, expected: int) -> None:

@@ -26,7 +26,8 @@ class PreActResNet18(nn.Module):
     Args:
         classes: how many classes there are.
         channels: channels of the images.
-        width: multiplier of the channel counts 64, 128, 256, 512; each is rounded and at least 1.
+        width: multiplier of the channel counts 64, 128, 256, 512; each is rounded to a multiple of 8, and at least 8:
+            with others, laid out channels last, torch 2.13 writes beyond its memory on a CPU with one thread.
         normalize: step from pixels to normalised values; none: the network reads pixels as they are.
     """
 
@@ -34,7 +35,7 @@ class PreActResNet18(nn.Module):
         self, classes: int, *, channels: int = 3, width: float = 1.0, normalize: Normalize | None = None
     ) -> None:
         super().__init__()
-        counts = [max(1, round(count * width)) for count in _CHANNELS]
+        counts = [max(8, 8 * round(count * width / 8)) for count in _CHANNELS]
         self.normalize = nn.Identity() if normalize is None else normalize
         self.convolution = nn.Conv2d(channels, counts[0], 3, padding=1, bias=False)
         self.groups = nn.Sequential()
