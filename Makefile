@@ -53,6 +53,7 @@ clean: ## remove what was built, .venv included; demo-run/ and results/ stay
 	  { echo "make: expected Python 3.11 or newer; found '$$($(PYTHON) --version 2>&1)'; try: make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "make: expected Python's venv module; found none; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making .venv"
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
