@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from inputaware.attacks.share import Share
@@ -206,7 +205,11 @@ def launch(count: int, entry: Callable[..., None], *arguments: Any) -> int:
 
 
 def _start(rank: int, entry: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    # Torch has the system send SIGINT when the parent dies, which would be ignored.
-    _prctl_pr_set_pdeathsig(signal.SIGTERM)
+    # Torch has the system send SIGINT when the parent dies, which would be ignored. A torch without this function of
+    # its own must not keep a run that is alone from starting, so it is asked for here.
+    with suppress(ImportError):
+        from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
+
+        _prctl_pr_set_pdeathsig(signal.SIGTERM)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     entry(*arguments)
