@@ -24,8 +24,8 @@ check: .venv/.installed-dev ## lint, formatting, types, spelling, and the README
 	@$(MAKE) --no-print-directory check-tables
 
 check-tables: .venv/.installed-dev
-	@$(BIN)/python scripts/results-table --check --table seeds
-	@$(BIN)/python scripts/results-table --check --table seeds-defenses
+	@$(BIN)/python scripts/results-table --check --table glance
+	@$(BIN)/python scripts/results-table --check --table glance-defenses
 	@$(BIN)/python scripts/results-table --check --page docs/results.md
 	@$(BIN)/python scripts/results-table --check --table defenses --page docs/results.md
 	@for table in seeds seeds-defenses filters; do \

@@ -9,7 +9,14 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from inputaware.console import TrainingDisplay, benchmark_tables, evaluation_table, poison_table, progress_bar
+from inputaware.console import (
+    TrainingDisplay,
+    benchmark_tables,
+    evaluation_table,
+    named_progress,
+    poison_table,
+    progress_bar,
+)
 from inputaware.training.loop import EpochReport
 
 RESULT: dict[str, Any] = {
@@ -255,3 +262,13 @@ def test_a_benchmark_shows_only_what_was_measured() -> None:
     unpublished = {"digits": {"classifier": {**BENCHMARK["latency"]["mnist"]["classifier"], "published_ms": None}}}
     (table,) = benchmark_tables({"latency": unpublished})
     assert cells(table, 6) == ["-"]
+
+
+def test_off_a_terminal_a_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 29.0, 31.0, 31.0, 40.0, 40.0])
+    monkeypatch.setattr("inputaware.console.time.monotonic", lambda: next(now))
+    output = io.StringIO()
+    with named_progress(Console(file=output, force_terminal=False, width=80)) as tell:
+        for share in (0.1, 0.2, 0.3, 1.0, 1.0):
+            tell("strip", share)
+    assert output.getvalue().splitlines() == ["strip: 20%", "strip: done"]

@@ -38,6 +38,9 @@ __all__ = [
     "sweep_tables",
 ]
 
+_LINE_EVERY = 30.0
+"""Seconds between two lines about a work's progress where stderr is no terminal."""
+
 
 def printable(text: str) -> str:
     """Return text with escapes for all that a terminal would obey and not show: control characters, turned writing."""
@@ -232,7 +235,7 @@ def progress_bar(console: Console, words: str) -> Iterator[Any]:
 def named_progress(console: Console, draws_per_second: float = 10) -> Iterator[Any]:
     """Show a bar for each of several works; yields the function that is told a work's name and the share that is done.
 
-    Where stderr is no terminal, a line is printed when a work is done instead.
+    Where stderr is no terminal, lines are printed instead: when a work is done, and twice a minute before.
     """
     with Progress(
         TextColumn("{task.description}"),
@@ -245,15 +248,21 @@ def named_progress(console: Console, draws_per_second: float = 10) -> Iterator[A
     ) as progress:
         tasks: dict[str, TaskID] = {}
         done: set[str] = set()
+        printed = time.monotonic()
 
         def tell(name: str, share: float) -> None:
+            nonlocal printed
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=1.0)
             progress.update(tasks[name], completed=share)
-            if share >= 1 and name not in done:
+            if console.is_terminal or name in done:
+                return
+            if share >= 1:
                 done.add(name)
-                if not console.is_terminal:
-                    console.print(f"{name}: done", highlight=False)
+            elif time.monotonic() - printed < _LINE_EVERY:
+                return
+            printed = time.monotonic()
+            console.print(f"{name}: {'done' if share >= 1 else f'{share:.0%}'}", highlight=False)
 
         yield tell
 
