@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from robustness.storage import fail_each_write, lose_files, small_config
 
 from inputaware.api import Run, train
 from inputaware.cli import main
-from inputaware.errors import RunFolderError
+from inputaware.errors import RunFolderError, WriteError
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.journal import Journal
 
@@ -27,6 +28,27 @@ def test_files_that_vanish_while_a_run_is_at_work_lose_nothing(tmp_path: Path) -
     found = lose_files(tmp_path, epochs=(3,), names=("metrics.jsonl", "."))
     assert found.lost == []
     assert set(found.survived) == {"vanished", "truncated"}
+
+
+def test_files_that_vanish_after_the_last_epoch_are_missed_or_written_again(tmp_path: Path) -> None:
+    found = lose_files(tmp_path, epochs=(4,), names=("metrics.jsonl", "checkpoint/state.safetensors"))
+    assert found.lost == []
+    assert found.survived == {"vanished": 2, "truncated": 2}
+
+
+def test_a_lock_that_does_not_fit_on_the_disk_is_our_own_error(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(WriteError) as caught, folder.lock():
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(caught.value) == (
+        f"{folder.path}/.lock: expected to write this; found: File too large; free space, and try again"
+    )
+    assert not (folder.path / ".lock").exists()
 
 
 def test_a_full_disk_ends_training_with_exit_code_1_and_says_how_to_go_on(

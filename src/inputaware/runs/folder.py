@@ -123,8 +123,8 @@ class RunFolder:
             try:
                 with writing(path):
                     file.truncate(0)
-                    file.write(str(os.getpid()).encode())
-                    file.flush()
+                    # Past the file's own buffer, which would try a full disk again when it is closed.
+                    os.write(file.fileno(), str(os.getpid()).encode())
                     self._tidy()
                 yield
             finally:

@@ -43,10 +43,7 @@ class Journal:
             content = file.read()
             there = content.count(b"\n")
             if after not in (None, there):
-                raise RunFolderError(
-                    f"{self.path}: expected {after} rows, as were written; found {there}; "
-                    "the file was changed while training went on: restore it or train again"
-                )
+                raise self._changed(after, there)
             file.truncate(content.rfind(b"\n") + 1)
             file.seek(0, os.SEEK_END)
             file.write(json.dumps(seal(row), allow_nan=False).encode() + b"\n")
@@ -80,6 +77,16 @@ class Journal:
                 raise RunFolderError(f"{place}: expected the row that was written; found {error}; restore it") from None
         return rows
 
+    def check(self, count: int) -> None:
+        """Check that as many rows are there as were written, and that none was changed.
+
+        Raises:
+            RunFolderError: there are others.
+        """
+        there = len(self.rows())
+        if there != count:
+            raise self._changed(count, there)
+
     def cut(self, count: int) -> None:
         """Keep the first rows and drop what was written after the checkpoint that knows of them.
 
@@ -94,6 +101,12 @@ class Journal:
             )
         if len(lines) > count or not self.path.exists():
             write_text(self.path, "".join(line + "\n" for line in lines[:count]))
+
+    def _changed(self, expected: int | None, found: int) -> RunFolderError:
+        return RunFolderError(
+            f"{self.path}: expected {expected} rows, as were written; found {found}; "
+            "the file was changed while training went on: restore it or train again"
+        )
 
     def _lines(self) -> list[str]:
         """Return the complete lines; a kill can leave the last one torn, without its newline."""

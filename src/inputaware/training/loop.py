@@ -17,7 +17,7 @@ from inputaware.attacks.base import Attack, Stage
 from inputaware.config import Config
 from inputaware.data.loader import Loader
 from inputaware.errors import RunFolderError, TrainingError
-from inputaware.runs.checkpoint import Checkpoint, save_checkpoint
+from inputaware.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from inputaware.runs.environment import full_float32, peak_memory_mib
 from inputaware.runs.folder import RunFolder
 from inputaware.training.interruption import DeferredSignals
@@ -185,6 +185,12 @@ class Trainer:
         with DeferredSignals() as signals:
             for epoch in range(done, stage.epochs):
                 self._run_epoch(index, stage, step, loader, epoch, signals, begun if epoch == done else None)
+        if self.processes.writes:
+            try:
+                load_checkpoint(self.folder.checkpoint)
+            except RunFolderError:
+                # Lost or damaged while training went on, and after a stage's last epoch nothing else writes it again.
+                self._save(index, stage.epochs, step.trained, loader)
         for member in step.trained.values():
             if member.average is not None:
                 member.average.apply()
