@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from inputaware.data import archives
-from inputaware.data.archives import cache_folder, fetch_archive
+from inputaware.data.archives import cache_folder, fetch_archive, read_zip
 from inputaware.data.sources import read_source
 from inputaware.errors import DataError
 
@@ -269,3 +269,14 @@ def test_progress_is_shown_on_stderr_of_a_terminal_only(publish, monkeypatch, ca
     assert shown.out == ""
     assert ("downloading GTSRB_Final_Training_Images.zip" in shown.err) is terminal
     assert ("reading gtsrb" in shown.err) is terminal
+
+
+def test_a_zip_file_is_read_in_memory_up_to_a_size(tmp_path):
+    file = tmp_path / "some.zip"
+    file.write_bytes(zipped({"a/": b"", "a/b": b"first", "c": bytes(2**20)}))
+    assert read_zip(file, 2**20 + 5) == {"a/b": b"first", "c": bytes(2**20)}
+    with pytest.raises(DataError, match="expected at most 1048580 bytes when unpacked; found 1048581; take the archive"):
+        read_zip(file, 2**20 + 4)
+    file.write_bytes(zipped({"a/../../b": b""}))
+    with pytest.raises(DataError, match="expected names inside the archive's own folder"):
+        read_zip(file, 2**20)

@@ -1,6 +1,7 @@
 """The official archives of the data sets that are known by name: download, checksum, contents.
 
-Archives are read in memory; nothing is ever unpacked to the disk.
+Archives are read in memory; nothing is ever unpacked to the disk. :func:`read_zip` reads any other zip file in the
+same way.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ __all__ = [
     "read_cifar10_archive",
     "read_gtsrb_archives",
     "read_mnist_archives",
+    "read_zip",
 ]
 
 ByteArray = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -219,6 +221,29 @@ def read_gtsrb_archives(split: str) -> tuple[Iterator[tuple[str, bytes]], LabelA
                 yield f"{path.name}, {name}", content
 
     return read(), np.array([int(text) for text in classes], np.int64)
+
+
+def read_zip(path: Path, most_bytes: int) -> dict[str, bytes]:
+    """Return the files in a zip archive by name.
+
+    Args:
+        path: the archive.
+        most_bytes: the largest content that is unpacked, all files together.
+
+    Raises:
+        DataError: the archive is damaged or unpacks to more, or a name leads out of its folder.
+    """
+    with _explained(path), zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        for entry in entries:
+            _check_member(path, entry.filename)
+        size = sum(entry.file_size for entry in entries)
+        if size > most_bytes:
+            raise DataError(
+                f"{path.name}: expected at most {most_bytes} bytes when unpacked; found {size}; "
+                "take the archive that was written"
+            )
+        return {entry.filename: archive.read(entry) for entry in entries}
 
 
 def _gtsrb_ground_truth(path: Path) -> dict[str, str]:
