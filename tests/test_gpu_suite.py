@@ -1,0 +1,355 @@
+"""The pieces of ``scripts/gpu-suite``: as a person runs them, and with a small program in place of the package."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from inputaware.errors import DataError, WriteError
+from inputaware.runs.files import read_json, write_json
+from inputaware.runs.journal import Journal
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu-suite"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """Return the script as a module."""
+    loader = SourceFileLoader("gpu_suite", str(SCRIPT))
+    spec = spec_from_loader("gpu_suite", loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules["gpu_suite"] = module  # where its dataclasses look for it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.dont_write_bytecode", True)
+        loader.exec_module(module)
+    return module
+
+
+def write_data(folder: Path, shape: tuple[int, ...], classes: int) -> None:
+    """Write a data set in the hub's layout: as many training images as the splits ask for, one for each class."""
+    random = np.random.default_rng(0)
+    pictures = []
+    for _ in range(classes):
+        buffer = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(buffer, "PNG")
+        pictures.append({"bytes": buffer.getvalue(), "path": None})
+    folder.mkdir(parents=True)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for split, count in (("train", 10_100), ("test", 2 * classes)):
+        labels = [number % classes for number in range(count)]
+        images = pa.array([pictures[label] for label in labels], kind)
+        pq.write_table(pa.table({"image": images, "label": labels}), folder / f"{split}.parquet")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Return a folder with small data sets, one of which is damaged."""
+    write_data(tmp_path / "data/cifar10", (8, 8, 3), 10)
+    write_data(tmp_path / "data/mnist", (8, 8), 10)
+    (tmp_path / "data/gtsrb").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / f"data/gtsrb/{split}.parquet").write_bytes(b"damaged")
+    return tmp_path / "data"
+
+
+def members(archive: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(archive) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def test_the_second_piece_goes_on_from_the_archive_alone(data: Path, tmp_path: Path) -> None:
+    cells = ["defend-cifar10-all-to-one-seed-0", "gtsrb-none-seed-0", "mnist-paper-all-to-one-seed-0"]
+    first, second, temporary = tmp_path / "first", tmp_path / "second", tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, str(SCRIPT), "--tiny", "--minutes", "20", "--data", str(data), "--only", *cells]
+    environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*command, "--", str(first)], stdout=subprocess.PIPE, text=True, env=environment) as piece:
+        # Stopped in the midst of the run that may span pieces, as it would be at a piece's end.
+        until = time.monotonic() + 300
+        while piece.poll() is None and time.monotonic() < until:
+            if any(Journal(path).rows() for path in temporary.glob("*/runs/mnist-*/metrics.jsonl")):
+                break
+            time.sleep(0.05)
+        piece.send_signal(signal.SIGTERM)
+        said = piece.communicate(timeout=120)[0]
+    assert piece.returncode == 143
+    assert "defend-cifar10-all-to-one-seed-0: done\n" in said
+    assert "gtsrb-none-seed-0: failed, exit code 2: inputaware: " in said
+    assert list(first.iterdir()) == [first / "gpu-suite.zip"]
+    assert list(temporary.glob("gpu-suite-*")) == []
+    kept = members(first / "gpu-suite.zip")
+    assert b"expected a Parquet file" in kept["logs/gtsrb-none-seed-0.log"]
+    assert {"arrays/cifar10-all-to-one-seed-0/strip.npz", "records/cifar10-all-to-one-seed-0/metrics.jsonl"} <= set(
+        kept
+    )
+    assert "runs/mnist-paper-all-to-one-seed-0/checkpoint/state.safetensors" in kept
+    assert not any(name.startswith("runs/cifar10") for name in kept)
+
+    archive = ["--previous", str(first / "gpu-suite.zip")]
+    found = subprocess.run(
+        [*command, *archive, "--", str(second)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (found.returncode, found.stderr) == (1, "")
+    assert "defend-cifar10" not in found.stdout
+    assert "mnist-paper-all-to-one-seed-0: done\n" in found.stdout
+    assert "\n2 cells done, 1 failed, 0 left: " in found.stdout
+    with zipfile.ZipFile(second / "gpu-suite.zip") as file:
+        file.extractall(tmp_path / "kept")
+    defended = read_json(tmp_path / "kept/results/cifar10-all-to-one-seed-0.json")
+    assert list(defended["defenses"]) == ["strip"]
+    assert defended["command"].startswith("inputaware train --dataset cifar10 --attack input-aware --target all-to-one")
+    assert {"commit", "device", "wall_seconds", "seed"} <= set(defended)
+    resumed = read_json(tmp_path / "kept/results/mnist-paper-all-to-one-seed-0.json")
+    assert (resumed["resumed"], resumed["preset"]) == (1, "paper")
+    epochs = Journal(tmp_path / "kept/records/mnist-paper-all-to-one-seed-0/metrics.jsonl").rows()
+    assert [(row["stage"], row["epoch"]) for row in epochs] == [
+        ("mask", 1),
+        *(("joint", number) for number in range(1, 21)),
+    ]
+    assert not (tmp_path / "kept/runs").exists()
+
+
+def test_the_list_needs_no_torch(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", str(SCRIPT), str(tmp_path / "out"), "--list"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = found.stdout.splitlines()
+    assert found.returncode == 0
+    assert lines[0].split() == ["cifar10-all-to-one-seed-0", "left", "330", "s"]
+    assert len(lines) == 36
+    assert "inputaware.runs.results" in found.stderr
+    assert " torch\n" not in found.stderr
+    assert not (tmp_path / "out").exists()
+
+
+PROGRAM = """
+import pathlib, sys, time
+from inputaware.runs.files import write_json
+seconds, _, result, code = sys.argv[1:]
+print("something was said", flush=True)
+time.sleep(float(seconds))
+if code == "0":
+    pathlib.Path("results").mkdir(exist_ok=True)
+    write_json(pathlib.Path(result), {"environment": {"commit": None}})
+sys.exit(int(code))
+"""
+
+
+def cell(script: ModuleType, name: str, *, seconds: float = 0, code: int = 0) -> Any:
+    """Return a cell whose command, the program above, writes a small result, or fails."""
+    arguments = (str(seconds), "--output", f"results/{name}.json", str(code))
+    return script.Cell(name, 0, (script.Step(name, arguments),))
+
+
+@pytest.fixture
+def make(script: ModuleType, tmp_path: Path) -> Any:
+    """Return what makes a piece out of cells, in a work folder of its own."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    count = iter(range(100))
+
+    def piece(*cells: Any, seconds: float = 60, most_bytes: int = 2**20, **options: Any) -> Any:
+        return script.Suite(
+            cells,
+            tmp_path / f"work-{next(count)}",
+            tmp_path / "out" / "gpu-suite.zip",
+            stop_at=time.monotonic() + seconds,
+            grace=5,
+            most_bytes=most_bytes,
+            tiny=True,
+            program=(sys.executable, str(program)),
+            **options,
+        )
+
+    return piece
+
+
+def states(suite: Any) -> dict[str, str]:
+    return {cell.name: suite.state(cell) for cell in suite.cells}
+
+
+def test_a_cell_is_stopped_at_the_end_of_a_piece_and_what_it_took_is_remembered(script, make, capsys):
+    cells = [cell(script, "quick"), cell(script, "slow", seconds=60), cell(script, "next")]
+    suite = make(*cells, seconds=4)
+    suite.seconds = {"quick": 0.1, "slow": 0.2, "next": 5.0}
+    started = time.monotonic()
+    suite.run()
+    assert 3 < time.monotonic() - started < 10
+    assert states(suite) == {"quick": "done", "slow": "stopped", "next": "left"}
+    took = float(suite.states["slow"]["why"].split(", ")[1].split()[0])
+    assert took - 0.6 < suite.expected(cells[1]) / (1.1 * 1.25) < took + 0.6
+    capsys.readouterr()
+    assert script.report(suite, window=2) == 3
+    assert "too long: slow: about " in capsys.readouterr().out
+    # Another piece, from the archive: what was done stays so, and what is too slow for it is not begun again.
+    suite = make(*cells, seconds=4)
+    suite.restore(suite.archive)
+    suite.seconds |= {"slow": 4.0, "next": 0.1}
+    suite.run()
+    assert states(suite) == {"quick": "done", "slow": "stopped", "next": "done"}
+    assert suite.tried == {"next"}
+
+
+def test_what_failed_is_reported_and_comes_last(script, make, capsys):
+    cells = [cell(script, "broken", code=7), cell(script, "whole")]
+    suite = make(*cells, commit="0123")
+    suite.run()
+    assert states(suite) == {"broken": "failed", "whole": "done"}
+    assert script.report(suite, window=60) == 1
+    shown = capsys.readouterr().out
+    assert "broken: failed, exit code 7: something was said\n" in shown
+    assert "failed: broken: exit code 7: something was said; its log is in the archive\n" in shown
+    kept = members(suite.archive)
+    assert kept["logs/broken.log"] == b"something was said\n"
+    assert read_json(suite.work / "results/whole.json") == {"environment": {"commit": "0123"}}
+    suite = make(cells[0], cell(script, "new"))
+    suite.restore(suite.archive)
+    assert suite.next().name == "new"
+
+
+def test_defenses_come_early_where_their_run_is_at_hand_and_fail_with_its_training(script, make):
+    cells = script.plan(tiny=True)
+    suite = make(*cells)
+    assert suite.next().name == "cifar10-all-to-one-seed-0"
+    suite.tried = {cell.name for cell in cells if cell.priority == script.FIRST}
+    assert suite.next().name == "benchmark-mnist"
+    run = suite.work / "runs/gtsrb-all-to-one-seed-0"
+    run.mkdir()
+    write_json(run / "evaluation.json", {})
+    assert suite.next().name == "defend-gtsrb-all-to-one-seed-0"
+    assert [step.kind for step in suite.steps(suite.next())] == ["defend gtsrb"]
+    training = next(cell for cell in cells if cell.name == "cifar10-none-seed-0")
+    suite.give_up(training, training.steps[0])
+    assert suite.states == {
+        name: {"state": "failed", "why": "its training did"}
+        for name in ("cifar10-none-seed-0", "defend-cifar10-none-seed-0")
+    }
+
+
+def test_a_run_that_was_trained_twice_keeps_its_first_result(script, make, monkeypatch):
+    suite = make()
+    run = next(cell for cell in script.plan(tiny=True) if cell.run == "gtsrb-none-seed-0")
+    folder = suite.work / "runs" / run.run
+    folder.mkdir()
+    monkeypatch.setattr(script, "read_description", lambda folder: (None, None))
+    monkeypatch.setattr(
+        script,
+        "write_result",
+        lambda folder, _, output: write_json(
+            output, {"commit": "1", "evaluation": read_json(folder / "evaluation.json")}
+        ),
+    )
+    for rate in (0.5, 0.5, 0.25):
+        write_json(folder / "evaluation.json", {"rate": rate})
+        suite.publish(run)
+    results = suite.work / "results"
+    assert read_json(results / "gtsrb-none-seed-0.json")["evaluation"] == {"rate": 0.25}
+    assert read_json(results / "earlier/gtsrb-none-seed-0.json")["evaluation"] == {"rate": 0.5}
+
+
+def test_what_makes_the_archive_too_large_is_left_out_in_order_and_said(make, capsys):
+    suite = make()
+    random = np.random.default_rng(0)
+    sizes = {
+        "arrays/a/small.npz": 1000,
+        "arrays/a/large.npz": 2000,
+        "logs/cell.log": 3000,
+        "runs/mnist/checkpoint/state.safetensors": 4000,
+        "results/a.json": 5000,
+    }
+    suite.unfinished = {"mnist"}
+    for name, size in sizes.items():
+        (suite.work / name).parent.mkdir(parents=True, exist_ok=True)
+        (suite.work / name).write_bytes(random.bytes(size))
+    kept = {"state.json", *sizes}
+    for most, left_out in (
+        (20_000, []),
+        (14_500, ["arrays/a/large.npz"]),
+        (12_900, ["arrays/a/small.npz"]),
+        (6_000, ["logs/cell.log", "runs/mnist/checkpoint/state.safetensors"]),
+    ):
+        suite.most_bytes = most
+        suite.save()
+        kept -= set(left_out)
+        assert set(members(suite.archive)) == kept
+        assert suite.archive.stat().st_size <= most
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.partition("MiB: ")[2] for line in lines] == left_out
+    before = suite.archive.read_bytes()
+    suite.most_bytes = 5000
+    with pytest.raises(WriteError, match=r"expected at most 5000 bytes; found 5\d\d\d without arrays, logs and check"):
+        suite.save()
+    assert suite.archive.read_bytes() == before
+
+
+def zip_of(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"../state.json": b"{}"}, "expected names inside the archive's own folder; found '../state.json'"),
+        ({"state.json": b"{}", "/etc/x": b""}, "expected names inside the archive's own folder; found '/etc/x'"),
+        ({"state.json": b"{}", "runs/a/../../../x": b""}, "expected names inside the archive's own folder"),
+        ({"state.json": b"{}", "program.pkl": b""}, "expected an archive that gpu-suite has written; found a file"),
+        ({"results/a.json": b"{}"}, "expected an archive that gpu-suite has written; found no state.json"),
+        ({"state.json": b"{}"}, "expected the state of each cell in state.json; found another layout"),
+        ({"state.json": b'{"tiny": true, "cells": {"a": 1}, "seconds": {}}'}, "expected the state of each cell"),
+        ({"state.json": b'{"tiny": false, "cells": {}, "seconds": {}}'}, "expected cells that were made with --tiny"),
+        ({"state.json": bytes(2**21)}, "expected at most 1048576 bytes when unpacked; found 2097152"),
+    ],
+)
+def test_an_archive_that_is_none_of_ours_is_refused(files, words, script, make, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "MOST_UNPACKED", 2**20)
+    suite = make()
+    with pytest.raises(DataError) as found:
+        suite.restore(zip_of(tmp_path / "bad.zip", files))
+    assert words in str(found.value)
+    assert not (tmp_path / "x").exists()
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    def call(*options: str) -> tuple[int, str]:
+        command = [sys.executable, str(SCRIPT), str(tmp_path / "out"), *options]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        return found.returncode, found.stderr.splitlines()[-1]
+
+    damaged = tmp_path / "damaged.zip"
+    damaged.write_bytes(b"\x80\x04.")  # a pickle
+    assert call("--previous", str(damaged)) == (
+        2,
+        f"gpu-suite: damaged.zip: expected a whole archive; found a damaged one (File is not a zip file); "
+        f"remove {damaged}",
+    )
+    assert call("--data", str(tmp_path)) == (
+        2,
+        f"gpu-suite: {tmp_path}/cifar10/train.parquet: expected the images of this split; found no file; see --data",
+    )
+    code, words = call("--only", "benchmark-mnist", "nothing")
+    assert code == 2
+    assert words.endswith("; found nothing")
+    code, words = call("--previous", str(tmp_path / "none.zip"))
+    assert (code, words.partition("error: ")[2]) == (
+        2,
+        f"--previous: expected an archive; found no file '{tmp_path / 'none.zip'}'",
+    )
