@@ -19,9 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tyro
 from PIL import Image
 
-from inputaware.errors import DataError, WriteError
+from inputaware import cli
+from inputaware.config import check_config
+from inputaware.errors import DataError, DeviceError, UsageError, WriteError
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.journal import Journal
 
@@ -326,6 +329,35 @@ def test_an_archive_that_is_none_of_ours_is_refused(files, words, script, make, 
         suite.restore(zip_of(tmp_path / "bad.zip", files))
     assert words in str(found.value)
     assert not (tmp_path / "x").exists()
+
+
+def test_the_package_takes_every_command(script):
+    """Parsed as the command line does it; that the small ones run is seen above."""
+    names = set()
+    for planned in script.plan():
+        for step in planned.steps:
+            name, *arguments = step.arguments
+            names.add(name)
+            if name == "train":
+                _, config = cli._parse_train(arguments)
+                assert config is not None
+                check_config(config)
+                assert planned.run == str(arguments[-1]).removeprefix("runs/")
+            else:
+                tyro.cli({"defend": cli.DefendCommand, "benchmark": cli.BenchmarkCommand}[name], args=arguments)
+    assert names == {"train", "defend", "benchmark"}
+
+
+def test_a_machine_without_gpu_or_packages_is_refused(script, tmp_path):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    with pytest.raises(DeviceError, match="expected a GPU; found none; run this on a machine with one, or try it out"):
+        script.check_machine(environment, tiny=False)
+    (tmp_path / "cattrs.py").write_text("raise ImportError('no such package')")
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with pytest.raises(
+        UsageError, match=r"expected all packages .*; found: ImportError: no such package; install what"
+    ):
+        script.check_machine(environment, tiny=True)
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
