@@ -17,8 +17,10 @@ from inputaware.defenses.base import CleanData, Finding, Suspect, Trial
 from inputaware.defenses.neural_cleanse import (
     ClassSearch,
     NeuralCleanse,
+    ReversedTriggers,
     anomaly_scores,
     chance_rate,
+    highest_index,
     reverse_triggers,
     squash,
     unsquash,
@@ -112,6 +114,16 @@ def test_a_class_without_a_norm_takes_no_part() -> None:
 @pytest.mark.parametrize("norms", [[1.0, 2.0], [1.0, None, 2.0], [4.0, 4.0, 4.0, 9.0], []])
 def test_too_few_or_too_equal_norms_have_no_score(norms: list[float | None]) -> None:
     assert anomaly_scores(norms) == [None] * len(norms)
+
+
+def test_the_highest_index_is_that_of_a_trigger_without_pixels() -> None:
+    # The others' median is 60, and their deviations are so large that a norm of 0 stands out no further than this.
+    norms = [7.0, 20.0, 40.0, 60.0, 80.0, 100.0, 120.0]
+    expected = 60 / (1.4826 * 40)
+    assert highest_index([*norms[3:], None, *norms[:3]]) == pytest.approx(expected, rel=1e-12)
+    assert highest_index(norms) > -anomaly_scores(norms)[0]
+    assert highest_index([None, 1.0, 2.0]) is None
+    assert highest_index([None, None]) is None
 
 
 def test_the_chance_rate_is_that_of_an_independent_simulation() -> None:
@@ -289,6 +301,16 @@ def test_too_few_classes_give_no_verdict() -> None:
     score = defense.score(finding, suspect(), Trial(data(), Naming()))
     assert score.sentence == "There was no verdict."
     assert score.scores["target_rank"] is None
+
+
+def test_a_verdict_says_where_the_rule_could_flag_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = [1.0, 20.0, 10.0, 34.0, 36.0]
+    images = torch.zeros(CLASSES, *SHAPE)
+    found = ReversedTriggers(images, images, [*norms], [1] * CLASSES)
+    monkeypatch.setattr("inputaware.defenses.neural_cleanse.reverse_triggers", lambda *_, **__: found)
+    finding = NeuralCleanse(settings()).run(suspect(), data())
+    assert finding.scores["highest_index"] == pytest.approx(20 / (1.4826 * 14))
+    assert "No trigger could be flagged: the others differ so much that one of no pixels has 0.96." in finding.sentence
 
 
 def test_trials_start_anew_and_the_median_decides() -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "ReversedTriggers",
     "anomaly_scores",
     "chance_rate",
+    "highest_index",
     "reverse_triggers",
     "squash",
     "unsquash",
@@ -71,6 +72,25 @@ def anomaly_scores(norms: Sequence[float | None]) -> list[float | None]:
     if spread == 0:
         return [None] * len(norms)
     return [None if norm is None else (norm - median) / spread for norm in norms]
+
+
+def highest_index(norms: Sequence[float | None]) -> float | None:
+    """Return the anomaly index that the class with the smallest norm would have if its trigger had no pixels at all.
+
+    It is ``median / (1.4826 MAD)`` of the norms with the smallest one set to zero. Where it is not above the threshold
+    the other classes differ so much among themselves that the rule can flag none, however small its trigger.
+
+    Args:
+        norms: a norm for each class; none: left out.
+
+    Returns:
+        An index; none where :func:`anomaly_scores` gives none.
+    """
+    known = [norm for norm in norms if norm is not None]
+    if not known:
+        return None
+    score = anomaly_scores([0.0, *sorted(known)[1:]])[0]
+    return None if score is None else -score
 
 
 def chance_rate(classes: int, threshold: float, *, draws: int = 100_000, seed: int = 0) -> float | None:
@@ -381,15 +401,17 @@ class NeuralCleanse(Defense):
         smallest = min(known, key=known.__getitem__) if known else None
         unreached = [label for label in range(suspect.classes) if all(norm[label] is None for norm in norms)]
         chance = chance_rate(suspect.classes - len(unreached), settings.threshold)
+        highest = _median([highest_index(of_trial) for of_trial in norms], enough=settings.trials / 2)
         verdict: Verdict = "no-verdict" if smallest is None else "flagged" if flagged else "not-flagged"
         return Examination(
             verdict,
-            _sentence(settings, suspect.classes, known, flagged, unreached, chance),
+            _sentence(settings, suspect.classes, known, flagged, unreached, chance, highest),
             {
                 "flagged": flagged,
                 "threshold": settings.threshold,
                 "smallest_class": smallest,
                 "anomaly_index": None if smallest is None else abs(known[smallest]),
+                "highest_index": highest,
                 "anomaly_indices": [None if score is None else abs(score) for score in overall],
                 "anomaly_scores": overall,
                 "norms": [_median(own) for own in zip(*norms, strict=True)],
@@ -470,6 +492,7 @@ def _sentence(
     flagged: list[int],
     unreached: list[int],
     chance: float | None,
+    highest: float | None,
 ) -> str:
     """Return the verdict in words."""
     if not known:
@@ -486,6 +509,8 @@ def _sentence(
             f"Not flagged: the smallest trigger, of class {smallest}, has anomaly index {abs(known[smallest]):.2f}, "
             f"not above {settings.threshold:g}."
         )
+        if highest is not None and highest <= settings.threshold:
+            words += f" No trigger could be flagged: the others differ so much that one of no pixels has {highest:.2f}."
     if unreached:
         words += f" No trigger reached {settings.success_threshold:.0%} success for class " + (
             f"{', '.join(map(str, unreached))}, left out of the comparison."
