@@ -14,7 +14,7 @@ HEAVY = {"PIL", "captum", "jinja2", "matplotlib", "numpy", "pyarrow", "safetenso
     [
         (["--help"], "poison"),
         (["--version"], "inputaware 0."),
-        (["train", "--help"], "--target-class"),
+        (["train", "--help"], "images. (required)"),
         (["train", "--dataset", "digits", "--preset", "paper", "--help"], "--joint-stage.classifier.learning-rate"),
         (["evaluate", "--help"], "--split"),
         (["poison", "--help"], "--input"),

@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -43,7 +43,8 @@ _Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 class TrainCommand:
     """Train a backdoored classifier (or a control), evaluate it on the test set, and write a run folder.
 
-    Flags override the file given with --config, and the file overrides the preset.
+    Flags override the file given with --config, and the file overrides the preset. Defaults below are those of the
+    --dataset and --preset that stand beside --help; without a data set, those of digits.
     """
 
     settings: Annotated[Config, tyro.conf.arg(name="")]
@@ -606,6 +607,8 @@ def _parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]
             "dataset: expected --dataset digits, mnist, cifar10, gtsrb or the path of a folder; found none"
         )
     shown = defaults or preset_config("fast", dataset="digits")
+    if defaults is None and asks_for_help:
+        shown = replace(shown, dataset=tyro.MISSING)  # which help shows as required
     command = tyro.cli(
         TrainCommand,
         prog="inputaware train",
