@@ -136,7 +136,7 @@ def test_presets_hold_what_they_stand_for(preset: PresetName, option: str, value
     assert type(found) is type(value)
 
 
-@pytest.mark.parametrize(("target", "shares"), [("all-to-one", (0.2, 0.3)), ("all-to-all", (0.25, 0.2))])
+@pytest.mark.parametrize(("target", "shares"), [("all-to-one", (0.17, 0.33)), ("all-to-all", (0.25, 0.2))])
 def test_fast_starts_with_shares_that_depend_on_the_target(target: TargetName, shares: tuple[float, float]) -> None:
     joint = preset_config("fast", dataset="mnist", target=target).joint_stage
     assert (joint.initial_attack_probability, joint.initial_cross_probability) == shares
