@@ -178,7 +178,7 @@ def test_settings_without_a_seed_in_common_are_not_compared() -> None:
 
 
 def test_words_for_one_seed() -> None:
-    words = in_words("cross accuracy", Estimate(-0.0123, None, None, None, 1), None)
+    words = in_words("cross accuracy", Estimate(-0.0123, None, None, None, 1, -0.0123, -0.0123), None)
     assert words == "cross accuracy: 1.23 points lower with the one seed that both have, which says nothing of luck"
 
 

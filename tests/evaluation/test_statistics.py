@@ -70,7 +70,8 @@ def test_the_bootstrap_is_scipys() -> None:
 
 
 def test_of_one_seed_only_the_mean_is_known() -> None:
-    assert estimate([0.5]) == Estimate(0.5, None, None, None, 1)
+    assert estimate([0.5]) == Estimate(0.5, None, None, None, 1, 0.5, 0.5)
+    assert (estimate([3.0, 1.0, 2.0]).lowest, estimate([3.0, 1.0, 2.0]).highest) == (1.0, 3.0)
     with pytest.raises(ValueError, match="values: expected at least one; found none"):
         estimate([])
 

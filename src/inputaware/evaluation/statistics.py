@@ -80,6 +80,8 @@ class Estimate:
         t_interval: Student's interval of the mean at :data:`CONFIDENCE`; none of one run.
         bootstrap_interval: the percentile bootstrap's; none of one run.
         count: how many runs.
+        lowest: the smallest of them.
+        highest: the largest of them.
     """
 
     mean: float
@@ -87,6 +89,8 @@ class Estimate:
     t_interval: tuple[float, float] | None
     bootstrap_interval: tuple[float, float] | None
     count: int
+    lowest: float
+    highest: float
 
     @property
     def alike(self) -> bool:
@@ -95,7 +99,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Return mean, standard deviation and both intervals of a number over seeds.
+    """Return mean, standard deviation, both intervals and the range of a number over seeds.
 
     ``mean +- t sd / sqrt(n)`` with Student's t of ``n - 1`` degrees of freedom (Student 1908), and the percentile
     bootstrap (Efron 1979): quantiles of the means of 10,000 samples drawn from the values with replacement. The t
@@ -112,7 +116,7 @@ def estimate(values: Sequence[float]) -> Estimate:
         raise ValueError("values: expected at least one; found none")
     mean, count = statistics.fmean(values), len(values)
     if count == 1:
-        return Estimate(mean, None, None, None, 1)
+        return Estimate(mean, None, None, None, 1, mean, mean)
     import numpy as np
     from scipy import stats
 
@@ -122,7 +126,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     # Seeded by nothing: the same values have the same interval, today and tomorrow.
     draws = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
     low, high = np.quantile(np.asarray(values, dtype=np.float64)[draws].mean(axis=1), (tail, 1 - tail))
-    return Estimate(mean, deviation, (mean - reach, mean + reach), (float(low), float(high)), count)
+    interval, bootstrap = (mean - reach, mean + reach), (float(low), float(high))
+    return Estimate(mean, deviation, interval, bootstrap, count, min(values), max(values))
 
 
 @dataclass(frozen=True)
