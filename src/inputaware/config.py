@@ -273,8 +273,7 @@ def _fast(dataset: str, target: TargetName) -> dict[str, Any]:
     if dataset in ("cifar10", "gtsrb"):
         # A residual network with batch-norm; mnist-cnn has none, and there SGD is far slower than Adam.
         classifier = OptimizerConfig(name="sgd", learning_rate=0.05, nesterov=True, weight_decay=5e-4)
-    # All-to-all has to tell the class of a triggered image too, and takes longer to learn its triggers. All-to-one more
-    # attacked images make a stronger attack, and a universal trigger of the target class that is easier to find.
+    # All-to-all has to tell the class of a triggered image too, and takes longer to learn its triggers.
     attack, cross = (0.17, 0.33) if target == "all-to-one" else (0.25, 0.2)
     augmentation = _augmentation(dataset)
     return {
