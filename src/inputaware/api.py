@@ -450,7 +450,7 @@ def train(
                 progress=evaluating,
             )
             _note_time(folder, "evaluation", started, device)
-            folder.metrics.check(trainer.rows)
+            folder.metrics.mend()
             # Last, since this file says that the run is finished.
             write_json(folder.evaluation, result)
             processes.wait()

@@ -608,7 +608,8 @@ def _parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]
         )
     shown = defaults or preset_config("fast", dataset="digits")
     if defaults is None and asks_for_help:
-        shown = replace(shown, dataset=tyro.MISSING)  # which help shows as required
+        # Of a data set that is not named help shows that it is required.
+        shown = replace(_settings_from([*arguments, "--dataset", "digits"]) or shown, dataset=tyro.MISSING)
     command = tyro.cli(
         TrainCommand,
         prog="inputaware train",

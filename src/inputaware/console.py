@@ -248,21 +248,21 @@ def named_progress(console: Console, draws_per_second: float = 10) -> Iterator[A
     ) as progress:
         tasks: dict[str, TaskID] = {}
         done: set[str] = set()
-        printed = time.monotonic()
+        printed: dict[str, float] = {}
 
         def tell(name: str, share: float) -> None:
-            nonlocal printed
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=1.0)
+                printed[name] = time.monotonic()
             progress.update(tasks[name], completed=share)
             if console.is_terminal or name in done:
                 return
             if share >= 1:
                 done.add(name)
-            elif time.monotonic() - printed < _LINE_EVERY:
+            elif time.monotonic() - printed[name] < _LINE_EVERY:
                 return
-            printed = time.monotonic()
-            console.print(f"{name}: {'done' if share >= 1 else f'{share:.0%}'}", highlight=False)
+            printed[name] = time.monotonic()
+            console.print(f"{name}: {'done' if share >= 1 else f'{int(100 * share)}%'}", highlight=False)
 
         yield tell
 

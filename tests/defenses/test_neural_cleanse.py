@@ -122,6 +122,9 @@ def test_the_highest_index_is_that_of_a_trigger_without_pixels() -> None:
     expected = 60 / (1.4826 * 40)
     assert highest_index([*norms[3:], None, *norms[:3]]) == pytest.approx(expected, rel=1e-12)
     assert highest_index(norms) > -anomaly_scores(norms)[0]
+    # Not always the smallest one's: without an outlier the others are closer together.
+    outlier = [8.9, 119.1, 59.7, 10.3, 65.1, 10.4, 69.5, 10.5, 9.6, 10.0]
+    assert highest_index(outlier) == pytest.approx(-anomaly_scores([8.9, 0.0, *outlier[2:]])[1])
     assert highest_index([None, 1.0, 2.0]) is None
     assert highest_index([None, None]) is None
 

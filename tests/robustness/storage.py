@@ -26,7 +26,7 @@ from inputaware.errors import InputAwareError, RunFolderError, WriteError
 from inputaware.training import loop
 from inputaware.training.loop import EpochReport
 
-__all__ = ["Faults", "fail_each_write", "fill_the_disk", "lose_files", "small_config", "turn_read_only"]
+__all__ = ["Faults", "Once", "fail_each_write", "fill_the_disk", "lose_files", "small_config", "turn_read_only"]
 
 _ERRORS = {"full disk": errno.ENOSPC, "read-only": errno.EROFS, "broken disk": errno.EIO, "folder gone": errno.ENOENT}
 
@@ -127,7 +127,7 @@ def fail_each_write(folder: Path, every: int = 1) -> Faults:
     return faults
 
 
-class _At:
+class Once:
     """A listener that does something once, after some epochs."""
 
     def __init__(self, epochs: int, action: Callable[[], None]) -> None:
@@ -189,7 +189,7 @@ def lose_files(folder: Path, epochs: Sequence[int] = (1, 2, 3, 4), names: Sequen
                 place = f"{name} after epoch {epoch}"
                 try:
                     with _saving_each_epoch():
-                        train(small_config(), run, listener=_At(epoch, strike))
+                        train(small_config(), run, listener=Once(epoch, strike))
                 except (RunFolderError, WriteError) as error:
                     if str(run) not in str(error):
                         faults.lost.append(f"{kind}, {place}: the error does not name the folder: {error}")
@@ -284,7 +284,7 @@ def turn_read_only(folder: Path) -> Faults:
 
             try:
                 with _saving_each_epoch():
-                    train(small_config(), disk / "run", listener=_At(epochs, close))
+                    train(small_config(), disk / "run", listener=Once(epochs, close))
                 faults.lost.append(f"read-only disk, {place}: went unnoticed")
                 continue
             except WriteError as error:

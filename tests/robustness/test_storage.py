@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from robustness.storage import fail_each_write, lose_files, small_config
+from robustness.storage import Once, fail_each_write, lose_files, small_config
 
 from inputaware.api import Run, train
 from inputaware.cli import main
 from inputaware.errors import RunFolderError, WriteError
+from inputaware.runs.checkpoint import load_checkpoint
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.journal import Journal
 
@@ -30,10 +32,17 @@ def test_files_that_vanish_while_a_run_is_at_work_lose_nothing(tmp_path: Path) -
     assert set(found.survived) == {"vanished", "truncated"}
 
 
-def test_files_that_vanish_after_the_last_epoch_are_missed_or_written_again(tmp_path: Path) -> None:
+def test_files_that_vanish_after_the_last_epoch_are_written_again(tmp_path: Path) -> None:
     found = lose_files(tmp_path, epochs=(4,), names=("metrics.jsonl", "checkpoint/state.safetensors"))
     assert found.lost == []
     assert found.survived == {"vanished": 2, "truncated": 2}
+
+
+def test_a_checkpoint_folder_that_vanishes_after_the_last_epoch_is_made_again(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "run" / "checkpoint"
+    train(small_config(), tmp_path / "run", listener=Once(4, lambda: shutil.rmtree(checkpoints)))
+    assert load_checkpoint(checkpoints / "state.safetensors").rows == 4
+    assert (tmp_path / "run" / "evaluation.json").exists()
 
 
 def test_a_lock_that_does_not_fit_on_the_disk_is_our_own_error(tmp_path: Path) -> None:

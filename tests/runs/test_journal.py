@@ -112,3 +112,20 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError) as caught:
         Journal(tmp_path).rows()
     assert str(caught.value) == f"{tmp_path}: expected to read this file; found: Is a directory"
+
+
+def test_mending_writes_again_what_was_cut_and_appended(journal: Journal) -> None:
+    other = Journal(journal.path)
+    other.cut(2)
+    other.append({"epoch": 9}, after=2)
+    whole = journal.path.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], whole + b"{}\n"):
+        journal.path.write_bytes(content)
+        other.mend()
+        assert journal.path.read_bytes() == whole
+    journal.path.unlink()
+    other.mend()
+    assert [row["epoch"] for row in other.rows()][-1] == 9
+    modified = journal.path.stat().st_mtime_ns
+    other.mend()
+    assert journal.path.stat().st_mtime_ns == modified

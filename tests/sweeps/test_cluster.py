@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from inputaware.runs.checkpoint import load_checkpoint
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.journal import Journal
 from inputaware.sweeps import cluster
+from inputaware.sweeps.cluster import _run
 from inputaware.sweeps.grid import plan_sweep
 from inputaware.sweeps.progress import CellState
 
@@ -284,3 +286,17 @@ def test_ray_is_not_needed_where_nothing_is_left(tmp_path: Path, monkeypatch: py
     (reason,) = summary["broken"].values()
     assert "expected a finished run with an evaluation.json" in reason
     assert seen[0][sweep.cells[0].name].status == "broken"
+
+
+def test_a_signal_that_ray_wraps_comes_out_as_itself() -> None:
+    class Stop(BaseException):
+        pass
+
+    ray = mock.MagicMock()
+    ray.exceptions.RayError = OSError
+    wrapped = SystemError("wait returned a result with an exception set")
+    wrapped.__cause__ = Stop()
+    ray.wait.side_effect = [wrapped, ([], [])]
+    with pytest.raises(Stop):
+        _run(ray, mock.MagicMock(), {"cell": {}}, {}, lambda: None)
+    assert ray.cancel.called

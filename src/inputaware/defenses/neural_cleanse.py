@@ -75,10 +75,11 @@ def anomaly_scores(norms: Sequence[float | None]) -> list[float | None]:
 
 
 def highest_index(norms: Sequence[float | None]) -> float | None:
-    """Return the anomaly index that the class with the smallest norm would have if its trigger had no pixels at all.
+    """Return the highest anomaly index that a class could have if its trigger had no pixels at all.
 
-    It is ``median / (1.4826 MAD)`` of the norms with the smallest one set to zero. Where it is not above the threshold
-    the other classes differ so much among themselves that the rule can flag none, however small its trigger.
+    Each class's norm is set to zero in turn and judged by :func:`anomaly_scores` beside the others as they are. Where
+    the highest index is not above the threshold, the other classes differ so much among themselves that the rule can
+    flag none, however small its trigger.
 
     Args:
         norms: a norm for each class; none: left out.
@@ -87,10 +88,8 @@ def highest_index(norms: Sequence[float | None]) -> float | None:
         An index; none where :func:`anomaly_scores` gives none.
     """
     known = [norm for norm in norms if norm is not None]
-    if not known:
-        return None
-    score = anomaly_scores([0.0, *sorted(known)[1:]])[0]
-    return None if score is None else -score
+    scores = [anomaly_scores([*known[:index], 0.0, *known[index + 1 :]])[index] for index in range(len(known))]
+    return max((-score for score in scores if score is not None), default=None)
 
 
 def chance_rate(classes: int, threshold: float, *, draws: int = 100_000, seed: int = 0) -> float | None:

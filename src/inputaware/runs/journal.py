@@ -26,6 +26,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._kept: list[str] = []
 
     def append(self, row: dict[str, Any], *, after: int | None = None) -> None:
         """Add a row and flush it to the disk; a line that a kill left torn gives way to it.
@@ -43,12 +44,17 @@ class Journal:
             content = file.read()
             there = content.count(b"\n")
             if after not in (None, there):
-                raise self._changed(after, there)
+                raise RunFolderError(
+                    f"{self.path}: expected {after} rows, as were written; found {there}; "
+                    "the file was changed while training went on: restore it or train again"
+                )
             file.truncate(content.rfind(b"\n") + 1)
             file.seek(0, os.SEEK_END)
-            file.write(json.dumps(seal(row), allow_nan=False).encode() + b"\n")
+            line = json.dumps(seal(row), allow_nan=False)
+            file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        self._kept.append(line)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all rows.
@@ -77,15 +83,15 @@ class Journal:
                 raise RunFolderError(f"{place}: expected the row that was written; found {error}; restore it") from None
         return rows
 
-    def check(self, count: int) -> None:
-        """Check that as many rows are there as were written, and that none was changed.
+    def mend(self) -> None:
+        """Write the file again where it does not hold what this object wrote, and what was there when it was cut.
 
         Raises:
-            RunFolderError: there are others.
+            RunFolderError: the file cannot be read.
+            WriteError: it cannot be written.
         """
-        there = len(self.rows())
-        if there != count:
-            raise self._changed(count, there)
+        if self._lines() != self._kept:
+            write_text(self.path, "".join(line + "\n" for line in self._kept))
 
     def cut(self, count: int) -> None:
         """Keep the first rows and drop what was written after the checkpoint that knows of them.
@@ -101,12 +107,7 @@ class Journal:
             )
         if len(lines) > count or not self.path.exists():
             write_text(self.path, "".join(line + "\n" for line in lines[:count]))
-
-    def _changed(self, expected: int | None, found: int) -> RunFolderError:
-        return RunFolderError(
-            f"{self.path}: expected {expected} rows, as were written; found {found}; "
-            "the file was changed while training went on: restore it or train again"
-        )
+        self._kept = lines[:count]
 
     def _lines(self) -> list[str]:
         """Return the complete lines; a kill can leave the last one torn, without its newline."""

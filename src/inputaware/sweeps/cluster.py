@@ -287,8 +287,11 @@ def _run(
                     reason = str(error).strip().partition("\n")[0]
                     state.error = f"its worker died {state.attempts} times, the last time with: {reason}"
                 state.status, state.share = ("broken" if state.error else "finished"), 1.0
-    except BaseException:
+    except BaseException as error:
         _stop(ray, list(pending))
+        if isinstance(error, SystemError) and error.__cause__ is not None:
+            # What a signal raises within Ray's own code comes out of it wrapped.
+            raise error.__cause__ from None
         raise
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from inputaware.attacks.base import Attack, Stage
 from inputaware.config import Config
 from inputaware.data.loader import Loader
-from inputaware.errors import RunFolderError, TrainingError
+from inputaware.errors import RunFolderError, TrainingError, WriteError
 from inputaware.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from inputaware.runs.environment import full_float32, peak_memory_mib
 from inputaware.runs.folder import RunFolder
@@ -190,7 +190,10 @@ class Trainer:
                 load_checkpoint(self.folder.checkpoint)
             except RunFolderError:
                 # Lost or damaged while training went on, and after a stage's last epoch nothing else writes it again.
-                self._save(index, stage.epochs, step.trained, loader)
+                # Where that fails, what the networks are written to next says why.
+                with suppress(OSError, WriteError):
+                    self.folder.checkpoint.parent.mkdir(exist_ok=True)
+                    self._save(index, stage.epochs, step.trained, loader)
         for member in step.trained.values():
             if member.average is not None:
                 member.average.apply()
