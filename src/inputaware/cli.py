@@ -438,8 +438,9 @@ def _reproduce(command: ReproduceCommand) -> None:
         hours=command.hours,
     )
     Console().print(plan_table(plan))
-    for name, reason in plan.impossible.items():
-        _say(f"{name} cannot be made here: {reason}")
+    for reason in dict.fromkeys(plan.impossible.values()):
+        names = [name for name, other in plan.impossible.items() if other == reason]
+        _say(f"{', '.join(names)} cannot be made here: {reason}")
     if command.plan:
         return
     with Announcer(Console(stderr=True)) as announcer:
