@@ -136,6 +136,7 @@ def test_the_list_needs_no_torch(tmp_path: Path) -> None:
     assert found.returncode == 0
     assert lines[0].split() == ["cifar10-all-to-one-seed-0", "left", "330", "s"]
     assert len(lines) == 36
+    assert lines[-1].split() == ["mnist-paper-all-to-all-seed-0", "left", "up", "to", "3960", "s"]
     assert "inputaware.runs.results" in found.stderr
     assert " torch\n" not in found.stderr
     assert not (tmp_path / "out").exists()
@@ -209,6 +210,108 @@ def test_a_cell_is_stopped_at_the_end_of_a_piece_and_what_it_took_is_remembered(
     assert suite.tried == {"next"}
 
 
+def test_what_is_stopped_soon_keeps_its_guess_and_no_step_is_begun_in_the_grace(script, make):
+    steps = [script.Step(name, ("60", "--output", "results/a.json", "0")) for name in ("train", "defend")]
+    suite = make(seconds=1)
+    suite.do(script.Cell("first", 0, tuple(steps)))
+    assert suite.states["first"]["why"].startswith("at the end of a piece, ")
+    assert suite.seconds == {"train": script.TINY_SECONDS}
+    suite.do(script.Cell("second", 0, (steps[1],)))
+    assert suite.states["second"] == {"state": "stopped", "why": "at the end of a piece, before defend"}
+    assert not (suite.work / "logs/second.log").exists()
+
+
+LONG = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: print("told to end", flush=True))
+print(os.getpid(), flush=True)
+while True:
+    time.sleep(60)
+"""
+
+PIECE = """
+import pathlib, signal, sys, time
+import gpu_suite as script
+folder = pathlib.Path(__file__).parent
+for number in script.ENDING:
+    signal.signal(number, signal.SIG_DFL)  # whatever the tests were started to ignore
+script.heed_signals()
+script.Suite(
+    [script.Cell("long", 0, (script.Step("long", ("defend",)),))],
+    folder / "work",
+    folder / "out/gpu-suite.zip",
+    stop_at=time.monotonic() + 60,
+    grace=1.5,
+    most_bytes=2**20,
+    tiny=True,
+    program=(sys.executable, str(folder / "long.py")),
+).run()
+"""
+
+
+def wait_for(log: Path, words: str) -> str:
+    until = time.monotonic() + 30
+    while words not in (text := log.read_text() if log.exists() else ""):
+        assert time.monotonic() < until, text
+        time.sleep(0.02)
+    return text
+
+
+@pytest.mark.parametrize(("sent", "code"), [("SIGHUP", 129), ("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
+def test_a_signal_ends_the_command_too_and_a_second_one_changes_nothing(sent, code, tmp_path):
+    (tmp_path / "long.py").write_text(LONG)
+    (tmp_path / "piece.py").write_text(PIECE)
+    (tmp_path / "gpu_suite.py").write_bytes(SCRIPT.read_bytes())
+    log = tmp_path / "work/logs/long.log"
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "piece.py")], stdout=writing, stderr=subprocess.PIPE, text=True
+    ) as piece:
+        os.close(writing)
+        child = int(wait_for(log, "\n"))
+        os.close(reading)  # the connection is lost
+        piece.send_signal(getattr(signal, sent))
+        wait_for(log, "told to end\n")
+        if sent == "SIGKILL":  # which leaves the command to itself; this one does not end when it is told to
+            os.kill(child, signal.SIGKILL)
+        else:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                piece.send_signal(number)
+        assert piece.communicate(timeout=60)[1] == ""
+    assert piece.returncode == code
+    kept = members(tmp_path / "out/gpu-suite.zip")
+    if sent == "SIGKILL":
+        assert set(kept) == {"state.json"}
+    else:
+        assert kept["logs/long.log"] == f"{child}\ntold to end\n".encode()
+        assert b'"why": "by a signal"' in kept["state.json"]
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def test_a_signal_while_the_archive_is_written_loses_nothing(script, make, monkeypatch):
+    suite = make(cell(script, "quick"))
+    saved = []
+
+    def save() -> None:
+        saved.append(suite.state(suite.cells[0]))
+        if len(saved) == 2:
+            sys.exit(143)
+
+    monkeypatch.setattr(suite, "save", save)
+    with pytest.raises(SystemExit):
+        suite.run()
+    assert saved == ["left", "done", "done"]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_first_cell(script, make, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    suite = make(cell(script, "quick"))
+    with pytest.raises(WriteError, match=r"out: expected to write this; found: File exists; choose another place, and"):
+        suite.run()
+    assert suite.tried == set()
+
+
 def test_what_failed_is_reported_and_comes_last(script, make, capsys):
     cells = [cell(script, "broken", code=7), cell(script, "whole")]
     suite = make(*cells, commit="0123")
@@ -245,7 +348,7 @@ def test_defenses_come_early_where_their_run_is_at_hand_and_fail_with_its_traini
     }
 
 
-def test_a_run_that_was_trained_twice_keeps_its_first_result(script, make, monkeypatch):
+def test_a_run_that_was_trained_twice_keeps_its_earlier_results(script, make, monkeypatch):
     suite = make()
     run = next(cell for cell in script.plan(tiny=True) if cell.run == "gtsrb-none-seed-0")
     folder = suite.work / "runs" / run.run
@@ -258,12 +361,15 @@ def test_a_run_that_was_trained_twice_keeps_its_first_result(script, make, monke
             output, {"commit": "1", "evaluation": read_json(folder / "evaluation.json")}
         ),
     )
-    for rate in (0.5, 0.5, 0.25):
+    for rate in (0.5, 0.5, 0.25, 0.125):
         write_json(folder / "evaluation.json", {"rate": rate})
+        (folder / "metrics.jsonl").write_text(str(rate))
         suite.publish(run)
-    results = suite.work / "results"
-    assert read_json(results / "gtsrb-none-seed-0.json")["evaluation"] == {"rate": 0.25}
-    assert read_json(results / "earlier/gtsrb-none-seed-0.json")["evaluation"] == {"rate": 0.5}
+    for name, rate in (("{}", 0.125), ("earlier/{}-1", 0.5), ("earlier/{}-2", 0.25)):
+        name = name.format("gtsrb-none-seed-0")
+        assert read_json(suite.work / f"results/{name}.json")["evaluation"] == {"rate": rate}
+        assert (suite.work / f"records/{name}/metrics.jsonl").read_text() == str(rate)
+    assert len(list(suite.work.glob("re*/earlier/*"))) == 4
 
 
 def test_what_makes_the_archive_too_large_is_left_out_in_order_and_said(make, capsys):
@@ -301,6 +407,20 @@ def test_what_makes_the_archive_too_large_is_left_out_in_order_and_said(make, ca
     assert suite.archive.read_bytes() == before
 
 
+def test_no_archive_is_written_that_would_not_be_read(script, make, monkeypatch, capsys):
+    monkeypatch.setattr(script, "MOST_UNPACKED", 2**20)
+    suite = make()
+    for name in ("arrays/a/zeros.npz", "results/zeros.json"):
+        (suite.work / name).parent.mkdir(parents=True)
+        (suite.work / name).write_bytes(bytes(2**19))
+    suite.save()
+    assert capsys.readouterr().out == "left out of an archive of 1 MiB, unpacked 1 MiB: arrays/a/zeros.npz\n"
+    make().restore(suite.archive)
+    (suite.work / "results/zeros.json").write_bytes(bytes(2**20))
+    with pytest.raises(WriteError, match=r"at most 1048576 bytes when unpacked; found 1048\d\d\d without .*; begin"):
+        suite.save()
+
+
 def zip_of(path: Path, files: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -318,6 +438,21 @@ def zip_of(path: Path, files: dict[str, bytes]) -> Path:
         ({"results/a.json": b"{}"}, "expected an archive that gpu-suite has written; found no state.json"),
         ({"state.json": b"{}"}, "expected the state of each cell in state.json; found another layout"),
         ({"state.json": b'{"tiny": true, "cells": {"a": 1}, "seconds": {}}'}, "expected the state of each cell"),
+        (
+            {"state.json": b'{"tiny": true, "cells": {"a": {"state": "new", "why": ""}}, "seconds": {}}'},
+            "expected the state of each cell",
+        ),
+        ({"state.json": b'{"tiny": true, "cells": {}, "seconds": {"a": -1}}'}, "expected the state of each cell"),
+        ({"state.json": b'{"tiny": true, "cells": {}, "seconds": {"a": 1e999}}'}, "expected the state of each cell"),
+        (
+            {"state.json": b'{"tiny": true, "cells": {}, "seconds": {"a": 1' + 400 * b"0" + b"}}"},
+            "expected the state of each cell",
+        ),
+        ({"state.json": b"{"}, "bad.zip: expected the state of each cell"),
+        ({"state.json": b'{"sha256": "0"}'}, "bad.zip: expected the state of each cell"),
+        ({"state.json": b"{}", "runs/a": b"", "runs/a/b": b""}, "found 'runs/a/b': File exists; take another one"),
+        ({"state.json": b"{}", "runs/./.": b""}, "found 'runs/./.': Is a directory; take another one"),
+        ({"state.json": b"{}", "runs/" + 300 * "a": b""}, "aaa': File name too long; take another one"),
         ({"state.json": b'{"tiny": false, "cells": {}, "seconds": {}}'}, "expected cells that were made with --tiny"),
         ({"state.json": bytes(2**21)}, "expected at most 1048576 bytes when unpacked; found 2097152"),
     ],
@@ -380,6 +515,14 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     code, words = call("--only", "benchmark-mnist", "nothing")
     assert code == 2
     assert words.endswith("; found nothing")
+    for number in ("nan", "inf", "0"):
+        code, words = call("--mib", number)
+        assert (code, words.partition("error: ")[2]) == (
+            2,
+            f"--minutes, --mib: expected finite numbers above 0; found 9, {number}",
+        )
+    code, words = call("--minutes", "inf")
+    assert (code, words.partition("; ")[2]) == (2, "found inf, 16")
     code, words = call("--previous", str(tmp_path / "none.zip"))
     assert (code, words.partition("error: ")[2]) == (
         2,
