@@ -79,7 +79,7 @@ def test_each_run_is_judged_by_its_own_threshold() -> None:
         (axis,) = anomaly_by_run({"a": 4.5, "b": 4.5}, thresholds).axes
         assert [line.get_xdata()[0] for line in axis.lines] == [thresholds["b"], thresholds["a"]]
         assert [bool(bar.get_hatch()) for bar in axis.patches] == [thresholds["b"] < 4.5, True]
-        assert axis.get_xlabel().endswith(f"flagged above {label}")
+        assert axis.figure.get_supxlabel().endswith(f"flagged above {label}")
 
 
 def test_filters_without_a_trigger_show_clean_accuracy_only() -> None:

@@ -158,7 +158,9 @@ def anomaly_by_run(indices: Mapping[str, float | None], thresholds: Mapping[str,
         axis.margins(x=0.15)
         limits = sorted({thresholds[name] for name in names})
         above = f"{limits[0]:g}" if len(limits) == 1 else "the dotted lines"
-        axis.set(xlabel=f"anomaly index of the smallest trigger; flagged above {above}")
+        # Below the whole figure: long names leave the axis less width than these words take.
+        words = f"anomaly index of the smallest trigger; flagged above {above}"
+        figure.supxlabel(words, fontsize=axis.xaxis.label.get_fontsize())
     return figure
 
 
