@@ -556,3 +556,10 @@ def test_nothing_heavy_is_imported() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
+
+
+def test_what_an_attack_does_not_read_makes_no_difference() -> None:
+    changed: dict[str, Any] = {"joint_stage": {"initial_attack_probability": 0.3}, "mask_stage": {"epochs": 1}}
+    for attack, count in (("badnets", 0), ("none", 0), ("input-aware", 2)):
+        plain = preset_config("fast", dataset="digits", attack=attack)
+        assert len(config_differences(plain, override(plain, changed))) == count

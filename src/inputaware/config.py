@@ -467,9 +467,13 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def config_differences(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
-    """Return the fields in which two configurations differ, by dotted name, with both values."""
+    """Return the fields in which two configurations differ, by dotted name, with both values.
+
+    What the attack of neither reads makes no difference.
+    """
     left, right = flatten(config_to_dict(first)), flatten(config_to_dict(second))
-    return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
+    counting = fields_that_count(first).keys() | fields_that_count(second).keys()
+    return {key: (left[key], right[key]) for key in left if key in counting and left[key] != right[key]}
 
 
 _UNREAD_BY_CONTROLS = (

@@ -313,7 +313,9 @@ def plan_table(plan: Plan) -> Table:
     Args:
         plan: what it will do.
     """
-    table = Table(title=_plain(f"To make of {plan.dataset}: {', '.join(plan.items) or 'nothing'}"), title_justify="left")
+    table = Table(
+        title=_plain(f"To make of {plan.dataset}: {', '.join(plan.items) or 'nothing'}"), title_justify="left"
+    )
     table.add_column("work")
     table.add_column("about", justify="right")
     for planned in plan.works:

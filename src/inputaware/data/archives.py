@@ -124,8 +124,12 @@ def fetch_archive(dataset: str, file: str) -> Path:
         response = getattr(error, "response", None)
         if response is not None:
             response.close()  # pooch leaves the connection of a refused request open
+        # What requests says of a lost connection repeats all layers; the innermost says why.
+        reason: BaseException = error
+        while response is None and (inner := reason.__cause__ or reason.__context__) is not None:
+            reason = inner
         raise DataError(
-            f"{file}: expected to download {url} into {folder}; found {type(error).__name__}: {error}; check the "
+            f"{file}: expected to download {url} into {folder}; found {type(error).__name__}: {reason}; check the "
             f"network and the folder, or put {dataset}/train.parquet and {dataset}/test.parquet into the folder "
             "that INPUTAWARE_DATA names"
         ) from error
