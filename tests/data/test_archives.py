@@ -275,7 +275,10 @@ def test_a_zip_file_is_read_in_memory_up_to_a_size(tmp_path):
     file = tmp_path / "some.zip"
     file.write_bytes(zipped({"a/": b"", "a/b": b"first", "c": bytes(2**20)}))
     assert read_zip(file, 2**20 + 5) == {"a/b": b"first", "c": bytes(2**20)}
-    with pytest.raises(DataError, match="expected at most 1048580 bytes when unpacked; found 1048581; take the"):
+    with pytest.raises(
+        DataError,
+        match="expected at most 1048580 bytes when unpacked; found 1048581; take the archive that was written",
+    ):
         read_zip(file, 2**20 + 4)
     file.write_bytes(zipped({"a/../../b": b""}))
     with pytest.raises(DataError, match="expected names inside the archive's own folder"):
