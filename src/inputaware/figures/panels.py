@@ -47,4 +47,6 @@ def image_rows(rows: Mapping[str, UInt8[np.ndarray, "batch height width 3"]]) ->
         axis.grid(visible=False)
         for spine in axis.spines.values():
             spine.set_visible(False)
+        # Once more than saving does: the first layout takes the names for narrower than they are, and cuts them.
+        figure.draw_without_rendering()
     return figure

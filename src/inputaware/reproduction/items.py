@@ -176,7 +176,7 @@ def _words(runs: Sequence[CollectedRun]) -> str:
     return (
         f"{first['evaluation']['test_images']} test images; preset {first['preset']}, trained on "
         f"{first['trained_on']}, seed{'s' if len(results) > 1 else ''} {seeds}: {seconds} seconds on "
-        f"{first['device']}, {first['threads']} threads, precision {first['precision']}."
+        f"{first['device']}, {_threads(first['threads'])}, precision {first['precision']}."
     )
 
 
@@ -197,7 +197,7 @@ def _latencies(found: Found) -> Made:
         points[name.replace("_", " ")] = (times["1"], paper)
     place = environment["processor"] if environment["device"] == "cpu" else environment["device"]
     note = (
-        f"Medians, evaluation mode, float32, on {place}, {environment['threads']} threads. The paper's are from an "
+        f"Medians, evaluation mode, float32, on {place}, {_threads(environment['threads'])}. The paper's are from an "
         "RTX 2080 Ti and an i7-9700K; it names no batch size."
     )
     return Made(latency_points(points), rows, note)
@@ -238,6 +238,10 @@ def _filters(found: Found) -> Made:
 def _arrays(run: CollectedRun) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     assert run.inspected is not None
     return run.inspected.gallery, run.inspected.grad_cam
+
+
+def _threads(count: int | str) -> str:
+    return f"{count} thread{'s' if int(count) > 1 else ''}"
 
 
 def _few(images: NDArray[Any]) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ _ROWS_SHOWN = 12
 """Rows of a table on a page; a longer one is a curve, which the picture shows and the CSV file holds."""
 
 
-def write_item(folder: Path, dataset: str, name: ItemName, made: Made) -> None:
+def write_item(folder: Path, dataset: str, name: ItemName, made: Made, seeds: Sequence[int] = (0,)) -> None:
     """Write an item: ``DATASET/NAME.md`` with its numbers, picture and note, and the parts by themselves.
 
     Args:
@@ -26,6 +26,7 @@ def write_item(folder: Path, dataset: str, name: ItemName, made: Made) -> None:
         dataset: the data set.
         name: the item's.
         made: the item.
+        seeds: those that were asked for.
 
     Raises:
         RunFolderError: a file cannot be written.
@@ -37,7 +38,7 @@ def write_item(folder: Path, dataset: str, name: ItemName, made: Made) -> None:
         _write(place / f"{name}.{kind}", content)
     if made.rows:
         _write(place / f"{name}.csv", _csv(made.rows).encode())
-    _write(place / f"{name}.md", _markdown(dataset, name, made).encode())
+    _write(place / f"{name}.md", _markdown(dataset, name, made, seeds).encode())
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -62,7 +63,7 @@ def _table(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells)
 
 
-def _markdown(dataset: str, name: ItemName, made: Made) -> str:
+def _markdown(dataset: str, name: ItemName, made: Made, seeds: Sequence[int]) -> str:
     parts = [f"# {ITEMS[name].title}, {dataset}"]
     if made.rows and len(made.rows) <= _ROWS_SHOWN:
         parts.append(_table(made.rows))
@@ -70,7 +71,10 @@ def _markdown(dataset: str, name: ItemName, made: Made) -> str:
     if made.note:
         parts.append(made.note)
     files = ", ".join(f"[{kind}]({name}.{kind})" for kind in (["csv"] if made.rows else []) + ["png", "svg"])
-    parts.append(f"Made by `inputaware reproduce {name} --dataset {dataset}`; as {files}.")
+    command = f"inputaware reproduce {name} --dataset {dataset}"
+    if tuple(seeds) != (0,):
+        command += f" --seeds {' '.join(map(str, seeds))}"
+    parts.append(f"Made by `{command}`; as {files}.")
     return "\n\n".join(parts) + "\n"
 
 
