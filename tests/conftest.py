@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,11 @@ install_import_hook([f"inputaware.{room}" for room in ROOMS_WITH_TENSORS], "bear
 
 
 REAL_DATA = os.environ.get("INPUTAWARE_DATA")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell leaves it to what runs in the background; tests and what they start are to be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

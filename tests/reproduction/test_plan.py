@@ -84,7 +84,7 @@ def test_every_item_is_there_in_every_format(made: Path) -> None:
     page = (made / "README.md").read_text()
     for name in ITEM_NAMES:
         assert f"](digits/{name}.png)" in page
-        assert f"`inputaware reproduce {name} --dataset digits`" in page
+        assert f"`inputaware reproduce {name} --dataset digits --seeds 0 1`" in page
     for address in re.findall(r"\]\(([^)]+)\)", page):
         assert (made / address).is_file()
     with Image.open(made / "digits/figure1.png") as file:
