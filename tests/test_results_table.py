@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from inputaware.defenses.settings import DEFENSES
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "results-table"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 ATTACKED: dict[str, Any] = {
@@ -251,3 +253,34 @@ def test_table_of_filters(project: Project) -> None:
         "attack, filter then trigger | 100.00 | - | - | - | - | - |",
     ]
     assert "attack, trigger then filter | 100.00 | 10.00 | - | - | - | - |" in lines[5]
+
+
+def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Project) -> None:
+    def estimate(low: float, high: float) -> dict[str, float]:
+        return {"mean": (low + high) / 2, "lowest": low, "highest": high, "count": 2}
+
+    setting = {"dataset": "mnist", "attack": "input-aware", "target": "all-to-all", "preset": "fast", "changes": {}}
+    measures: dict[str, Any] = {
+        "clean_accuracy": estimate(0.99, 0.99),
+        "attack_success_rate": estimate(0.9, 0.98),
+        "defenses.neural-cleanse.flagged": {**estimate(0, 1), "count": 2},
+        "defenses.strip.scoring.false_acceptance_rate": estimate(0.5, 0.7),
+        **{f"defenses.{name}.seconds": estimate(1, 2) for name in DEFENSES},
+    }
+    rows = [
+        {**setting, "seeds": [0, 1], "paper": ATTACKED["paper"], "measures": measures},
+        {**setting, "preset": "paper", "changes": {"seeds": 1}, "seeds": [0], "paper": None, "measures": {}},
+    ]
+    project.publish("a", {"configurations": rows, "comparisons": []})
+    project.readme.write_text("<!-- glance:begin -->\n<!-- glance:end -->\n", encoding="utf-8")
+    assert project.run("--table", "glance").returncode == 0
+    assert project.readme.read_text(encoding="utf-8").splitlines()[3:6] == [
+        "| MNIST: input-aware, all-to-all | ours, 2 seeds | 99.00 | 94.00 (90.00 to 98.00) | - |",
+        "| MNIST: input-aware, all-to-all | the paper | 99.54 | 99.54 | 95.25 |",
+        "| MNIST: input-aware, all-to-all, preset paper, seeds 1 | ours, 1 seed | - | - | - |",
+    ]
+    project.readme.write_text("<!-- glance-defenses:begin -->\n<!-- glance-defenses:end -->\n", encoding="utf-8")
+    assert project.run("--table", "glance-defenses").returncode == 0
+    assert project.readme.read_text(encoding="utf-8").splitlines()[3] == (
+        "| MNIST: input-aware, all-to-all | 1 of 2 | 60.00 (50.00 to 70.00) | - | - | - |"
+    )

@@ -18,7 +18,7 @@ _ROWS_SHOWN = 12
 """Rows of a table on a page; a longer one is a curve, which the picture shows and the CSV file holds."""
 
 
-def write_item(folder: Path, dataset: str, name: ItemName, made: Made, seeds: Sequence[int] = (0,)) -> None:
+def write_item(folder: Path, dataset: str, name: ItemName, made: Made, seeds: Sequence[int]) -> None:
     """Write an item: ``DATASET/NAME.md`` with its numbers, picture and note, and the parts by themselves.
 
     Args:
