@@ -119,7 +119,7 @@ def test_the_two_probabilities_may_differ_with_drawn_partners_too(attacked: int,
     attack = make_attack(attack_probability=attacked / BATCH, cross_probability=crossed / BATCH)
     _, stage = stages(attack)
     batch = make_batch(partners=True)
-    assert stage.counts(batch, 0.0) == (attacked, crossed)
+    assert stage.layout(batch, 0.0) == (attacked, crossed)
     loss = stage.loss(batch, 0.0)
     assert torch.isfinite(loss.total)
     loss.total.backward()  # type: ignore[no-untyped-call]
@@ -130,7 +130,7 @@ def test_a_batch_that_lost_images_still_has_one_of_each_kind(count: int) -> None
     attack = make_attack(attack_probability=1 / BATCH + 0.001, cross_probability=1 / BATCH + 0.001)
     _, stage = stages(attack)
     batch = make_batch(partners=True, count=count)
-    assert stage.counts(batch, 0.0) == (1, min(1, count - 1))
+    assert stage.layout(batch, 0.0) == (1, min(1, count - 1))
     if count > 1:
         assert torch.isfinite(stage.loss(batch, 0.0).total)
 

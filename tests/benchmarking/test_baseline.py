@@ -67,7 +67,7 @@ def test_loss_and_gradients_are_the_products(number: int, case: str) -> None:
     plain = plain_stage(stage)
     if number == 1:
         # Where the cross part is the larger one, partners serve more than once.
-        attack_count, cross_count = stage.counts(batch, 0.0)  # type: ignore[attr-defined]
+        attack_count, cross_count = stage.layout(batch, 0.0)  # type: ignore[attr-defined]
         assert (cross_count > attack_count) == (case in ("mnist", "cifar10"))
     expected, gradients = loss_and_gradients(stage, batch)
     found, plain_gradients = loss_and_gradients(plain, batch)

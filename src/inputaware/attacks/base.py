@@ -157,6 +157,15 @@ class Stage(ABC):
     averaging: float = 0.0
     share: Share = WHOLE
 
+    def layout(self, batch: Batch, progress: float) -> tuple[int, ...]:
+        """Return the numbers, besides the shapes of a batch, on which it depends which operations the loss is made of.
+
+        Args:
+            batch: as in :meth:`loss`.
+            progress: likewise.
+        """
+        return ()
+
     @abstractmethod
     def loss(self, batch: Batch, progress: float) -> StepLoss:
         """Return what a batch costs; with several processes, what this one's share adds to that.

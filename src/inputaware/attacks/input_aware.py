@@ -143,7 +143,7 @@ class JointStage(Stage):
         self.target_class = config.target_class
         self.config: JointStageConfig = joint
 
-    def counts(self, batch: Batch, progress: float) -> tuple[int, int]:
+    def layout(self, batch: Batch, progress: float) -> tuple[int, int]:
         """Return how many images of a batch carry their own and how many another image's trigger."""
         config = self.config
         attack = probability_at(progress, config.initial_attack_probability, config.attack_probability, config.ramp)
@@ -156,7 +156,7 @@ class JointStage(Stage):
 
     def loss(self, batch: Batch, progress: float) -> StepLoss:
         """Return cross-entropy of the three parts of a batch and diversity of the patterns."""
-        attack_count, cross_count = self.counts(batch, progress)
+        attack_count, cross_count = self.layout(batch, progress)
         images, labels = batch.images, batch.labels
         sources = images[:attack_count]
         patterns = self.share.apply(self.pattern_generator, sources)

@@ -133,7 +133,7 @@ class PlainJointStage(Stage):
     def loss(self, batch: Batch, progress: float) -> StepLoss:
         """Return cross-entropy of the three parts of a batch and diversity of the patterns."""
         product, config = self.product, self.product.config
-        attack_count, cross_count = product.counts(batch, progress)
+        attack_count, cross_count = product.layout(batch, progress)
         images, labels = batch.images, batch.labels
         sources = images[:attack_count]
         partners = sources.roll(1, 0)

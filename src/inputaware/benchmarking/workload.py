@@ -113,7 +113,7 @@ class Workload:
     def plain_step(self) -> TrainingStep:
         """Return the step of the plain counterpart, in float32, from the same weights."""
         stage: Stage = plain_stage(self.stage)
-        step = TrainingStep(stage, device=self.device, precision="32")
+        step = TrainingStep(stage, device=self.device, precision="32", captured=False)
         step.train_mode()
         return step
 

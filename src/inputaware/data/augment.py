@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from inputaware.config import AugmentationConfig
+from inputaware.data.transfer import send
 
 __all__ = [
     "augment",
@@ -55,7 +56,7 @@ def random_crop(
         generator: source of randomness, on the CPU.
     """
     offsets = torch.randint(2 * padding + 1, (len(images), 2), generator=generator)
-    return crop_at(images, padding, offsets.to(images.device))
+    return crop_at(images, padding, send(offsets, images.device))
 
 
 def random_rotation(
@@ -69,7 +70,7 @@ def random_rotation(
         generator: source of randomness, on the CPU.
     """
     angles = (2 * torch.rand(len(images), generator=generator) - 1) * degrees
-    return rotate_by(images, angles.to(images.device))
+    return rotate_by(images, send(angles, images.device))
 
 
 def random_flip(
@@ -82,7 +83,7 @@ def random_flip(
         generator: source of randomness, on the CPU.
     """
     mask = torch.rand(len(images), generator=generator) < 0.5
-    return flip_where(images, mask.to(images.device))
+    return flip_where(images, send(mask, images.device))
 
 
 def crop_at(

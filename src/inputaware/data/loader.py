@@ -11,6 +11,7 @@ from torch import Tensor
 
 from inputaware.config import AugmentationConfig, PartnerRule
 from inputaware.data.augment import augment
+from inputaware.data.transfer import send
 from inputaware.errors import ConfigError
 
 __all__ = ["Batch", "Loader", "derangement", "in_chunks", "to_pixels"]
@@ -114,11 +115,11 @@ class Loader:
                 yield self._batch(chosen, others)
 
     def _batch(self, chosen: Int64[Tensor, " batch"], others: Int64[Tensor, " batch"] | None) -> Batch:
-        chosen = chosen.to(self.images.device)
+        chosen = send(chosen, self.images.device)
         return Batch(
             images=self._pixels(chosen),
             labels=self.labels[chosen],
-            partners=None if others is None else self._pixels(others.to(self.images.device)),
+            partners=None if others is None else self._pixels(send(others, self.images.device)),
         )
 
     def _pixels(self, chosen: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channel height width"]:

@@ -40,8 +40,10 @@ class WeightAverage:
         torch._foreach_lerp_(
             [self.tensors[name] for name in self.floating], [self.current[name] for name in self.floating], weight
         )
-        for name in self.others:
-            self.tensors[name].copy_(self.current[name])
+        if self.others:
+            torch._foreach_copy_(
+                [self.tensors[name] for name in self.others], [self.current[name] for name in self.others]
+            )
 
     @contextmanager
     def applied(self) -> Iterator[None]:

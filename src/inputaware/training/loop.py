@@ -23,11 +23,12 @@ from inputaware.runs.folder import RunFolder
 from inputaware.training.interruption import DeferredSignals
 from inputaware.training.processes import Processes
 from inputaware.training.step import TrainedModule, TrainingStep, beneath, place_modules
+from inputaware.training.watch import LossWatch
 
 __all__ = ["EpochReport", "Listener", "Trainer", "training_state"]
 
 _LOOK_EVERY = 10
-"""Steps between two looks at the loss, and at the clock: a look waits for the device."""
+"""Steps between two looks at the loss, and at the clock."""
 _SAVE_EVERY = 15.0
 """Seconds between two checkpoints; the last epoch of a stage is always saved, and so is what a signal stops."""
 
@@ -219,6 +220,7 @@ class Trainer:
         step.train_mode()
         before, sums, seen = (begun.steps, begun.sums, begun.images) if begun else (0, {}, 0)
         steps = looked = before
+        watch = LossWatch(self.device)
         if before:
             self.listener.stepped(before, {})
         for steps, batch in enumerate(loader.rest() if begun else loader, before + 1):
@@ -231,8 +233,11 @@ class Trainer:
                 value = part.detach().float()
                 sums[name] = sums[name] + value if name in sums else value
             if steps % _LOOK_EVERY == 0 or steps == len(loader) or signals.waiting:
-                self._look(stage, epoch, steps, sums)
-                if signals.waiting or time.perf_counter() - self.saved_at > _SAVE_EVERY:
+                saving = bool(signals.waiting) or time.perf_counter() - self.saved_at > _SAVE_EVERY
+                look = watch.look(steps, {"": sums["total"], **loss.parts}, now=saving or steps == len(loader))
+                losses = look.losses if look else {}
+                self._check(stage, epoch, look.steps if look else 0, losses.pop("", 0.0))
+                if saving:
                     # The others' losses, random state and batch-norm statistics are not the run's.
                     if self.processes.writes:
                         self._save(
@@ -243,14 +248,14 @@ class Trainer:
                             _Begun(steps, sums, time.perf_counter() - started, seen),
                         )
                     signals.deliver()
-                self.listener.stepped(steps - looked, {name: float(part.detach()) for name, part in loss.parts.items()})
+                self.listener.stepped(steps - looked, losses)
                 looked = steps
         if not steps:
             raise TrainingError(
                 f"stage {stage.name}, epoch {epoch + 1}: expected at least one batch; found none: every image "
                 "met itself as its partner; train on more images or with --partners derangement"
             )
-        self._look(stage, epoch, steps, sums)
+        self._check(stage, epoch, steps, float(sums["total"]))
         training_seconds = time.perf_counter() - started
         # In an order that does not depend on whether the sums came from a checkpoint.
         losses = {name: float(sums[name]) / steps for name in sorted(sums, key=lambda name: (name != "total", name))}
@@ -285,10 +290,9 @@ class Trainer:
                 statistics += [tensor for name, tensor in tensors.items() if name not in parameters]
         self.processes.copy_from_first(statistics)
 
-    def _look(self, stage: Stage, epoch: int, steps: int, sums: dict[str, Tensor]) -> None:
+    def _check(self, stage: Stage, epoch: int, steps: int, total: float) -> None:
         """Stop where the losses summed so far are not finite."""
-        total = float(sums["total"])
-        if not torch.isfinite(sums["total"]):
+        if not math.isfinite(total):
             kept = (
                 f"the last good checkpoint is kept in {self.folder.checkpoint}"
                 if self.folder.checkpoint.exists()

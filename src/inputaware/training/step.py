@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from inputaware.attacks.base import Attack, Recipe, Stage, StepLoss
 from inputaware.data.loader import Batch
 from inputaware.training.averaging import WeightAverage, check_alike
+from inputaware.training.capture import CapturedSteps
 from inputaware.training.processes import Processes
 from inputaware.training.schedules import learning_rate
 
@@ -35,18 +36,29 @@ class TrainedModule:
         self.config = recipe.optimizer
         self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         config = recipe.optimizer
+        device = self.parameters[0].device
+        on_gpu = device.type == "cuda"
+        # On a GPU a number in its memory: what is recorded of a step reads it there, whatever it is by then.
+        self.rate = torch.tensor(config.learning_rate, device=device) if on_gpu else None
+        rate = config.learning_rate if self.rate is None else self.rate
         self.optimizer: torch.optim.Optimizer
         if config.name == "adam":
             self.optimizer = torch.optim.Adam(
-                self.parameters, config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+                self.parameters,
+                rate,
+                betas=config.betas,
+                weight_decay=config.weight_decay,
+                fused=True,
+                capturable=on_gpu,
             )
         else:
             self.optimizer = torch.optim.SGD(
                 self.parameters,
-                config.learning_rate,
+                rate,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
                 nesterov=config.nesterov,
+                fused=on_gpu,
             )
         self.average = WeightAverage(self.module, averaging) if averaging > 0 else None
 
@@ -54,13 +66,12 @@ class TrainedModule:
         """Set the step's learning rate and clear the gradients."""
         rate = learning_rate(self.config, epoch=epoch, progress=progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate if self.rate is None else self.rate.fill_(rate)
         if not self.config.accumulate_gradients:
             self.optimizer.zero_grad()
 
-    def step(self) -> None:
-        """Change the weights, and let the average follow."""
-        self.optimizer.step()
+    def follow(self) -> None:
+        """Let the average follow the weights."""
         if self.average is not None:
             self.average.update()
 
@@ -130,6 +141,7 @@ class TrainingStep:
         device: where the networks are.
         precision: 32, or bf16 for mixed precision.
         processes: those that do the step together; none: this one is alone.
+        captured: whether a GPU records its steps and replays them; several processes never do.
 
     Attributes:
         trained: the networks in training, by name.
@@ -142,6 +154,7 @@ class TrainingStep:
         device: torch.device,
         precision: Literal["32", "bf16"],
         processes: Processes | None = None,
+        captured: bool = True,
     ) -> None:
         self.processes = processes or Processes()
         stage.share = self.processes.share
@@ -149,6 +162,9 @@ class TrainingStep:
         self.device = device
         self.precision = precision
         self.trained = {name: TrainedModule(recipe, stage.averaging) for name, recipe in stage.recipes.items()}
+        self.captured: CapturedSteps | None = None
+        if captured and device.type == "cuda" and self.processes.count == 1:
+            self.captured = CapturedSteps(device, self._change)
 
     def __call__(self, batch: Batch, *, epoch: int, progress: float) -> StepLoss:
         """Do a step and return what the batch cost before it.
@@ -159,11 +175,12 @@ class TrainingStep:
             progress: the share of the stage that lies behind, in [0, 1).
         """
         self.prepare(epoch=epoch, progress=progress)
-        loss = self.loss(batch, progress)
-        self.backward(loss)
-        if self.processes.count > 1:
-            loss = self._add(loss)
-        self.update()
+        if self.captured is None:
+            loss = self._change(batch, progress)
+        else:
+            loss = self.captured(batch, progress, self.stage.layout(batch, progress))
+        for member in self.trained.values():
+            member.follow()
         return loss
 
     def prepare(self, *, epoch: int, progress: float) -> None:
@@ -183,6 +200,16 @@ class TrainingStep:
         """Compute the gradients."""
         loss.total.backward()  # type: ignore[no-untyped-call]
 
+    def _change(self, batch: Batch, progress: float) -> StepLoss:
+        """Change the weights, and return what the batch cost before it."""
+        loss = self.loss(batch, progress)
+        self.backward(loss)
+        if self.processes.count > 1:
+            loss = self._add(loss)
+        for member in self.trained.values():
+            member.optimizer.step()
+        return StepLoss(loss.total.detach(), {name: part.detach() for name, part in loss.parts.items()})
+
     def _add(self, loss: StepLoss) -> StepLoss:
         """Add gradients and losses of all processes, and return the losses of the whole batch."""
         everything = {"": loss.total, **loss.parts}
@@ -192,9 +219,10 @@ class TrainingStep:
         return StepLoss(losses.pop(""), losses)
 
     def update(self) -> None:
-        """Change the weights."""
+        """Change the weights, and let their averages follow."""
         for member in self.trained.values():
-            member.step()
+            member.optimizer.step()
+            member.follow()
 
     def train_mode(self) -> None:
         """Switch the networks in training to training mode."""
