@@ -150,7 +150,7 @@ print("something was said", flush=True)
 time.sleep(float(seconds))
 if code == "0":
     pathlib.Path("results").mkdir(exist_ok=True)
-    write_json(pathlib.Path(result), {"environment": {"commit": None}})
+    write_json(pathlib.Path(result), {"environment": {"commit": "that of a copy"}})
 sys.exit(int(code))
 """
 

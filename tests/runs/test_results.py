@@ -111,6 +111,7 @@ def test_a_result_holds_what_the_folder_says(run: Path, config: Config) -> None:
         "peak_memory_mib": 310,
         "defenses": {},
         "device": "a processor",
+        "gpus": 0,
         "threads": "2",
         "precision": "32",
         "command": "inputaware train",
@@ -124,7 +125,9 @@ def test_what_depends_on_target_and_device(run: Path, config: Config) -> None:
     write_json(run / "environment.json", {**ENVIRONMENT, "device": "a GPU"})
     result = collect_result(run, override(config, {"target": "all-to-all"}))
     assert result["target_class"] is None
-    assert result["device"] == "a GPU"
+    assert (result["device"], result["gpus"]) == ("a GPU", 1)
+    write_json(run / "environment.json", {**ENVIRONMENT, "device": "a GPU", "processes": "4"})
+    assert collect_result(run, config)["gpus"] == 4
 
 
 def test_what_part_of_the_data_was_trained_on_and_that_it_was_resumed_are_said(run: Path, config: Config) -> None:

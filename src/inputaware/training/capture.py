@@ -26,12 +26,12 @@ class _Graph:
     """A step that is recorded.
 
     Attributes:
-        graph: its kernels.
+        replay: launches its kernels.
         batch: what it reads.
         loss: what it writes.
     """
 
-    graph: torch.cuda.CUDAGraph
+    replay: Callable[[], None]
     batch: Batch
     loss: StepLoss
 
@@ -93,7 +93,7 @@ class CapturedSteps:
         recorded.batch.labels.copy_(batch.labels)
         if recorded.batch.partners is not None and batch.partners is not None:
             recorded.batch.partners.copy_(batch.partners)
-        recorded.graph.replay()
+        recorded.replay()
         # Copies, for the next replay writes to the same places.
         loss = recorded.loss
         return StepLoss(loss.total.clone(), {name: part.clone() for name, part in loss.parts.items()})
@@ -105,4 +105,4 @@ class CapturedSteps:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             loss = self.work(own, progress)
-        return _Graph(graph, own, loss)
+        return _Graph(graph.replay, own, loss)
