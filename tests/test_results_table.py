@@ -171,6 +171,19 @@ def test_a_clean_model_in_the_table_of_defenses(project: Project) -> None:
     )
 
 
+def test_what_many_runs_cost_on_cores_and_on_gpus(project: Project) -> None:
+    project.readme.write_text("<!-- cost:begin -->\n<!-- cost:end -->\n", encoding="utf-8")
+    project.publish("a", {**ATTACKED, "threads": "2", "peak_memory_mib": 512, "wall_seconds": 36.0})
+    project.publish("b", {**ATTACKED, "threads": "16", "peak_memory_mib": 700, "wall_seconds": 72.0, "gpus": 1})
+    project.publish("c", {"configurations": [], "comparisons": []})
+    assert project.run("--table", "cost").returncode == 0
+    lines = project.readme.read_text(encoding="utf-8").splitlines()
+    assert lines[3:5] == [
+        "| mnist | input-aware | all-to-one, class 0 | fast | 36 | 2 | 512 | 200 | 0.1 | 16 | - | Some CPU |",
+        "| mnist | input-aware | all-to-one, class 0 | fast | 72 | - | 700 | - | - | - | 200 | Some CPU |",
+    ]
+
+
 def test_check_writes_nothing(project: Project) -> None:
     project.publish("a", ATTACKED)
     before = project.readme.read_text(encoding="utf-8")
@@ -259,6 +272,9 @@ def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Proj
     def estimate(low: float, high: float) -> dict[str, float]:
         return {"mean": (low + high) / 2, "lowest": low, "highest": high, "count": 2}
 
+    def many(half: float) -> dict[str, Any]:
+        return {"mean": 0.9, "lowest": 0.8, "highest": 1.0, "count": 5, "t_interval": [0.9 - half, 0.9 + half]}
+
     setting = {"dataset": "mnist", "attack": "input-aware", "target": "all-to-all", "preset": "fast", "changes": {}}
     measures: dict[str, Any] = {
         "clean_accuracy": estimate(0.99, 0.99),
@@ -270,11 +286,19 @@ def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Proj
     rows = [
         {**setting, "seeds": [0, 1], "paper": ATTACKED["paper"], "measures": measures},
         {**setting, "preset": "paper", "changes": {"seeds": 1}, "seeds": [0], "paper": None, "measures": {}},
+        {
+            **setting,
+            "dataset": "digits",
+            "seeds": list(range(5)),
+            "paper": None,
+            "measures": {"clean_accuracy": many(0.0123)},
+        },
     ]
     project.publish("a", {"configurations": rows, "comparisons": []})
     project.readme.write_text("<!-- glance:begin -->\n<!-- glance:end -->\n", encoding="utf-8")
     assert project.run("--table", "glance").returncode == 0
-    assert project.readme.read_text(encoding="utf-8").splitlines()[3:6] == [
+    assert project.readme.read_text(encoding="utf-8").splitlines()[3:7] == [
+        "| digits: input-aware, all-to-all | ours, 5 seeds | 90.00 ± 1.23 | - | - |",
         "| MNIST: input-aware, all-to-all | ours, 2 seeds | 99.00 | 94.00 (90.00 to 98.00) | - |",
         "| MNIST: input-aware, all-to-all | the paper | 99.54 | 99.54 | 95.25 |",
         "| MNIST: input-aware, all-to-all, preset paper, seeds 1 | ours, 1 seed | - | - | - |",
