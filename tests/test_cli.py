@@ -584,3 +584,15 @@ def test_a_signal_ends_with_its_code_and_says_how_to_go_on(number: signal.Signal
     assert err.decode().splitlines()[-1] == (
         f"inputaware: stopped; go on with: inputaware train --resume --output {tmp_path}/run"
     )
+
+
+@pytest.mark.parametrize("arguments", [["defend", "--help"], ["benchmark", "--help"]])
+def test_a_reader_who_leaves_is_no_error(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "inputaware", *arguments]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    assert child.wait(60) in (0, 141)

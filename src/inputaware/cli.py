@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import shlex
 import signal
 import sys
@@ -694,7 +695,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; none takes the process's.
 
     Returns:
-        0 done, 2 the user's mistake, 130 interrupted, 143 terminated, 1 anything else.
+        0 done, 2 the user's mistake, 130 interrupted, 141 nobody reads the output any more, 143 terminated, 1 anything
+        else.
     """
     parser = argparse.ArgumentParser(
         prog="inputaware",
@@ -722,5 +724,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # of several processes that train a run, one says it
             _tell(f"stopped{_how_to_go_on(name, given[1:])}")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
+    except BrokenPipeError:
+        if _output_is_read():
+            raise
+        return 128 + signal.SIGPIPE
     finally:
         signal.signal(signal.SIGTERM, previous)
+        _output_is_read()
+
+
+def _output_is_read() -> bool:
+    """Return whether somebody reads what is printed; where nobody does, as after ``| head``, it goes nowhere now."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file: somebody's own stream
+        return True
+    asked = select.poll()
+    asked.register(number, 0)
+    if not any(events & select.POLLERR for _, events in asked.poll(0)):
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return False
