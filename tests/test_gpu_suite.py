@@ -134,8 +134,8 @@ def test_the_list_needs_no_torch(tmp_path: Path) -> None:
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = found.stdout.splitlines()
     assert found.returncode == 0
-    assert lines[0].split() == ["cifar10-all-to-one-seed-0", "left", "330", "s"]
-    assert len(lines) == 36
+    assert lines[0].split() == ["cifar10-all-to-one-seed-0", "left", "160", "s"]
+    assert len(lines) == 76
     assert lines[-1].split() == ["mnist-paper-all-to-all-seed-0", "left", "up", "to", "3960", "s"]
     assert "inputaware.runs.results" in found.stderr
     assert " torch\n" not in found.stderr
@@ -334,7 +334,7 @@ def test_defenses_come_early_where_their_run_is_at_hand_and_fail_with_its_traini
     suite = make(*cells)
     assert suite.next().name == "cifar10-all-to-one-seed-0"
     suite.tried = {cell.name for cell in cells if cell.priority == script.FIRST}
-    assert suite.next().name == "benchmark-mnist"
+    assert suite.next().name == "cifar10-badnets-seed-0"
     run = suite.work / "runs/gtsrb-all-to-one-seed-0"
     run.mkdir()
     write_json(run / "evaluation.json", {})
