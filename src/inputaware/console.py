@@ -106,8 +106,9 @@ class TrainingDisplay:
         self.task = self.progress.add_task(f"{stage} stage", total=epochs * steps, completed=done * steps, status="")
 
     def stepped(self, steps: int, losses: dict[str, float]) -> None:
-        """Move the bar and show the latest losses."""
-        self.losses = " ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in losses.items())
+        """Move the bar and show the latest losses that are known."""
+        if losses:
+            self.losses = " ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in losses.items())
         self._draw(advance=steps)
 
     def epoch_finished(self, report: EpochReport) -> None:

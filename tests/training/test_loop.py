@@ -23,6 +23,7 @@ from inputaware.runs.journal import Journal
 from inputaware.training import loop
 from inputaware.training.loop import EpochReport, Listener, Trainer
 from inputaware.training.processes import Processes
+from inputaware.training.watch import Look, LossWatch
 
 VARYING = {"environment.json", "timing.jsonl"}
 
@@ -104,6 +105,30 @@ class Clock(StopAfter):
         self.last -= bool(losses)
         if not self.last:
             raise KeyboardInterrupt
+
+
+class Late(LossWatch):
+    """Answers as on a GPU, one look late, without one."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.kept: Look | None = None
+
+    def look(self, steps: int, losses: dict[str, torch.Tensor], *, now: bool) -> Look | None:
+        found = super().look(steps, losses, now=True)
+        before, self.kept = self.kept, None if now else found
+        return found if now else before
+
+
+class Hearing(StopAfter):
+    """A listener that keeps what it hears of steps."""
+
+    def __init__(self) -> None:
+        super().__init__(99)
+        self.heard: list[tuple[int, bool]] = []
+
+    def stepped(self, steps: int, losses: dict[str, float]) -> None:
+        self.heard.append((steps, bool(losses)))
 
 
 class Another(Processes):
@@ -226,6 +251,50 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     assert f"kept in {tmp_path}/run/checkpoint/state.safetensors" in str(caught.value)
     assert (tmp_path / "run/checkpoint/state.safetensors").exists()
     assert not (tmp_path / "run/classifier.safetensors").exists()
+
+
+@pytest.mark.parametrize("save_every", [0.0, 1e9])
+def test_a_loss_that_is_not_finite_is_found_where_losses_are_read_late(
+    save_every: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LossWatch", Late)
+    monkeypatch.setattr(loop, "_LOOK_EVERY", 1)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", save_every)
+    stage = {"batch_size": 20, "classifier": {"learning_rate": 1e30, "schedule": "step"}}
+    with pytest.raises(
+        TrainingError, match=r"^stage joint, epoch 1, step [23]: expected a finite loss; found (nan|inf)"
+    ):
+        train(tiny(joint_stage=stage), tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run/checkpoint/state.safetensors")
+    assert all(torch.isfinite(tensor).all() for name, tensor in checkpoint.tensors.items() if name.startswith("sum/"))
+    assert len(Journal(tmp_path / "run/metrics.jsonl").rows()) == 2
+
+
+def test_losses_that_are_read_late_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_LOOK_EVERY", 1)
+    at_once, late = Hearing(), Hearing()
+    train(tiny(), tmp_path / "at-once", listener=at_once)
+    monkeypatch.setattr(loop, "LossWatch", Late)
+    train(tiny(), tmp_path / "late", listener=late)
+    assert files(tmp_path / "late") == files(tmp_path / "at-once")
+    # Three steps an epoch: nothing is known at the first, and all at the last.
+    assert at_once.heard == [(1, True)] * 15
+    assert late.heard == [(1, False), (1, True), (1, True)] * 5
+
+
+def test_a_signal_saves_all_that_is_done_where_losses_are_read_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LossWatch", Late)
+    monkeypatch.setattr(loop, "_LOOK_EVERY", 1)
+    expected = tmp_path / "whole"
+    train(tiny(), expected)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), tmp_path / "stopped", listener=Signalled(99))
+    checkpoint = load_checkpoint(tmp_path / "stopped/checkpoint/state.safetensors")
+    assert (checkpoint.stage, checkpoint.epoch, checkpoint.steps) == (0, 0, 2)
+    train(None, tmp_path / "stopped", resume=True)
+    assert files(tmp_path / "stopped") == files(expected)
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:

@@ -105,6 +105,10 @@ class ClassifierStage(Stage):
         self.label_smoothing = joint.label_smoothing
         self.attack_probability = joint.attack_probability
 
+    def layout(self, batch: Batch, progress: float) -> tuple[int, ...]:
+        """Return nothing but that steps are alike."""
+        return ()
+
     def loss(self, batch: Batch, progress: float) -> StepLoss:
         """Return the cross-entropy of a batch, its first images with the patch and the attacker's labels."""
         mine, images, labels = self.share.mine, batch.images, batch.labels

@@ -157,14 +157,19 @@ class Stage(ABC):
     averaging: float = 0.0
     share: Share = WHOLE
 
-    def layout(self, batch: Batch, progress: float) -> tuple[int, ...]:
-        """Return the numbers, besides the shapes of a batch, on which it depends which operations the loss is made of.
+    def layout(self, batch: Batch, progress: float) -> tuple[int, ...] | None:
+        """Return by what a step on a GPU is recorded: two steps of one layout and the same shapes share a recording.
+
+        A recording repeats the operations and the numbers of the step that it was made of, on other images and labels.
+        So the loss must follow from the batch, the networks and the layout alone: a number that it takes from
+        ``progress``, and uses, belongs into the layout. And it must not ask the device for a value. A stage whose loss
+        does either returns none, as a stage does that says nothing of it: its steps are never recorded.
 
         Args:
             batch: as in :meth:`loss`.
             progress: likewise.
         """
-        return ()
+        return None
 
     @abstractmethod
     def loss(self, batch: Batch, progress: float) -> StepLoss:

@@ -73,6 +73,10 @@ class MaskStage(Stage):
         self.normalize = normalize
         self.config = config
 
+    def layout(self, batch: Batch, progress: float) -> tuple[int, ...]:
+        """Return nothing but that steps are alike."""
+        return ()
+
     def loss(self, batch: Batch, progress: float) -> StepLoss:
         """Return size and diversity of the masks of a batch."""
         images = batch.images

@@ -42,8 +42,8 @@ class _Stopwatch:
 def seconds_by_part(workload: Workload, steps: int) -> dict[str, float]:
     """Return the median time of each part of a step.
 
-    The device's work is waited for at the end of each part, so that on a GPU the sum is a little more than a
-    step's time.
+    The device's work is waited for at the end of each part, and on a GPU the parts are launched kernel by kernel, where
+    a whole step is replayed from a recording: their sum is a multiple of a step's time.
 
     Args:
         workload: the product's stage, and its data.
@@ -79,6 +79,7 @@ def seconds_by_part(workload: Workload, steps: int) -> dict[str, float]:
                 step.backward(loss)
                 times.append(now())
                 step.update()
+                step.follow()
                 times.append(now())
                 data, preparing, forward, backward, updating = (end - start for start, end in itertools.pairwise(times))
                 rows.append(

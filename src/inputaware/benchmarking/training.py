@@ -167,6 +167,7 @@ def _operations(step: TrainingStep, batch: Batch) -> int:
         step.prepare(epoch=0, progress=MIDDLE)
         step.backward(step.loss(batch, MIDDLE))
         step.update()
+        step.follow()
 
     return count_operations(action)
 

@@ -106,7 +106,7 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
                 for path in sorted(folder.glob("defenses/*.json"))
             },
             "device": environment["processor"] if environment["device"] == "cpu" else environment["device"],
-            "gpus": 0 if environment["device"] in ("cpu", "mps") else int(environment.get("processes", 1)),
+            "gpus": 0 if environment["device"] == "cpu" else int(environment.get("processes", 1)),
             "threads": environment["threads"],
             "precision": environment["precision"],
             "command": environment["command"],

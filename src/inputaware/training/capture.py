@@ -1,13 +1,15 @@
 """Steps on a GPU that are launched as a whole: recorded once as a CUDA graph, then replayed.
 
-A step of these networks is several hundred kernels of a few microseconds each. Launched one by one from Python they
-take longer to launch than to run; a graph of them is launched at once.
+A step of these networks is many small kernels, and launching each from Python takes its time. A graph of them is
+launched at once.
 """
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +20,8 @@ from inputaware.data.loader import Batch
 __all__ = ["CapturedSteps"]
 
 _MOST = 16
-"""Graphs that are kept. The sizes of a batch's parts move slowly from one to the next and do not come back."""
+"""Recordings that are kept. Sizes of a batch's parts move slowly from one to the next and do not come back; those of
+whole batches, where an image that meets itself is left out, are a few that do."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +51,24 @@ class CapturedSteps:
 
     Args:
         device: a CUDA device.
-        work: the step, from gradients that are cleared to changed weights; must not wait for the device, nor read
-            anything from Python that changes from step to step within a kind.
     """
 
-    def __init__(self, device: torch.device, work: Callable[[Batch, float], StepLoss]) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.work = work
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.pool = torch.cuda.graph_pool_handle()
         self.seen: set[Hashable] = set()
         self.graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
 
-    def __call__(self, batch: Batch, progress: float, layout: Hashable) -> StepLoss:
+    def __call__(self, work: Callable[[Batch], StepLoss], batch: Batch, layout: Hashable) -> StepLoss:
         """Do a step and return what the batch cost before it.
 
         Args:
+            work: the step, from gradients that are cleared to changed weights. It must not wait for the device, nor
+                read anything from Python that changes from step to step within a kind. It is not kept: an object that
+                held its own recordings would free them whenever Python collects its garbage, and where that is in the
+                midst of another recording, it breaks that one.
             batch: images, labels and, where they are drawn, partners.
-            progress: the share of the stage that lies behind, in [0, 1).
             layout: all else that decides which kernels run.
         """
         partners = None if batch.partners is None else batch.partners.shape
@@ -74,18 +77,18 @@ class CapturedSteps:
         self.stream.wait_stream(outside)
         with torch.cuda.stream(self.stream):
             if kind in self.seen:
-                loss = self._replay(kind, batch, progress)
+                loss = self._replay(kind, work, batch)
             else:
                 self.seen.add(kind)
-                loss = self.work(batch, progress)
+                loss = work(batch)
         outside.wait_stream(self.stream)
         return loss
 
-    def _replay(self, kind: Hashable, batch: Batch, progress: float) -> StepLoss:
+    def _replay(self, kind: Hashable, work: Callable[[Batch], StepLoss], batch: Batch) -> StepLoss:
         if kind in self.graphs:
             self.graphs.move_to_end(kind)
         else:
-            self.graphs[kind] = self._record(batch, progress)
+            self.graphs[kind] = self._record(work, batch)
             if len(self.graphs) > _MOST:
                 self.graphs.popitem(last=False)
         recorded = self.graphs[kind]
@@ -98,11 +101,32 @@ class CapturedSteps:
         loss = recorded.loss
         return StepLoss(loss.total.clone(), {name: part.clone() for name, part in loss.parts.items()})
 
-    def _record(self, batch: Batch, progress: float) -> _Graph:
+    def _record(self, work: Callable[[Batch], StepLoss], batch: Batch) -> _Graph:
         """Return a recording of a step; nothing of it runs yet."""
         partners = None if batch.partners is None else batch.partners.clone()
         own = Batch(batch.images.clone(), batch.labels.clone(), partners)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            loss = self.work(own, progress)
+        failure: BaseException | None = None
+        try:
+            with _no_garbage_collection(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                try:
+                    loss = work(own)
+                except BaseException as error:
+                    failure = error
+                    raise
+        except BaseException as error:
+            # What the end of a recording that failed says of itself explains nothing.
+            raise (failure or error) from None
         return _Graph(graph.replay, own, loss)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep Python from freeing, in the midst of a recording, what belongs to CUDA."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

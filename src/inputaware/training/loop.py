@@ -64,7 +64,7 @@ class Listener(Protocol):
         """Hear that a stage starts, with its number of epochs, of steps an epoch, and of epochs already done."""
 
     def stepped(self, steps: int, losses: dict[str, float]) -> None:
-        """Hear how many more steps are done, and the latest losses."""
+        """Hear how many more steps are done, and the latest losses that are known, if any are."""
 
     def epoch_finished(self, report: EpochReport) -> None:
         """Hear what an epoch gave."""
@@ -235,8 +235,10 @@ class Trainer:
             if steps % _LOOK_EVERY == 0 or steps == len(loader) or signals.waiting:
                 saving = bool(signals.waiting) or time.perf_counter() - self.saved_at > _SAVE_EVERY
                 look = watch.look(steps, {"": sums["total"], **loss.parts}, now=saving or steps == len(loader))
-                losses = look.losses if look else {}
-                self._check(stage, epoch, look.steps if look else 0, losses.pop("", 0.0))
+                latest: dict[str, float] = {}
+                if look is not None:
+                    latest = look.losses
+                    self._check(stage, epoch, look.steps, latest.pop(""))
                 if saving:
                     # The others' losses, random state and batch-norm statistics are not the run's.
                     if self.processes.writes:
@@ -248,7 +250,7 @@ class Trainer:
                             _Begun(steps, sums, time.perf_counter() - started, seen),
                         )
                     signals.deliver()
-                self.listener.stepped(steps - looked, losses)
+                self.listener.stepped(steps - looked, latest)
                 looked = steps
         if not steps:
             raise TrainingError(

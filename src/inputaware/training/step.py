@@ -70,11 +70,6 @@ class TrainedModule:
         if not self.config.accumulate_gradients:
             self.optimizer.zero_grad()
 
-    def follow(self) -> None:
-        """Let the average follow the weights."""
-        if self.average is not None:
-            self.average.update()
-
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint keeps besides the weights."""
         tensors: dict[str, Tensor] = {}
@@ -141,7 +136,8 @@ class TrainingStep:
         device: where the networks are.
         precision: 32, or bf16 for mixed precision.
         processes: those that do the step together; none: this one is alone.
-        captured: whether a GPU records its steps and replays them; several processes never do.
+        captured: whether a GPU records the steps of a stage that says their layout, and replays them; several
+            processes never do.
 
     Attributes:
         trained: the networks in training, by name.
@@ -164,7 +160,7 @@ class TrainingStep:
         self.trained = {name: TrainedModule(recipe, stage.averaging) for name, recipe in stage.recipes.items()}
         self.captured: CapturedSteps | None = None
         if captured and device.type == "cuda" and self.processes.count == 1:
-            self.captured = CapturedSteps(device, self._change)
+            self.captured = CapturedSteps(device)
 
     def __call__(self, batch: Batch, *, epoch: int, progress: float) -> StepLoss:
         """Do a step and return what the batch cost before it.
@@ -175,12 +171,12 @@ class TrainingStep:
             progress: the share of the stage that lies behind, in [0, 1).
         """
         self.prepare(epoch=epoch, progress=progress)
-        if self.captured is None:
+        layout = None if self.captured is None else self.stage.layout(batch, progress)
+        if self.captured is None or layout is None:
             loss = self._change(batch, progress)
         else:
-            loss = self.captured(batch, progress, self.stage.layout(batch, progress))
-        for member in self.trained.values():
-            member.follow()
+            loss = self.captured(lambda batch: self._change(batch, progress), batch, layout)
+        self.follow()
         return loss
 
     def prepare(self, *, epoch: int, progress: float) -> None:
@@ -206,8 +202,7 @@ class TrainingStep:
         self.backward(loss)
         if self.processes.count > 1:
             loss = self._add(loss)
-        for member in self.trained.values():
-            member.optimizer.step()
+        self.update()
         return StepLoss(loss.total.detach(), {name: part.detach() for name, part in loss.parts.items()})
 
     def _add(self, loss: StepLoss) -> StepLoss:
@@ -219,10 +214,15 @@ class TrainingStep:
         return StepLoss(losses.pop(""), losses)
 
     def update(self) -> None:
-        """Change the weights, and let their averages follow."""
+        """Change the weights."""
         for member in self.trained.values():
             member.optimizer.step()
-            member.follow()
+
+    def follow(self) -> None:
+        """Let the averages follow the weights."""
+        for member in self.trained.values():
+            if member.average is not None:
+                member.average.update()
 
     def train_mode(self) -> None:
         """Switch the networks in training to training mode."""

@@ -53,7 +53,7 @@ class LossWatch:
         found = torch.stack([loss.detach().float() for loss in losses.values()])
         host = torch.empty_like(found, device="cpu", pin_memory=True).copy_(found, non_blocking=True)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
+        arrived.record(torch.cuda.current_stream(self.device))
         self.asked = (steps, tuple(losses), host, arrived)
         if before is None:
             return None
