@@ -29,9 +29,13 @@ except KeyboardInterrupt:
     print("interrupted")
 """
 TWICE = """
+import time
+from inputaware.training import interruption
+interruption._TOGETHER = float(sys.argv[3])
 try:
     with DeferredSignals() as signals:
         for _ in range(2):
+            time.sleep(0.01)
             _thread.interrupt_main(number) if sys.argv[2] == "blocked" else os.kill(os.getpid(), number)
         print("the step ends", flush=True)
 except KeyboardInterrupt:
@@ -39,9 +43,9 @@ except KeyboardInterrupt:
 """
 
 
-def outcome(program: str, number: signal.Signals, mask: str) -> tuple[int, list[str]]:
+def outcome(program: str, number: signal.Signals, mask: str, together: float = 0.0) -> tuple[int, list[str]]:
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + program, number.name, mask],
+        [sys.executable, "-c", BEGIN + program, number.name, mask, str(together)],
         stdout=subprocess.PIPE,
         text=True,
         timeout=120,
@@ -55,6 +59,8 @@ def outcome(program: str, number: signal.Signals, mask: str) -> tuple[int, list[
 def test_a_signal_waits_until_it_is_delivered_and_a_second_one_does_not(mask: str) -> None:
     assert outcome(ONCE, signal.SIGINT, mask) == (0, ["the step ends", "interrupted"])
     assert outcome(TWICE, signal.SIGINT, mask) == (0, ["interrupted"])
+    # A group's signal and its launcher's are one.
+    assert outcome(TWICE, signal.SIGINT, mask, together=60.0) == (0, ["the step ends", "interrupted"])
 
 
 def test_a_signal_that_nobody_handles_ends_the_process() -> None:

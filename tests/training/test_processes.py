@@ -243,6 +243,7 @@ from inputaware.training.processes import launch
 
 
 def terminated(number, frame):
+    time.sleep(0.2)  # so that what the parent passes on comes after the group's own signal
     sys.exit(143)
 
 
@@ -265,18 +266,22 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_launched_processes_save_when_they_are_stopped(number: signal.Signals, code: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "group", "code"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143)]
+)
+def test_launched_processes_save_when_they_are_stopped(
+    number: signal.Signals, group: bool, code: int, tmp_path: Path
+) -> None:
     program = tmp_path / "program.py"
     program.write_text(LAUNCHED, encoding="utf-8")
-    # In a group of its own, for a terminal sends Ctrl-C to a whole group.
+    # In a group of its own, for a terminal sends Ctrl-C to a whole group, and a scheduler SIGTERM.
     parent = subprocess.Popen(
         [sys.executable, str(program), str(tmp_path)], start_new_session=True, stderr=subprocess.PIPE, text=True
     )
     while len(list(tmp_path.glob("*.begun"))) < 2:
         assert parent.poll() is None
         time.sleep(0.05)
-    if number == signal.SIGINT:
+    if group:
         os.killpg(parent.pid, number)
     else:
         parent.send_signal(number)

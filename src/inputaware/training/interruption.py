@@ -5,22 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 __all__ = ["DeferredSignals"]
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_TOGETHER = 1.0
+"""Seconds within which signals are one: a whole group of processes is told to stop, and its launcher tells them too."""
 
 
 class DeferredSignals:
-    """While it is entered, the first Ctrl-C or SIGTERM waits until :meth:`deliver`; a second one takes effect at once.
+    """While it is entered, the first Ctrl-C or SIGTERM waits until :meth:`deliver`; a later one takes effect at once.
+
+    Later is a second later: what follows sooner belongs to the first. So it is where a scheduler sends SIGTERM to all
+    processes of a run, and the one that started them passes it on.
 
     Signals that are ignored stay ignored, and outside of the main thread, which alone gets signals, nothing changes.
     """
 
     def __init__(self) -> None:
         self.waiting: int | None = None
+        self.since = 0.0
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> DeferredSignals:
@@ -47,9 +54,11 @@ class DeferredSignals:
             self._hand_back(number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.waiting is not None:
+        if self.waiting is None:
+            self.waiting, self.since = number, time.monotonic()
+        elif time.monotonic() - self.since > _TOGETHER:
+            self.waiting = None
             self._hand_back(number, frame)
-        self.waiting = number
 
     def _hand_back(self, number: int, frame: FrameType | None) -> None:
         """Give the signals back, and let one of them take effect.
