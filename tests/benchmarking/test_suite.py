@@ -63,6 +63,7 @@ def test_the_command_measures_everything_and_writes_it(tmp_path: Path, capsys: p
             "share_of_peak",
             "memory",
             "seconds_by_part",
+            "seconds_by_operator",
         }
         size = result["size"][stage]
         assert [row["share"] for row in size["by_share"]] == [0.125, 0.25, 0.5, 1.0]

@@ -11,6 +11,7 @@ import torch
 
 from inputaware.benchmarking.memory import peak_memory
 from inputaware.benchmarking.operations import count_operations
+from inputaware.benchmarking.operators import seconds_by_operator
 from inputaware.benchmarking.parts import seconds_by_part
 from inputaware.benchmarking.plain_loader import PlainImages, plain_batches, prefetched
 from inputaware.benchmarking.timing import seconds_of, take_turns, threads
@@ -76,7 +77,7 @@ def measure_training(
         progress: told the share of the work that is done, about.
 
     Returns:
-        The four rates, both speedups, operations, share of the peak, memory, and seconds by part.
+        The four rates, both speedups, operations, share of the peak, memory, and seconds by part and by operator.
     """
     workload = Workload.build(dataset, stage, images=images, device=device, precision=precision, batch_size=batch_size)
     plain = workload.plain_step()
@@ -88,6 +89,11 @@ def measure_training(
         with workload.arithmetic():
             for _ in range(steps):
                 workload.step(batch, epoch=0, progress=MIDDLE)
+
+    def unrecorded_step() -> None:
+        recorder, workload.step.captured = workload.step.captured, None
+        product_step()
+        workload.step.captured = recorder
 
     def plain_step() -> None:
         for _ in range(steps):
@@ -106,7 +112,10 @@ def measure_training(
     for warm_up in (product_step, plain_step):
         warm_up()
     operations = _operations(workload.step, batch)
-    found = take_turns({"product": _timer(product_step, device), "plain": _timer(plain_step, device)}, repeats)
+    turns = {"product": product_step, "plain": plain_step}
+    if workload.step.captured is not None:
+        turns["unrecorded"] = unrecorded_step
+    found = take_turns({name: _timer(action, device) for name, action in turns.items()}, repeats)
     progress(0.3)
     settings = loop_settings(torch.get_num_threads())
     tried = {setting: plain_loop(setting) for setting in settings}
@@ -132,6 +141,7 @@ def measure_training(
     }
     progress(0.9)
     parts = seconds_by_part(workload, max(steps, repeats))
+    operators = seconds_by_operator(workload, steps)
     progress(1.0)
     return {
         "batch_size": size,
@@ -141,6 +151,9 @@ def measure_training(
             "seconds": product_seconds,
             "plain_images_per_second": rate(found["plain"]),
             "plain_seconds": summary([value / steps for value in found["plain"]]),
+            "unrecorded_seconds": summary([value / steps for value in found["unrecorded"]])
+            if "unrecorded" in found
+            else None,
         },
         "loop": {
             "images_per_second": rate(loops["product"]),
@@ -157,6 +170,7 @@ def measure_training(
         "share_of_peak": rate_of_operations / peak_rate,
         "memory": memory,
         "seconds_by_part": parts,
+        "seconds_by_operator": operators,
     }
 
 
