@@ -28,7 +28,7 @@ check-tables: .venv/.installed-dev
 	@$(BIN)/python scripts/results-table --check --table glance-defenses
 	@$(BIN)/python scripts/results-table --check --page docs/results.md
 	@$(BIN)/python scripts/results-table --check --table defenses --page docs/results.md
-	@for table in seeds seeds-defenses filters; do \
+	@for table in seeds seeds-defenses filters differences; do \
 	  $(BIN)/python scripts/results-table --check --table $$table --page docs/results.md || exit 1; done
 	@$(BIN)/python scripts/results-table --check --results results/presets --page docs/presets.md
 	@for table in seeds seeds-defenses; do \
