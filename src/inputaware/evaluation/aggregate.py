@@ -17,6 +17,7 @@ __all__ = [
     "COMPARED",
     "aggregate",
     "best_filter",
+    "by_setting",
     "changes",
     "comparisons",
     "in_words",
@@ -109,8 +110,12 @@ def _setting(result: Mapping[str, Any]) -> str:
     return json.dumps({**fields_that_count(config_from_dict(result["config"])), "seed": None}, sort_keys=True)
 
 
-def _by_setting(results: Sequence[Mapping[str, Any]]) -> list[dict[int, Mapping[str, Any]]]:
-    """Return the results of each setting by seed, in the order in which the settings come first."""
+def by_setting(results: Sequence[Mapping[str, Any]]) -> list[dict[int, Mapping[str, Any]]]:
+    """Return the results of each setting by seed, in the order in which the settings come first.
+
+    Args:
+        results: as in :func:`aggregate`; of two with one setting and seed the later one counts.
+    """
     groups: dict[str, dict[int, Mapping[str, Any]]] = {}
     for result in results:
         groups.setdefault(_setting(result), {})[int(result["seed"])] = result
@@ -128,7 +133,7 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         :func:`measures`; a measure that some of the seeds lack counts those that have it.
     """
     records = []
-    for by_seed in _by_setting(results):
+    for by_seed in by_setting(results):
         first = next(iter(by_seed.values()))
         values: dict[str, list[float]] = {}
         for seed in sorted(by_seed):
@@ -157,7 +162,7 @@ def comparisons(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         Plain data for JSON; ``first`` and ``second`` count the records of :func:`aggregate` from 0.
     """
-    groups = _by_setting(results)
+    groups = by_setting(results)
     references: dict[str, int] = {}
     found = []
     for index, group in enumerate(groups):

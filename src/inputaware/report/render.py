@@ -25,6 +25,7 @@ from inputaware.report.figures import (
     said,
     training_plot,
 )
+from inputaware.report.seeds import SEED_COLUMNS, over_seeds
 from inputaware.report.verdict import (
     DEFENSE_TITLES,
     accuracy_rows,
@@ -91,6 +92,9 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
         progress((place + 1) / (len(runs) + 1))
     with _explained(", ".join(str(run.path) for run in runs)):
         pairs, anomalies = _pairs(runs, shown), compare_anomalies(runs)
+        together = over_seeds(
+            {one["key"]: run.result for one, run in zip(shown, runs, strict=True) if run.result is not None}
+        )
     # Autoescape is the one thing between a run's name and markup; nothing in the templates is marked as safe.
     environment = Environment(
         loader=PackageLoader("inputaware.report"),
@@ -105,6 +109,8 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
         runs=shown,
         pairs=pairs,
         filters=_filters(shown),
+        together=together,
+        seed_columns=list(SEED_COLUMNS),
         anomalies=anomalies,
         defenses=DEFENSE_TITLES,
         settings=_beside([flat(config_to_dict(run.config)) for run in runs]),

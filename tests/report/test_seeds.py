@@ -1,0 +1,84 @@
+"""What runs that differ in their seeds only say together, as data and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from inputaware.config import AttackName, config_to_dict, preset_config
+from inputaware.report import write_report
+from inputaware.report.seeds import SEED_COLUMNS, over_seeds
+from inputaware.runs.files import read_json, write_json
+
+Copy = Callable[..., Path]
+
+
+def result(attack: AttackName, seed: int, clean: float, rate: float | None, flagged: list[int]) -> dict[str, Any]:
+    config = preset_config("fast", dataset="digits", attack=attack, seed=seed)
+    return {
+        **{key: getattr(config, key) for key in ("dataset", "attack", "target", "target_class", "preset", "seed")},
+        "config": config_to_dict(config),
+        "paper": None,
+        "wall_seconds": 1.0,
+        "peak_memory_mib": 100,
+        "evaluation": {"clean_accuracy": clean, "attack_success_rate": rate, "cross_accuracy": None, "trigger": None},
+        "defenses": {
+            "neural-cleanse": {
+                "verdict": "flagged" if flagged else "not-flagged",
+                "scores": {"flagged": flagged},
+                "scoring": {"scores": {}},
+                "seconds": 2.0,
+            }
+        },
+    }
+
+
+def test_means_and_differences_of_what_has_several_seeds() -> None:
+    found = over_seeds(
+        {
+            "run0": result("badnets", 0, 0.9, 0.5, [0]),
+            "run1": result("none", 0, 0.95, None, []),
+            "run2": result("badnets", 1, 1.0, 0.7, []),
+            "run3": result("none", 1, 0.97, None, []),
+            "run4": result("input-aware", 0, 0.8, 0.4, []),
+        }
+    )
+    assert found is not None
+    # With two seeds Student's t is 12.706: half of the interval is 12.706 * sd / sqrt(2), 6.353 times the range.
+    assert found["rows"] == [
+        {
+            "setting": "digits, badnets, all-to-one, class 0, fast",
+            "runs": "run0 run2",
+            "cells": ["0, 1", "95.00 ± 63.53 (7.07)", "60.00 ± 127.06 (14.14)", *"-----", "1 of 2"],
+        },
+        {
+            "setting": "digits, none, fast",
+            "runs": "run1 run3",
+            "cells": ["0, 1", "96.00 ± 12.71 (1.41)", *"------", "0 of 2"],
+        },
+    ]
+    assert len(found["rows"][0]["cells"]) == len(SEED_COLUMNS) + 2
+    (difference,) = found["differences"]
+    assert difference["runs"] == "run0 run2 run1 run3"
+    assert (difference["second"], difference["first"]) == (found["rows"][1]["setting"], found["rows"][0]["setting"])
+    assert difference["words"].startswith("clean accuracy: 1.00 points higher (95 % interval ")
+
+
+def test_one_seed_of_each_says_nothing_together() -> None:
+    assert over_seeds({"run0": result("badnets", 0, 0.9, 0.5, []), "run1": result("none", 1, 0.9, None, [])}) is None
+    assert over_seeds({}) is None
+
+
+def test_the_page_has_them_where_there_are_several_seeds(copy_of: Copy, tmp_path: Path) -> None:
+    folders = [copy_of("input-aware", f"seed-{seed}") for seed in range(2)]
+    for seed, folder in enumerate(folders):
+        config = {key: value for key, value in read_json(folder / "config.json").items() if key != "sha256"}
+        write_json(folder / "config.json", {**config, "seed": seed})
+    write_report(folders, tmp_path / "several.html")
+    page = (tmp_path / "several.html").read_text(encoding="utf-8")
+    assert '<a href="#seeds">Over seeds</a>' in page
+    assert '<tr data-runs="run0 run1"><th scope="row">digits, input-aware, all-to-one, class 0, fast' in page
+    assert page.index('id="seeds"') < page.index('id="verdict-title"')
+    write_report(folders[:1], tmp_path / "one.html")
+    assert "Over seeds" not in (tmp_path / "one.html").read_text(encoding="utf-8")
