@@ -26,7 +26,15 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
 from inputaware.attacks.registry import build_attack
-from inputaware.config import DATASETS, Config, check_config, check_seed, config_differences, images_in_batch, override
+from inputaware.config import (
+    DATASETS,
+    Config,
+    check_config,
+    check_processes,
+    check_seed,
+    config_differences,
+    override,
+)
 from inputaware.data.cache import load_images
 from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices
@@ -368,7 +376,7 @@ def train(
     else:
         config = _with_absolute_path(config)
     check_config(config)
-    _check_processes(config, processes.count)
+    check_processes(config, processes.count)
     keep_freed_memory()
     device = processes.device(resolve_device(config.device))
     if resuming and folder.finished:
@@ -580,24 +588,6 @@ def _check_batches(config: Config, images: int) -> None:
         if batch_size > images:
             raise ConfigError(
                 f"{stage}.batch_size: expected at most {images}, the images of the training split; found {batch_size}"
-            )
-
-
-def _check_processes(config: Config, processes: int) -> None:
-    """Refuse more processes than a part of a batch has images whose triggers are made."""
-    joint = config.joint_stage
-    images = {"joint_stage.batch_size": joint.batch_size}
-    if config.attack == "input-aware":
-        images["mask_stage.batch_size"] = config.mask_stage.batch_size
-        for kind in ("attack", "cross"):
-            for name in (f"{kind}_probability", f"initial_{kind}_probability"):
-                if probability := getattr(joint, name):
-                    images[f"joint_stage.{name}"] = images_in_batch(probability, joint.batch_size)
-    for option, count in images.items():
-        if count < processes:
-            raise ConfigError(
-                f"{option}: expected at least one image of a batch for each of the {processes} processes; "
-                f"found {count} images; take larger batches or fewer processes"
             )
 
 

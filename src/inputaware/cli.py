@@ -18,7 +18,16 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from inputaware import __version__
-from inputaware.config import Config, PrecisionName, PresetName, check_config, config_to_dict, override, preset_config
+from inputaware.config import (
+    Config,
+    PrecisionName,
+    PresetName,
+    check_config,
+    check_processes,
+    config_to_dict,
+    override,
+    preset_config,
+)
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, InputAwareError, UsageError, WriteError
 
@@ -269,11 +278,17 @@ class SweepCommand:
 def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]) -> int:
     if command.devices < 1:
         raise ConfigError(f"devices: expected a number of at least 1; found {command.devices}")
+    from inputaware.runs.description import read_description
     from inputaware.training.processes import join_processes, launch
 
     if command.devices > 1 and "WORLD_SIZE" not in os.environ:
-        if given is not None:
-            check_config(given)
+        config = given
+        if config is None and (command.output / "config.json").exists():
+            config = read_description(command.output)[0]
+        if config is not None:
+            check_config(config)
+            # Before they are started: each is a Python with torch of its own.
+            check_processes(config, command.devices)
         return launch(command.devices, _train_together, list(arguments))
     from rich.console import Console
 

@@ -36,6 +36,7 @@ __all__ = [
     "PresetName",
     "TargetName",
     "check_config",
+    "check_processes",
     "check_seed",
     "check_values",
     "config_differences",
@@ -450,6 +451,32 @@ def _explain(error: BaseException, _: object) -> str:
         known = ", ".join(field.name for field in dataclasses.fields(error.cl))
         return f"unknown option {', '.join(sorted(error.extra_fields))}; expected one of {known}"
     return str(error)
+
+
+def check_processes(config: Config, processes: int) -> None:
+    """Refuse more processes than a part of a batch has images whose triggers are made.
+
+    Args:
+        config: of the run that they are to train together.
+        processes: how many there are.
+
+    Raises:
+        ConfigError: a part of a batch has fewer images.
+    """
+    joint = config.joint_stage
+    images = {"joint_stage.batch_size": joint.batch_size}
+    if config.attack == "input-aware":
+        images["mask_stage.batch_size"] = config.mask_stage.batch_size
+        for kind in ("attack", "cross"):
+            for name in (f"{kind}_probability", f"initial_{kind}_probability"):
+                if probability := getattr(joint, name):
+                    images[f"joint_stage.{name}"] = images_in_batch(probability, joint.batch_size)
+    for option, count in images.items():
+        if count < processes:
+            raise ConfigError(
+                f"{option}: expected at least one image of a batch for each of the {processes} processes; "
+                f"found {count} images; take larger batches or fewer processes"
+            )
 
 
 def images_in_batch(probability: float, batch_size: int) -> int:

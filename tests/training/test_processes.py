@@ -17,9 +17,12 @@ import pytest
 import torch
 
 from inputaware.api import train
+from inputaware.cli import main
 from inputaware.config import preset_config
+from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, DeviceError
 from inputaware.runs.checkpoint import load_tensors
+from inputaware.runs.folder import RunFolder
 from inputaware.runs.journal import Journal
 from inputaware.training.processes import Processes, join_processes
 
@@ -232,6 +235,20 @@ def test_a_mistake_ends_all_processes_with_its_code(tmp_path: Path) -> None:
     assert "train_images: expected at most 1149, the images of the training split; found 5000" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_too_many_processes_are_refused_before_they_are_started(
+    resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("inputaware.training.processes.launch", lambda *_: pytest.fail("processes were started"))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    arguments = ["--config", str(tiny(tmp_path))]
+    if resumed:
+        RunFolder.create(tmp_path / "run", preset_config("fast", dataset="digits"), dataset_spec("digits"))
+        arguments = ["--resume"]
+    assert main(["train", *arguments, "--output", str(tmp_path / "run"), "--devices", "9999"]) == 2
+    assert "expected at least one image of a batch for each of the 9999 processes" in capsys.readouterr().err
 
 
 # Each child takes a while to save, as a step of training does.
