@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from inputaware import __version__
+from inputaware import __version__, cli
 from inputaware.cli import main
 from inputaware.runs.files import read_json, write_json
 
@@ -574,6 +574,17 @@ def _wait_for_rows(folder: Path, rows: int, process: subprocess.Popen[bytes]) ->
         time.sleep(0.01)
 
 
+def test_how_to_go_on_with_several_processes(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").touch()
+    output = ["--output", str(tmp_path / "run")]
+    together = cli._how_to_go_on("train", ["--dataset", "digits", *output, "--devices", "2", "--device", "cpu"])
+    assert together == f"; go on with: inputaware train --resume --devices 2 --device cpu --output {tmp_path}/run"
+    assert cli._how_to_go_on("train", [*output, "--device", "cpu"]) == (
+        f"; go on with: inputaware train --resume --output {tmp_path}/run"
+    )
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_with_its_code_and_says_how_to_go_on(number: signal.Signals, code: int, tmp_path: Path) -> None:
     process = _start(tmp_path / "run", subprocess.PIPE)
@@ -596,3 +607,24 @@ def test_a_reader_who_leaves_is_no_error(arguments: list[str]) -> None:
     assert child.stderr.read() == b""
     child.stderr.close()
     assert child.wait(60) in (0, 141)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"), [(["--help"], ""), (["defend", "--help"], ""), (["defend", "--help"], "1")]
+)
+def test_an_answer_that_cannot_be_written_is_an_error(arguments: list[str], unbuffered: str) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        found = subprocess.run(
+            [sys.executable, "-m", "inputaware", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert found.returncode == 1
+    assert found.stderr == (
+        "inputaware: stdout: expected to write the answer; found: No space left on device; free space, or write it "
+        "elsewhere\n"
+    )

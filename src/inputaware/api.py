@@ -553,7 +553,7 @@ def _resume_from(folder: RunFolder) -> Checkpoint | None:
 
 def _check_same_machine(folder: RunFolder, checkpoint: Checkpoint, machine: dict[str, str]) -> None:
     differences = [
-        f"{key}: {checkpoint.fingerprint.get(key)} there, {machine.get(key)} here"
+        f"{key}: {checkpoint.fingerprint.get(key, '1')} there, {machine.get(key, '1')} here"
         for key in machine | checkpoint.fingerprint
         if checkpoint.fingerprint.get(key) != machine.get(key)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import select
@@ -282,13 +283,10 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
     from inputaware.training.processes import join_processes, launch
 
     if command.devices > 1 and "WORLD_SIZE" not in os.environ:
-        config = given
-        if config is None and (command.output / "config.json").exists():
-            config = read_description(command.output)[0]
-        if config is not None:
-            check_config(config)
-            # Before they are started: each is a Python with torch of its own.
-            check_processes(config, command.devices)
+        config = given or read_description(command.output)[0]
+        check_config(config)
+        # Before they are started: each is a Python with torch of its own.
+        check_processes(config, command.devices)
         return launch(command.devices, _train_together, list(arguments))
     from rich.console import Console
 
@@ -465,6 +463,7 @@ def _reproduce(command: ReproduceCommand) -> None:
 
 
 def _benchmark(command: BenchmarkCommand) -> None:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler says otherwise when it starts and stops
     from rich.console import Console
 
     from inputaware.benchmarking import benchmark
@@ -700,7 +699,16 @@ def _how_to_go_on(name: str, arguments: Sequence[str]) -> str:
     output = parser.parse_known_args(arguments)[0].output
     if name != "train" or output is None or not os.path.exists(Path(output) / "config.json"):
         return ""
-    return f"; go on with: inputaware train --resume --output {shlex.quote(output)}"
+    # What --resume does not take from the folder.
+    parser.add_argument("--devices")
+    parser.add_argument("--device")
+    found = parser.parse_known_args(arguments)[0]
+    options = [
+        f"--{name} {shlex.quote(value)} "
+        for name in ("devices", "device")
+        if (value := getattr(found, name)) and found.devices
+    ]
+    return f"; go on with: inputaware train --resume {''.join(options)}--output {shlex.quote(output)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -725,38 +733,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"inputaware {__version__}")
     parser.add_argument("command", choices=_COMMANDS, metavar="COMMAND", help="what to do")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    name = parser.parse_args(given[:1]).command
+    try:
+        code = _run(parser.parse_args(given[:1]).command, given[1:])
+    except SystemExit:  # after help, say
+        if (lost := _lost_output()) and not isinstance(lost, BrokenPipeError):
+            return _say_that_it_is_lost(lost)
+        raise
+    except OSError:
+        lost = _lost_output(ask=True)
+        if lost is None:
+            raise
+        return _say_that_it_is_lost(lost)
+    lost = _lost_output()
+    return code if lost is None else _say_that_it_is_lost(lost)
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    """Run a command, and say what went wrong."""
     previous = signal.signal(signal.SIGTERM, _terminated)
     try:
-        return _dispatch(name, given[1:])
+        return _dispatch(name, arguments)
     except UsageError as error:
         _tell(str(error))
         return 2
     except InputAwareError as error:
-        _tell(f"{error}{_how_to_go_on(name, given[1:]) if isinstance(error, WriteError) else ''}")
+        _tell(f"{error}{_how_to_go_on(name, arguments) if isinstance(error, WriteError) else ''}")
         return 1
     except (KeyboardInterrupt, _TerminatedError) as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes that train a run, one says it
-            _tell(f"stopped{_how_to_go_on(name, given[1:])}")
+            _tell(f"stopped{_how_to_go_on(name, arguments)}")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
-    except BrokenPipeError:
-        if _output_is_read():
-            raise
-        return 128 + signal.SIGPIPE
     finally:
         signal.signal(signal.SIGTERM, previous)
-        _output_is_read()
 
 
-def _output_is_read() -> bool:
-    """Return whether somebody reads what is printed; where nobody does, as after ``| head``, it goes nowhere now."""
+def _lost_output(*, ask: bool = False) -> OSError | None:
+    """Return why what is printed reaches nobody, if it does not, and let it go nowhere from here.
+
+    A reader may have left, as after ``| head``, or the disk of the file be full.
+
+    Args:
+        ask: whether to write a line to learn it, for where nothing is buffered nothing is left to be written.
+    """
     try:
         number = sys.stdout.fileno()
     except (OSError, ValueError):  # no file: somebody's own stream
-        return True
+        return None
     asked = select.poll()
     asked.register(number, 0)
-    if not any(events & select.POLLERR for _, events in asked.poll(0)):
-        return True
-    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    return False
+    lost: OSError | None = None
+    if any(events & select.POLLERR for _, events in asked.poll(0)):
+        lost = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+    else:
+        try:
+            sys.stdout.flush()
+            if ask:
+                os.write(number, b"\n")
+        except OSError as error:
+            lost = error
+    if lost is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return lost
+
+
+def _say_that_it_is_lost(error: OSError) -> int:
+    """Say why the answer was not written, but for a reader who has left, and return the exit code."""
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    _tell(f"stdout: expected to write the answer; found: {error.strerror}; free space, or write it elsewhere")
+    return 1

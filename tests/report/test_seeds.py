@@ -8,7 +8,7 @@ from typing import Any
 
 from inputaware.config import AttackName, config_to_dict, preset_config
 from inputaware.report import write_report
-from inputaware.report.seeds import SEED_COLUMNS, over_seeds
+from inputaware.report.seeds import over_seeds
 from inputaware.runs.files import read_json, write_json
 
 Copy = Callable[..., Path]
@@ -28,6 +28,7 @@ def result(attack: AttackName, seed: int, clean: float, rate: float | None, flag
                 "verdict": "flagged" if flagged else "not-flagged",
                 "scores": {"flagged": flagged},
                 "scoring": {"scores": {}},
+                "settings": {"rounds": 10},
                 "seconds": 2.0,
             }
         },
@@ -50,19 +51,40 @@ def test_means_and_differences_of_what_has_several_seeds() -> None:
         {
             "setting": "digits, badnets, all-to-one, class 0, fast",
             "runs": "run0 run2",
-            "cells": ["0, 1", "95.00 ± 63.53 (7.07)", "60.00 ± 127.06 (14.14)", *"-----", "1 of 2"],
+            "cells": ["0, 1", "95.00 ± 63.53 (7.07)", "60.00 ± 127.06 (14.14)", "1 of 2"],
         },
         {
             "setting": "digits, none, fast",
             "runs": "run1 run3",
-            "cells": ["0, 1", "96.00 ± 12.71 (1.41)", *"------", "0 of 2"],
+            "cells": ["0, 1", "96.00 ± 12.71 (1.41)", "-", "0 of 2"],
         },
     ]
-    assert len(found["rows"][0]["cells"]) == len(SEED_COLUMNS) + 2
+    # No column says nothing.
+    assert found["columns"] == ["seeds", "clean", "attack", "Neural Cleanse flags"]
+    assert (found["twice"], found["otherwise"]) == (0, [])
     (difference,) = found["differences"]
     assert difference["runs"] == "run0 run2 run1 run3"
     assert (difference["second"], difference["first"]) == (found["rows"][1]["setting"], found["rows"][0]["setting"])
     assert difference["words"].startswith("clean accuracy: 1.00 points higher (95 % interval ")
+
+
+def test_what_was_defended_otherwise_is_left_out_and_named() -> None:
+    results = {f"run{seed}": result("badnets", seed, 0.9, 0.5, [0]) for seed in range(2)}
+    results["run1"]["defenses"]["neural-cleanse"]["settings"] = {"rounds": 20}
+    found = over_seeds(results)
+    assert found is not None
+    assert found["otherwise"] == ["neural-cleanse"]
+    assert found["columns"] == ["seeds", "clean", "attack"]
+
+
+def test_seeds_that_lack_a_number_and_runs_that_stand_there_twice_are_told() -> None:
+    results = {f"run{number}": result("badnets", seed, 0.9, 0.5, [0]) for number, seed in enumerate((0, 1, 2, 1))}
+    results["run0"]["evaluation"]["attack_success_rate"] = None
+    found = over_seeds(results)
+    assert found is not None
+    assert found["twice"] == 1
+    assert found["rows"][0]["runs"] == "run0 run3 run2"
+    assert found["rows"][0]["cells"][2] == "50.00 ± 0.00 (0.00), 2 of 3 seeds"
 
 
 def test_one_seed_of_each_says_nothing_together() -> None:

@@ -277,6 +277,10 @@ def test_an_output_file_replaces_another_only_where_that_is_asked_for(tmp_path: 
         f"output: expected a file that does not exist yet; found the folder {str(path.parent)!r}; choose another one"
     )
     assert path.read_text() == "mine"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(RunFolderError, match=r"found the device, pipe or broken link '.*pipe'; choose another one$"):
+        check_output_file(pipe, overwrite=True)
 
 
 # New folders

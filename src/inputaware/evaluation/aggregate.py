@@ -130,25 +130,38 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         Plain data for JSON. ``measures`` holds an :class:`~inputaware.evaluation.statistics.Estimate` by the names of
-        :func:`measures`; a measure that some of the seeds lack counts those that have it.
+        :func:`measures`; a measure that some of the seeds lack counts those that have it. ``defended_otherwise``
+        names the defenses whose settings differ from seed to seed: they have no measures, for their mean means nothing.
     """
     records = []
     for by_seed in by_setting(results):
         first = next(iter(by_seed.values()))
         values: dict[str, list[float]] = {}
+        apart = _defended_otherwise(list(by_seed.values()))
         for seed in sorted(by_seed):
             for name, value in measures(by_seed[seed]).items():
-                values.setdefault(name, []).append(value)
+                if not name.startswith(tuple(f"defenses.{defense}." for defense in apart)):
+                    values.setdefault(name, []).append(value)
         records.append(
             {
                 **{key: first[key] for key in ("dataset", "attack", "target", "target_class", "preset")},
                 "changes": changes(first),
                 "seeds": sorted(by_seed),
                 "paper": first["paper"],
+                "defended_otherwise": apart,
                 "measures": {name: asdict(estimate(found)) for name, found in values.items()},
             }
         )
     return records
+
+
+def _defended_otherwise(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the defenses that were not run with the same settings on all seeds that have them."""
+    settings: dict[str, set[str]] = {}
+    for result in results:
+        for name, record in result.get("defenses", {}).items():
+            settings.setdefault(name, set()).add(json.dumps(record.get("settings"), sort_keys=True))
+    return sorted(name for name, found in settings.items() if len(found) > 1)
 
 
 def comparisons(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

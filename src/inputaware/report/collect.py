@@ -104,10 +104,11 @@ def collect_run(path: str | os.PathLike[str]) -> CollectedRun:
     missing = {}
     if not finished:
         missing["evaluation"] = f"inputaware train --resume --output {shown}"
+    first = "" if finished else f"{missing['evaluation']} && "
     if inspected is None:
         overwrite = " --overwrite" if (folder / "inspection").exists() else ""
-        missing["inspection"] = f"inputaware inspect {shown}{overwrite}"
-    missing |= {name: f"inputaware defend {shown} {name}" for name in DEFENSES if name not in defenses}
+        missing["inspection"] = f"{first}inputaware inspect {shown}{overwrite}"
+    missing |= {name: f"{first}inputaware defend {shown} {name}" for name in DEFENSES if name not in defenses}
     environment = folder / "environment.json"
     return CollectedRun(
         path=folder,

@@ -25,7 +25,7 @@ from inputaware.report.figures import (
     said,
     training_plot,
 )
-from inputaware.report.seeds import SEED_COLUMNS, over_seeds
+from inputaware.report.seeds import over_seeds
 from inputaware.report.verdict import (
     DEFENSE_TITLES,
     accuracy_rows,
@@ -110,7 +110,6 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
         pairs=pairs,
         filters=_filters(shown),
         together=together,
-        seed_columns=list(SEED_COLUMNS),
         anomalies=anomalies,
         defenses=DEFENSE_TITLES,
         settings=_beside([flat(config_to_dict(run.config)) for run in runs]),
@@ -134,7 +133,7 @@ def _explained(path: object) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RunFolderError(
             f"{path}: expected the files of a run as inputaware writes them; found {type(error).__name__}: "
-            f"{error}; make them again with inputaware inspect and defend --overwrite"
+            f"{error}; restore them, or make them again with inputaware evaluate, and inspect and defend --overwrite"
         ) from error
 
 

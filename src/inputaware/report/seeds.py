@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from inputaware.evaluation.aggregate import aggregate, by_setting, comparisons, setting_in_words, spread
 
-__all__ = ["SEED_COLUMNS", "over_seeds"]
+__all__ = ["over_seeds"]
 
-SEED_COLUMNS = {
+_COLUMNS = {
     "clean": "clean_accuracy",
     "attack": "attack_success_rate",
     "cross": "cross_accuracy",
@@ -30,22 +30,32 @@ def over_seeds(results: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
         results: what finished runs publish, by the runs' names on the page.
 
     Returns:
-        ``rows``: of each setting its words, its runs, and its cells. ``differences``: what is compared, seed by seed,
-        in words, with the runs of both settings.
+        ``columns``: of the table. ``rows``: of each setting its words, its runs, and its cells. ``differences``: what
+        is compared, seed by seed, in words, with the runs of both settings. ``twice``: how many runs are left out since
+        another one has their setting and seed. ``otherwise``: the defenses that are left out since their settings
+        differ from seed to seed.
     """
     published = list(results.values())
     groups, records = by_setting(published), aggregate(published)
     if all(len(group) < 2 for group in groups):
         return None
+    counted = sum(len(group) for group in groups)
     keys = {id(result): key for key, result in results.items()}
     runs = [" ".join(keys[id(result)] for result in group.values()) for group in groups]
     words = [setting_in_words(record) for record in records]
+    shown = [number for number, record in enumerate(records) if len(record["seeds"]) > 1]
+    cells = [_cells(records[number]) for number in shown]
+    # Columns that say something of some setting.
+    columns = [name for name in cells[0] if any(row[name] != "-" for row in cells)]
+    otherwise = {name for number in shown for name in records[number]["defended_otherwise"]}
     return {
+        "columns": columns,
         "rows": [
-            {"setting": words[number], "runs": runs[number], "cells": _cells(record)}
-            for number, record in enumerate(records)
-            if len(record["seeds"]) > 1
+            {"setting": words[number], "runs": runs[number], "cells": [row[name] for name in columns]}
+            for number, row in zip(shown, cells, strict=True)
         ],
+        "twice": len(published) - counted,
+        "otherwise": sorted(otherwise),
         "differences": [
             {
                 "second": words[found["second"]],
@@ -59,12 +69,19 @@ def over_seeds(results: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
     }
 
 
-def _cells(record: Mapping[str, Any]) -> Sequence[str]:
-    """Return seeds, rates in percent, and how many Neural Cleanse flags."""
-    found = record["measures"]
+def _cells(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return seeds, rates in percent, and how many Neural Cleanse flags, by the names of columns."""
+    found, seeds = record["measures"], len(record["seeds"])
+
+    def cell(measure: Mapping[str, Any] | None) -> str:
+        few = measure is not None and measure["count"] < seeds
+        return spread(measure) + (f", {measure['count']} of {seeds} seeds" if measure is not None and few else "")
+
     flagged = found.get(_FLAGGED)
-    return [
-        ", ".join(map(str, record["seeds"])),
-        *(spread(found.get(name)) for name in SEED_COLUMNS.values()),
-        "-" if flagged is None else f"{flagged['mean'] * flagged['count']:.0f} of {flagged['count']}",
-    ]
+    return {
+        "seeds": ", ".join(map(str, record["seeds"])),
+        **{name: cell(found.get(path)) for name, path in _COLUMNS.items()},
+        "Neural Cleanse flags": "-"
+        if flagged is None
+        else f"{flagged['mean'] * flagged['count']:.0f} of {flagged['count']}",
+    }

@@ -258,8 +258,11 @@ def check_output_file(path: Path, *, overwrite: bool) -> None:
     Raises:
         RunFolderError: something is in its place, or it cannot be made.
     """
-    if os.path.isdir(path) or (os.path.lexists(path) and not overwrite):
-        kind, advice = ("folder", "") if os.path.isdir(path) else ("file", ", or replace it with --overwrite")
+    regular = os.path.isfile(path) or not os.path.lexists(path)
+    if not regular or (os.path.lexists(path) and not overwrite):
+        # A device or a pipe would become a file, for what is written takes its place.
+        kind = "folder" if os.path.isdir(path) else "file" if regular else "device, pipe or broken link"
+        advice = ", or replace it with --overwrite" if regular else ""
         raise RunFolderError(
             f"output: expected a file that does not exist yet; found the {kind} {str(path)!r}; "
             f"choose another one{advice}"

@@ -71,7 +71,7 @@ def summarize(results: Sequence[Mapping[str, Any]], states: Mapping[str, CellSta
         "broken": {name: state.error for name, state in states.items() if state.status == "broken"},
         **{key: sorted({str(result[key]) for result in results}) for key in _MACHINE},
         "torch": sorted({result["versions"]["torch"] for result in results}),
-        "wall_seconds": round(sum(result["wall_seconds"] for result in results), 1),
+        "seconds_of_all_trainings": round(sum(result["wall_seconds"] for result in results), 1),
         "configurations": aggregate(results),
         "comparisons": comparisons(results),
     }
