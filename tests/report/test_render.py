@@ -254,7 +254,9 @@ def test_arrays_that_do_not_fit_are_refused(copy_of: Copy, tmp_path: Path) -> No
     with pytest.raises(RunFolderError) as caught:
         write_report([folder], tmp_path / "page.html")
     assert str(caught.value).startswith(f"{folder}: expected the files of a run as inputaware writes them; found ")
-    assert str(caught.value).endswith("; make them again with inputaware evaluate, and inspect and defend --overwrite")
+    assert str(caught.value).endswith(
+        "; restore them, or make them again with inputaware evaluate, and inspect and defend --overwrite"
+    )
     assert not (tmp_path / "page.html").exists()
 
 
