@@ -34,6 +34,8 @@ check-tables: .venv/.installed-dev
 	@for table in seeds seeds-defenses; do \
 	  $(BIN)/python scripts/results-table --check --table $$table --results results/shares --page docs/presets.md || exit 1; done
 	@$(BIN)/python scripts/results-table --check --table seeds --results results/schedules --page docs/performance.md
+	@for table in seeds differences; do \
+	  $(BIN)/python scripts/results-table --check --table $$table --results results/sensitivity --page docs/sensitivity.md || exit 1; done
 	@$(BIN)/python scripts/results-table --check --table cost --page docs/cost.md
 	@$(BIN)/python scripts/results-figure --check
 

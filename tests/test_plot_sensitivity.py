@@ -21,6 +21,8 @@ def summary() -> dict[str, Any]:
 
     fields = ("joint_stage.attack_probability", "joint_stage.cross_probability", "joint_stage.lambda_div")
     departures = [record({field: 0.2}) for field in (*fields, "mask_stage.density")]
+    # At the end it is the preset's own.
+    departures.append(record({"joint_stage.initial_cross_probability": 0.7}))
     return {"configurations": [record({}), *departures]}
 
 
@@ -35,7 +37,15 @@ def test_the_same_summary_gives_the_same_picture(tmp_path: Path) -> None:
         assert (found.returncode, found.stderr) == (0, "")
     drawn = (tmp_path / "one.svg").read_bytes()
     assert drawn == (tmp_path / "two.svg").read_bytes()
-    for words in (b"attack probability", b"cross probability", b"diversity weight", b"mask density", b"preset", b"0.2"):
+    for words in (
+        b"attack probability",
+        b"cross probability",
+        b"diversity weight",
+        b"mask density",
+        b"preset",
+        b"0.2",
+        b"0.7",
+    ):
         assert b"<!-- " + words in drawn
 
 
