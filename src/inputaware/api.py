@@ -552,6 +552,7 @@ def _resume_from(folder: RunFolder) -> Checkpoint | None:
 
 
 def _check_same_machine(folder: RunFolder, checkpoint: Checkpoint, machine: dict[str, str]) -> None:
+    # Only the number of processes may be missing, where it is one.
     differences = [
         f"{key}: {checkpoint.fingerprint.get(key, '1')} there, {machine.get(key, '1')} here"
         for key in machine | checkpoint.fingerprint

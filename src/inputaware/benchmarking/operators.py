@@ -30,18 +30,12 @@ def seconds_by_operator(workload: Workload, steps: int) -> list[dict[str, Any]]:
     step, on_gpu = workload.step, workload.device.type == "cuda"
     batch = next(workload.batches())
 
-    def run() -> None:
-        step.prepare(epoch=0, progress=MIDDLE)
-        step.backward(step.loss(batch, MIDDLE))
-        step.update()
-        step.follow()
-
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with workload.arithmetic():
-        run()
+        step.unrecorded(batch, epoch=0, progress=MIDDLE)
         with profile(activities=activities, acc_events=True) as found:
             for _ in range(steps):
-                run()
+                step.unrecorded(batch, epoch=0, progress=MIDDLE)
             synchronize(workload.device)
     # Kernels have rows of their own on a GPU, beside those of the operators that launched them.
     rows = [row for row in found.key_averages() if row.device_type.name == "CPU"]

@@ -91,9 +91,9 @@ def measure_training(
                 workload.step(batch, epoch=0, progress=MIDDLE)
 
     def unrecorded_step() -> None:
-        recorder, workload.step.captured = workload.step.captured, None
-        product_step()
-        workload.step.captured = recorder
+        with workload.arithmetic():
+            for _ in range(steps):
+                workload.step.unrecorded(batch, epoch=0, progress=MIDDLE)
 
     def plain_step() -> None:
         for _ in range(steps):
@@ -175,15 +175,8 @@ def measure_training(
 
 
 def _operations(step: TrainingStep, batch: Batch) -> int:
-    """Count those of a step in its parts, since a step that is replayed as a whole shows none."""
-
-    def action() -> None:
-        step.prepare(epoch=0, progress=MIDDLE)
-        step.backward(step.loss(batch, MIDDLE))
-        step.update()
-        step.follow()
-
-    return count_operations(action)
+    # A step that is replayed as a whole shows none.
+    return count_operations(lambda: step.unrecorded(batch, epoch=0, progress=MIDDLE))
 
 
 def _timer(action: Callable[[], None], device: torch.device) -> Callable[[], float]:

@@ -170,12 +170,18 @@ class TrainingStep:
             epoch: how many epochs of the stage are done.
             progress: the share of the stage that lies behind, in [0, 1).
         """
-        self.prepare(epoch=epoch, progress=progress)
         layout = None if self.captured is None else self.stage.layout(batch, progress)
         if self.captured is None or layout is None:
-            loss = self._change(batch, progress)
-        else:
-            loss = self.captured(lambda batch: self._change(batch, progress), batch, layout)
+            return self.unrecorded(batch, epoch=epoch, progress=progress)
+        self.prepare(epoch=epoch, progress=progress)
+        loss = self.captured(lambda batch: self._change(batch, progress), batch, layout)
+        self.follow()
+        return loss
+
+    def unrecorded(self, batch: Batch, *, epoch: int, progress: float) -> StepLoss:
+        """Do the same step operation by operation, also where steps are recorded; arguments as of a call."""
+        self.prepare(epoch=epoch, progress=progress)
+        loss = self._change(batch, progress)
         self.follow()
         return loss
 
