@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from inputaware.config import config_to_dict, preset_config
 from inputaware.defenses.settings import DEFENSES
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "results-table"
@@ -182,6 +183,28 @@ def test_what_many_runs_cost_on_cores_and_on_gpus(project: Project) -> None:
         "| mnist | input-aware | all-to-one, class 0 | fast | 36 | 2 | 512 | 200 | 0.1 | 16 | - | Some CPU |",
         "| mnist | input-aware | all-to-one, class 0 | fast | 72 | - | 700 | - | - | - | 200 | Some CPU |",
     ]
+
+
+def test_runs_over_seeds_stand_beside_the_attack_all_to_one_whatever_their_files_are_called(project: Project) -> None:
+    runs: list[tuple[str, dict[str, Any]]] = [
+        ("a", {"attack": "none"}),
+        ("b", {"target": "all-to-all"}),
+        ("c", {"attack": "badnets"}),
+        ("d", {}),
+    ]
+    for seed in range(2):
+        for name, options in runs:
+            config = preset_config("fast", dataset="mnist", seed=seed, **options)
+            result = {**ATTACKED, "attack": config.attack, "target": config.target, "seed": seed}
+            result |= {"config": config_to_dict(config), "peak_memory_mib": 1}
+            project.publish(f"{name}-{seed}", {**result, "target_class": config.target_class})
+    project.readme.write_text("<!-- differences:begin -->\n<!-- differences:end -->\n", encoding="utf-8")
+    assert project.run("--table", "differences").returncode == 0
+    lines = project.readme.read_text(encoding="utf-8").splitlines()
+    rows = [line.split(" | ")[:2] for line in lines if line.startswith("| mnist, ")]
+    assert {beside for _, beside in rows} == {"mnist, input-aware, all-to-one, class 0, fast"}
+    attacks = [setting.removeprefix("| mnist, ").split(",")[0] for setting, _ in rows[::3]]
+    assert attacks == ["input-aware", "badnets", "none"]
 
 
 def test_check_writes_nothing(project: Project) -> None:
