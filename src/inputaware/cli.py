@@ -524,8 +524,8 @@ def _import_official(command: ImportOfficialCommand) -> None:
 def _sweep(command: SweepCommand) -> int:
     from rich.console import Console
 
-    from inputaware.console import SweepDisplay, sweep_plan_table, sweep_tables
-    from inputaware.sweeps.grid import parse_option, plan_sweep, read_description
+    from inputaware.console import SweepDisplay, count_in_words, sweep_plan_table, sweep_tables
+    from inputaware.sweeps.grid import parse_options, plan_sweep, read_description
 
     description = {} if command.file is None else read_description(command.file)
     if command.defenses:
@@ -533,7 +533,7 @@ def _sweep(command: SweepCommand) -> int:
     axes = {
         name: values for name in ("dataset", "attack", "target", "preset", "seed") if (values := getattr(command, name))
     }
-    sweep = plan_sweep(description, axes | dict(parse_option(option) for option in command.set))
+    sweep = plan_sweep(description, axes | parse_options(command.set, axes))
     output = Console()
     if command.plan:
         rows = [{"name": cell.name, "config": config_to_dict(cell.config)} for cell in sweep.cells]
@@ -562,6 +562,13 @@ def _sweep(command: SweepCommand) -> int:
             output.print(table)
         for name, error in summary["broken"].items():
             _say(f"broken: {name}: {error}")
+        names = {cell.name for cell in sweep.cells}
+        others = sum(path.is_dir() and path.name not in names for path in (command.output / "runs").iterdir())
+        if others:
+            _tell(
+                f"{count_in_words(others, 'run folder')} of other sweeps in {command.output / 'runs'}: results.parquet "
+                "and summary.json are now of this command's cells alone"
+            )
         _say(f"Runs, results.parquet and summary.json: {command.output}")
     return 1 if summary["broken"] else 0
 

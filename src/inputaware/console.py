@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from inputaware.evaluation.aggregate import setting_in_words, spread
+from inputaware.evaluation.aggregate import by_setting, changes, setting_in_words, spread
 from inputaware.sweeps.progress import CellState, seconds_left
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "SweepDisplay",
     "TrainingDisplay",
     "benchmark_tables",
+    "count_in_words",
     "defense_table",
     "evaluation_table",
     "inspection_table",
@@ -562,18 +563,26 @@ def _startup_table(startup: dict[str, Any]) -> Table:
 
 
 def sweep_plan_table(rows: list[dict[str, Any]]) -> Table:
-    """Return the cells that a sweep would run.
+    """Return what a sweep would run: each setting with its seeds.
 
     Args:
         rows: name and configuration of each cell.
     """
-    table = Table(caption=f"{len(rows)} cells")
-    for column in ("cell", "data set", "attack", "target", "preset", "seed"):
-        table.add_column(column)
-    for row in rows:
-        values = (row["config"][key] for key in ("dataset", "attack", "target", "preset", "seed"))
-        table.add_row(*(_plain(str(cell)) for cell in (row["name"], *values)))
+    settings = by_setting([{"config": row["config"], "seed": row["config"]["seed"]} for row in rows])
+    table = Table(caption=f"{count_in_words(len(rows), 'cell')}, {count_in_words(len(settings), 'setting')}")
+    for column in ("setting", "seeds"):
+        table.add_column(column, overflow="fold")
+    for by_seed in settings:
+        config = next(iter(by_seed.values()))["config"]
+        target_class = config["target_class"] if config["target"] == "all-to-one" else None
+        words = setting_in_words({**config, "target_class": target_class, "changes": changes({"config": config})})
+        table.add_row(_plain(words), " ".join(map(str, by_seed)))
     return table
+
+
+def count_in_words(count: int, noun: str) -> str:
+    """Return how many there are of something: 1 cell, 2 cells."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def sweep_tables(summary: dict[str, Any]) -> list[Table]:

@@ -28,6 +28,9 @@ def test_the_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main([*arguments, "--seed", "5"]) == 0
     out = capsys.readouterr().out
     assert "4 cells" in out
+    assert "4 settings" in out
+    # Each setting with what it differs in, and its seeds.
+    assert "digits, badnets, all-to-one, class 0, fast, joint_stage.epochs 3" in " ".join(out.replace("│", " ").split())
     assert not (tmp_path / "sweep").exists()
 
 
@@ -66,6 +69,36 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["sweep", str(tmp_path / "sweep.yaml"), "--output", str(tmp_path / "sweep")]) == 2
     assert capsys.readouterr().err == f"inputaware: {message}; install inputaware[cluster]\n"
+
+
+@pytest.mark.parametrize(("name", "words"), [("config.json", "a run"), ("notes.txt", "other files")])
+def test_a_folder_of_something_else_is_refused(
+    name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "folder"
+    (output / "runs" if name == "config.json" else output).mkdir(parents=True)
+    (output / name).write_text("{}")
+    assert main(["sweep", "--dataset", "digits", "--output", str(output)]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: output: expected a new or empty folder, or a sweep's; found {str(output)!r} with {words} in it; "
+        "choose another one\n"
+    )
+    assert name in {path.name for path in output.iterdir()}
+    assert not (output / "summary.json").exists()
+
+
+def test_run_folders_of_other_sweeps_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = {"configurations": [], "comparisons": [], "broken": {}}
+    monkeypatch.setattr("inputaware.sweeps.cluster.run_sweep", lambda *args, **options: summary)
+    runs = tmp_path / "sweep" / "runs"
+    (runs / "digits-of-another-sweep").mkdir(parents=True)
+    assert main(["sweep", "--dataset", "digits", "--output", str(tmp_path / "sweep")]) == 0
+    assert capsys.readouterr().err == (
+        f"inputaware: 1 run folder of other sweeps in {runs}: results.parquet and summary.json are now of this "
+        "command's cells alone\n"
+    )
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

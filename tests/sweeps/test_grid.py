@@ -10,7 +10,7 @@ import pytest
 from inputaware.config import preset_config
 from inputaware.defenses.settings import DEFENSES
 from inputaware.errors import ConfigError
-from inputaware.sweeps.grid import parse_option, plan_sweep, read_description
+from inputaware.sweeps.grid import parse_option, parse_options, plan_sweep, read_description
 
 DIGITS = {"dataset": "digits"}
 
@@ -81,6 +81,7 @@ def test_names_follow_from_the_configuration_alone(tmp_path: Path, monkeypatch: 
 
 def test_defenses_and_their_settings() -> None:
     assert plan_sweep({"base": DIGITS, "defenses": "all"}, {}).defenses == DEFENSES
+    assert plan_sweep({"base": DIGITS, "defenses": "strip"}, {}).defenses == ("strip",)
     sweep = plan_sweep({"base": DIGITS, "defenses": ["strip"], "defense_settings": {"strip": {"overlays": 5}}}, {})
     assert sweep.defenses == ("strip",)
     assert sweep.settings.strip.overlays == 5
@@ -89,7 +90,11 @@ def test_defenses_and_their_settings() -> None:
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ({"grid": {}}, "sweep: expected one of base, runs, defenses, defense_settings; found 'grid'"),
+        (
+            {"grid": {}},
+            "sweep: expected one of base, runs, defenses, defense_settings; found 'grid'; "
+            "fields of the runs stand under base",
+        ),
         ({"base": []}, "base: expected fields by name; found []"),
         ({"base": DIGITS, "runs": []}, "runs: expected a list of one or more grids; found []"),
         ({"base": DIGITS, "runs": ["x"]}, "runs: expected fields by name in each grid; found 'x' as number 1"),
@@ -102,7 +107,7 @@ def test_defenses_and_their_settings() -> None:
             {"base": {**DIGITS, "seed": [0, -1]}},
             "seed: expected a number of at least 0 and at most 9.22337e+18; found -1",
         ),
-        ({"base": DIGITS, "defenses": "strip"}, "defenses: expected a list of names, or all; found 'strip'"),
+        ({"base": DIGITS, "defenses": 3}, "defenses: expected a list of names, or all; found 3"),
         (
             {"base": DIGITS, "defenses": ["strap"]},
             f"defenses: expected all, or some of {', '.join(DEFENSES)}; found 'strap'",
@@ -114,6 +119,15 @@ def test_defenses_and_their_settings() -> None:
         (
             {"base": {**DIGITS, "seed.x": 1, "seed": 0}},
             "seed.x: expected a field; found a value for 'seed', which it is a part of",
+        ),
+        (
+            {"base": DIGITS, "runs": [{"joint_stage": {"epochs": 1}, "joint_stage.epochs": 2}]},
+            "joint_stage.epochs: expected it in one spelling; found it nested and with dots, or with - and _; "
+            "take one of them out",
+        ),
+        (
+            {"base": DIGITS, "runs": [{}, {"seed": -1}]},
+            "grid 2 of runs: seed: expected a number of at least 0 and at most 9.22337e+18; found -1",
         ),
     ],
     ids=lambda value: "",
@@ -135,7 +149,7 @@ def test_mistakes(description: dict[str, Any], message: str) -> None:
 def test_an_unknown_field_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         plan_sweep({"base": DIGITS, "runs": [{}, changes]}, {})
-    assert str(error.value).startswith(message)
+    assert str(error.value).startswith(f"grid 2 of runs: {message}")
 
 
 @pytest.mark.parametrize(
@@ -160,6 +174,51 @@ def test_an_option_without_field_or_value_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_option(text)
     assert str(error.value) == f"set: expected FIELD=VALUE or FIELD=VALUE,VALUE,...; found {text!r}"
+
+
+def test_a_field_has_its_values_in_one_place() -> None:
+    assert parse_options(["a=1,2", "b-c=3"], ["seed"]) == {"a": [1, 2], "b_c": [3]}
+    for options, name in ((["a=1", "a=2"], "a"), (["seed=1"], "seed")):
+        with pytest.raises(ConfigError) as error:
+            parse_options(options, ["seed"])
+        assert str(error.value) == (
+            f"set: expected each field in one option; found {name!r} once more; give all its values together"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("base: {dataset: digits}\nruns: [{}]\nbase: {dataset: mnist}", "base"),
+        ('{"base": {"dataset": "digits", "seed": [0, 1], "seed": 0}}', "seed"),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path, text: str, name: str) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=f"expected YAML; found: the name '{name}' twice in \"<unicode string>\", line"
+    ):
+        read_description(file)
+
+
+@pytest.mark.parametrize("text", ["1e-1", "1E-1", "1.e-1", ".1", "0.1", "+1e-1", "1.0e-1"])
+def test_numbers_are_numbers(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        f"base: {{dataset: digits, x: {text}, y: [e1, 1e, 1.2.3, -]}}", encoding="utf-8"
+    )
+    assert read_description(tmp_path / "sweep.yaml")["base"] == {
+        "dataset": "digits",
+        "x": 0.1,
+        "y": ["e1", "1e", "1.2.3", "-"],
+    }
+
+
+def test_anchors_and_merged_parts_of_yaml(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        "base: &usual {dataset: digits, seed: [0, 1]}\nruns:\n  - {<<: *usual, seed: 3}\n", encoding="utf-8"
+    )
+    assert read_description(tmp_path / "sweep.yaml")["runs"] == [{"dataset": "digits", "seed": 3}]
 
 
 def test_a_file(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from inputaware.config import config_to_dict
-from inputaware.errors import ConfigError, InputAwareError
+from inputaware.errors import ConfigError, InputAwareError, RunFolderError
 from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder
 from inputaware.sweeps.grid import Cell, Sweep
@@ -75,11 +75,12 @@ def run_sweep(
     Raises:
         ConfigError: Ray is not installed, there is no cluster at the address, or no machine has the resources of one
             run.
-        RunFolderError: the folder cannot be written, another sweep is at work in it, or a finished cell met a defense
-            with other settings.
+        RunFolderError: the folder holds something else, cannot be written, another sweep is at work in it, or a
+            finished cell met a defense with other settings.
     """
     _check_resources(cpus, gpus, retries)
     folder = Path(output).absolute()
+    _check_folder(folder)
     states = {
         cell.name: CellState(
             f"{cell.config.dataset} {cell.config.attack}", "kept" if _is_finished(cell, sweep, folder) else "waiting"
@@ -126,6 +127,17 @@ def _check_resources(cpus: float, gpus: float, retries: int) -> None:
         raise ConfigError(f"gpus: expected 0, a fraction of 1, or a whole number; found {gpus!r}")
     if retries < 0:
         raise ConfigError(f"retries: expected a number of at least 0; found {retries!r}")
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder of something else, in which a sweep's files would lie between others, or replace them."""
+    with suppress(OSError):  # one that cannot be listed is refused where it cannot be written
+        names = set(os.listdir(folder))
+        if names and ("runs" not in names or "config.json" in names):
+            raise RunFolderError(
+                f"output: expected a new or empty folder, or a sweep's; found {str(folder)!r} with "
+                f"{'a run' if 'config.json' in names else 'other files'} in it; choose another one"
+            )
 
 
 def _is_finished(cell: Cell, sweep: Sweep, output: Path) -> bool:

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ from inputaware.config import (
     check_config,
     config_to_dict,
     fields_that_count,
-    flatten,
     override,
     preset_config,
 )
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError
 
-__all__ = ["Cell", "Sweep", "parse_option", "plan_sweep", "read_description"]
+__all__ = ["Cell", "Sweep", "parse_option", "parse_options", "plan_sweep", "read_description"]
 
 _KEYS = ("base", "runs", "defenses", "defense_settings")
 
@@ -62,8 +61,10 @@ class Sweep:
 def read_description(path: Path) -> dict[str, Any]:
     """Return what a sweep's YAML file says (JSON is YAML too).
 
+    Numbers such as ``1e-4`` are numbers, as in YAML 1.2.
+
     Raises:
-        ConfigError: the file is missing or is not YAML, or PyYAML is not installed.
+        ConfigError: the file is missing or is not YAML, a name stands twice in a part, or PyYAML is not installed.
     """
     try:
         import yaml
@@ -72,7 +73,7 @@ def read_description(path: Path) -> dict[str, Any]:
             "sweep: expected PyYAML, of the extra 'cluster', to read a file; found none; install inputaware[cluster]"
         ) from None
     try:
-        description = yaml.safe_load(path.read_text(encoding="utf-8"))
+        description = yaml.load(path.read_text(encoding="utf-8"), _strict_loader())
     except OSError as error:
         raise ConfigError(f"{path}: expected a sweep's YAML file; found: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -80,6 +81,56 @@ def read_description(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise ConfigError(f"{path}: expected {', '.join(_KEYS)} by name; found {type(description).__name__}")
     return description
+
+
+def _strict_loader() -> type[Any]:
+    """Return YAML's safe loader, without the two ways in which it takes a mistake for something else."""
+    import yaml
+
+    class StrictLoader(yaml.SafeLoader):  # type: ignore[misc]
+        """Refuses a name that stands twice, of which the last would count; reads all of YAML 1.2's numbers."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            """Return a mapping."""
+            names = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in names:
+                        raise yaml.constructor.ConstructorError(
+                            None, None, f"the name {key.value[:60]!r} twice", key.start_mark
+                        )
+                    names.add(key.value)
+            mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+            return mapping
+
+    # PyYAML's own pattern, of YAML 1.1, asks for a point and for a sign of the exponent: 1e-4 would be text.
+    StrictLoader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+        list("-+0123456789."),
+    )
+    return StrictLoader
+
+
+def parse_options(texts: Sequence[str], given: Collection[str]) -> dict[str, list[Any]]:
+    """Return fields and values of options as :func:`parse_option` reads them.
+
+    Args:
+        texts: the options.
+        given: fields that have values already.
+
+    Raises:
+        ConfigError: an option cannot be read, or a field has values already.
+    """
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        name, values = parse_option(text)
+        if name in found or name in given:
+            raise ConfigError(
+                f"set: expected each field in one option; found {name!r} once more; give all its values together"
+            )
+        found[name] = values
+    return found
 
 
 def parse_option(text: str) -> tuple[str, list[Any]]:
@@ -122,7 +173,9 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
     """
     for key in description:
         if key not in _KEYS:
-            raise ConfigError(f"sweep: expected one of {', '.join(_KEYS)}; found {key!r}")
+            raise ConfigError(
+                f"sweep: expected one of {', '.join(_KEYS)}; found {key!r}; fields of the runs stand under base"
+            )
     base = _flat(_part(description, "base"))
     grids = description.get("runs", [{}])
     if not isinstance(grids, list) or not grids:
@@ -132,8 +185,13 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
     for number, grid in enumerate(grids, 1):
         if not isinstance(grid, dict):
             raise ConfigError(f"runs: expected fields by name in each grid; found {grid!r} as number {number}")
-        for config in _configurations({**base, **_flat(grid), **axes}):
-            cells.setdefault(json.dumps(fields_that_count(config), sort_keys=True), Cell(_name(config), config))
+        try:
+            for config in _configurations({**base, **_flat(grid), **axes}):
+                cells.setdefault(json.dumps(fields_that_count(config), sort_keys=True), Cell(_name(config), config))
+        except ConfigError as error:
+            if len(grids) == 1:
+                raise
+            raise ConfigError(f"grid {number} of runs: {error}") from None
     settings = _defense_settings(_part(description, "defense_settings"))
     return Sweep(tuple(cells.values()), _defenses(description.get("defenses", [])), settings)
 
@@ -145,9 +203,19 @@ def _part(description: Mapping[str, Any], key: str) -> dict[str, Any]:
     return part
 
 
-def _flat(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested fields by dotted name, as Python spells it."""
-    return {name.replace("-", "_"): value for name, value in flatten(part).items()}
+def _flat(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested fields by dotted name, as Python spells it; a field in two spellings is refused."""
+    found: dict[str, Any] = {}
+    for key, value in part.items():
+        name = f"{prefix}{key}".replace("-", "_")
+        for field_name, values in (_flat(value, f"{name}.") if isinstance(value, dict) else {name: value}).items():
+            if field_name in found:
+                raise ConfigError(
+                    f"{field_name}: expected it in one spelling; found it nested and with dots, or with - and _; "
+                    "take one of them out"
+                )
+            found[field_name] = values
+    return found
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,7 +266,8 @@ def _name(config: Config) -> str:
 
 
 def _defenses(names: Any) -> tuple[DefenseName, ...]:
-    if names == "all" or names == ["all"]:
+    names = [names] if isinstance(names, str) else names
+    if names == ["all"]:
         return DEFENSES
     if not isinstance(names, list | tuple):
         raise ConfigError(f"defenses: expected a list of names, or all; found {names!r}")
