@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from inputaware.config import config_to_dict, preset_config
+from inputaware.config import config_to_dict, override, preset_config
 from inputaware.defenses.settings import DEFENSES
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "results-table"
@@ -185,26 +185,47 @@ def test_what_many_runs_cost_on_cores_and_on_gpus(project: Project) -> None:
     ]
 
 
-def test_runs_over_seeds_stand_beside_the_attack_all_to_one_whatever_their_files_are_called(project: Project) -> None:
-    runs: list[tuple[str, dict[str, Any]]] = [
-        ("a", {"attack": "none"}),
-        ("b", {"target": "all-to-all"}),
-        ("c", {"attack": "badnets"}),
-        ("d", {}),
+def test_settings_stand_in_one_order_whatever_their_files_are_called(project: Project) -> None:
+    settings: list[dict[str, Any]] = [
+        {"dataset": "mnist", "attack": "none"},
+        {"dataset": "mnist", "preset": "paper"},
+        {"dataset": "/my/dogs"},
+        {"dataset": "mnist", "changes": {"joint_stage": {"lambda_div": 0.5}}},
+        {"dataset": "mnist", "target": "all-to-all"},
+        {"dataset": "/my/cats"},
+        {"dataset": "mnist", "target_class": 3},
+        {"dataset": "/my/cats", "attack": "badnets"},
+        {"dataset": "mnist", "attack": "badnets"},
+        {"dataset": "mnist"},
     ]
-    for seed in range(2):
-        for name, options in runs:
-            config = preset_config("fast", dataset="mnist", seed=seed, **options)
-            result = {**ATTACKED, "attack": config.attack, "target": config.target, "seed": seed}
-            result |= {"config": config_to_dict(config), "peak_memory_mib": 1}
-            project.publish(f"{name}-{seed}", {**result, "target_class": config.target_class})
+    for number, setting in enumerate(settings):
+        for seed in range(2):
+            options = {key: value for key, value in setting.items() if key not in ("preset", "changes")}
+            config = preset_config(setting.get("preset", "fast"), seed=seed, **options)
+            config = override(config, setting.get("changes", {}))
+            named = {key: getattr(config, key) for key in ("dataset", "attack", "target", "target_class", "preset")}
+            result = {**ATTACKED, **named, "seed": seed, "config": config_to_dict(config), "peak_memory_mib": 1}
+            project.publish(f"{number}-{seed}", result)
+    project.readme.write_text("<!-- seeds:begin -->\n<!-- seeds:end -->\n", encoding="utf-8")
+    assert project.run("--table", "seeds").returncode == 0
+    lines = project.readme.read_text(encoding="utf-8").splitlines()
+    assert [line.removeprefix("| ").split(" | ")[0] for line in lines[3:13]] == [
+        "mnist, input-aware, all-to-one, class 0, fast",
+        "mnist, input-aware, all-to-one, class 0, fast, joint_stage.lambda_div 0.5",
+        "mnist, input-aware, all-to-one, class 0, paper",
+        "mnist, input-aware, all-to-one, class 3, fast",
+        "mnist, input-aware, all-to-all, class 0, fast",
+        "mnist, badnets, all-to-one, class 0, fast",
+        "mnist, none, fast",
+        "/my/cats, input-aware, all-to-one, class 0, fast",
+        "/my/cats, badnets, all-to-one, class 0, fast",
+        "/my/dogs, input-aware, all-to-one, class 0, fast",
+    ]
     project.readme.write_text("<!-- differences:begin -->\n<!-- differences:end -->\n", encoding="utf-8")
     assert project.run("--table", "differences").returncode == 0
-    lines = project.readme.read_text(encoding="utf-8").splitlines()
-    rows = [line.split(" | ")[:2] for line in lines if line.startswith("| mnist, ")]
-    assert {beside for _, beside in rows} == {"mnist, input-aware, all-to-one, class 0, fast"}
-    attacks = [setting.removeprefix("| mnist, ").split(",")[0] for setting, _ in rows[::3]]
-    assert attacks == ["input-aware", "badnets", "none"]
+    rows = [line.split(" | ")[:2] for line in project.readme.read_text(encoding="utf-8").splitlines()]
+    beside = {row[1] for row in rows if row[0].startswith(("| mnist, ", "| /my/"))}
+    assert beside == {f"{name}, input-aware, all-to-one, class 0, fast" for name in ("mnist", "/my/cats")}
 
 
 def test_check_writes_nothing(project: Project) -> None:
