@@ -555,6 +555,13 @@ def _sweep(command: SweepCommand) -> int:
             allow_different_machine=command.allow_different_machine,
             watch=display.watch,
         )
+    names = {cell.name for cell in sweep.cells}
+    others = sum(path.is_dir() and path.name not in names for path in (command.output / "runs").iterdir())
+    if others:
+        _tell(
+            f"{count_in_words(others, 'run folder')} of other sweeps in {command.output / 'runs'}: results.parquet "
+            "and summary.json are now of this command's cells alone"
+        )
     if command.json:
         print(json.dumps(summary, indent=2))
     else:
@@ -562,13 +569,6 @@ def _sweep(command: SweepCommand) -> int:
             output.print(table)
         for name, error in summary["broken"].items():
             _say(f"broken: {name}: {error}")
-        names = {cell.name for cell in sweep.cells}
-        others = sum(path.is_dir() and path.name not in names for path in (command.output / "runs").iterdir())
-        if others:
-            _tell(
-                f"{count_in_words(others, 'run folder')} of other sweeps in {command.output / 'runs'}: results.parquet "
-                "and summary.json are now of this command's cells alone"
-            )
         _say(f"Runs, results.parquet and summary.json: {command.output}")
     return 1 if summary["broken"] else 0
 
