@@ -234,5 +234,11 @@ def test_a_file(tmp_path: Path) -> None:
     file.write_text("!!python/object/apply:os.system [id]\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected YAML; found: could not determine a constructor"):
         read_description(file)
+    file.write_text("base: &base {dataset: digits, x: *base}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected YAML; found: found unconstructable recursive node"):
+        read_description(file)
+    file.write_text("base: {dataset: digits, seed: 2020-13-40}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected YAML; found: month must be in"):
+        read_description(file)
     with pytest.raises(ConfigError, match="expected a sweep's YAML file; found: No such file or directory"):
         read_description(tmp_path / "none.yaml")

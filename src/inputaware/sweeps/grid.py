@@ -76,7 +76,7 @@ def read_description(path: Path) -> dict[str, Any]:
         description = yaml.load(path.read_text(encoding="utf-8"), _strict_loader())
     except OSError as error:
         raise ConfigError(f"{path}: expected a sweep's YAML file; found: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected YAML; found: {' '.join(str(error).split())}") from None
     if not isinstance(description, dict):
         raise ConfigError(f"{path}: expected {', '.join(_KEYS)} by name; found {type(description).__name__}")
@@ -84,11 +84,15 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def _strict_loader() -> type[Any]:
-    """Return YAML's safe loader, without the two ways in which it takes a mistake for something else."""
+    """Return YAML's safe loader, without the ways in which it takes a mistake for something else."""
     import yaml
 
     class StrictLoader(yaml.SafeLoader):  # type: ignore[misc]
-        """Refuses a name that stands twice, of which the last would count; reads all of YAML 1.2's numbers."""
+        """Refuses a name that stands twice, of which the last would count, and a part that is a part of itself."""
+
+        def __init__(self, stream: str) -> None:
+            super().__init__(stream)
+            self.deep_construct = True  # all of a part before the part, which finds one that holds itself
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             """Return a mapping."""
