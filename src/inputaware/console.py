@@ -586,13 +586,13 @@ def count_in_words(count: int, noun: str) -> str:
 
 
 def sweep_tables(summary: dict[str, Any]) -> list[Table]:
-    """Return means over seeds with their intervals, and what differs.
+    """Return means over seeds with how far these lie apart, and what differs.
 
     Args:
         summary: what ``summary.json`` holds.
     """
     rates = {"clean": "clean_accuracy", "attack": "attack_success_rate", "cross": "cross_accuracy"}
-    table = _new_table("Test set, percent: mean ± 95 % interval over seeds (standard deviation)", "setting", "seeds")
+    table = _new_table("Test set, percent: mean ± 95 % interval over seeds (standard deviation); of fewer than 5 seeds (lowest to highest)", "setting", "seeds")
     for words in rates:
         table.add_column(words, justify="right")
     settings = [setting_in_words(record) for record in summary["configurations"]]

@@ -183,8 +183,10 @@ def test_words_for_one_seed() -> None:
 
 
 def test_a_spread_is_mean_interval_and_deviation() -> None:
-    measure = {"mean": 0.5, "t_interval": [0.4, 0.6], "deviation": 0.05}
+    measure = {"mean": 0.5, "lowest": 0.45, "highest": 0.57, "t_interval": [0.4, 0.6], "deviation": 0.05, "count": 5}
     assert spread(measure) == "50.00 ± 10.00 (5.00)"
     assert spread(measure, factor=1, digits=3) == "0.500 ± 0.100 (0.050)"
-    assert spread({**measure, "t_interval": None}) == "50.00"
+    assert spread(measure, deviation=False) == "50.00 ± 10.00"
+    assert spread({**measure, "count": 4}) == "50.00 (45.00 to 57.00)"
+    assert spread({**measure, "lowest": 0.5, "highest": 0.5}) == "50.00"
     assert spread(None) == "-"

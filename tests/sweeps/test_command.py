@@ -162,7 +162,7 @@ def test_without_a_terminal_each_cell_that_ends_has_a_line() -> None:
 
 
 def test_tables_of_a_summary() -> None:
-    measure = {"mean": 0.5, "t_interval": [0.4, 0.6], "deviation": 0.05}
+    measure = {"mean": 0.5, "lowest": 0.46, "highest": 0.54, "count": 2}
     setting = {
         "dataset": "digits",
         "attack": "none",
@@ -182,5 +182,5 @@ def test_tables_of_a_summary() -> None:
         console.print(table)
     found = console.file.getvalue()  # type: ignore[attr-defined]
     assert "digits, none, fast, joint_stage.epochs 3" in found
-    assert "50.00 ± 10.00 (5.00)" in found
+    assert "50.00 (46.00 to 54.00)" in found
     assert "clean accuracy: the same" in found

@@ -33,6 +33,9 @@ COMPARED = {
 }
 """The rates that comparisons are about, with their words."""
 
+_ENOUGH = 5
+"""Seeds from which on an interval stands in place of the lowest and the highest."""
+
 _AFFORDABLE = 0.04
 """Clean accuracy that the filter chosen by :func:`best_filter` may cost."""
 
@@ -244,18 +247,31 @@ def setting_in_words(record: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def spread(measure: Mapping[str, Any] | None, *, factor: int | float = 100, digits: int = 2) -> str:
-    """Return mean, half of the t interval, and in brackets the standard deviation; a dash where there is no measure.
+def spread(
+    measure: Mapping[str, Any] | None, *, factor: int | float = 100, digits: int = 2, deviation: bool = True
+) -> str:
+    """Return the mean and how far seeds lie apart; a dash where there is no measure.
+
+    Of fewer than five seeds the lowest and the highest, for their interval says little; of more half of Student's
+    interval, and the standard deviation of one run in brackets. Of one seed, or where all say the same, the mean alone.
 
     Args:
         measure: an estimate of :func:`aggregate`.
         factor: what numbers are multiplied by; 100 for percent.
         digits: after the point.
+        deviation: whether the standard deviation stands beside the interval.
     """
     if measure is None:
         return "-"
-    mean = f"{factor * measure['mean']:.{digits}f}"
-    if measure["t_interval"] is None:
+
+    def words(value: float) -> str:
+        return f"{factor * value:.{digits}f}"
+
+    mean, lowest, highest = (words(measure[name]) for name in ("mean", "lowest", "highest"))
+    if lowest == highest:
         return mean
+    if measure["count"] < _ENOUGH:
+        return f"{mean} ({lowest} to {highest})"
     low, high = measure["t_interval"]
-    return f"{mean} ± {factor * (high - low) / 2:.{digits}f} ({factor * measure['deviation']:.{digits}f})"
+    interval = f"{mean} ± {words((high - low) / 2)}"
+    return f"{interval} ({words(measure['deviation'])})" if deviation else interval
