@@ -489,6 +489,25 @@ def test_a_word_that_is_no_option_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "found", "expected"),
+    [
+        ("--seed", "0,1", "a whole number"),
+        ("--seed", "1.0", "a whole number"),
+        ("--train-images", "many", "a whole number"),
+        ("--joint-stage.ramp", "half", "a number"),
+    ],
+)
+def test_a_word_that_is_no_number_is_refused(
+    option: str, found: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--dataset", "digits", option, found, "--output", str(tmp_path / "run")])
+    assert caught.value.code == 2
+    assert f"expected {expected}; found '{found}'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("command", ["train", "poison"])
 def test_an_existing_output_is_left_alone(
     command: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -347,9 +347,9 @@ def test_override_leaves_the_original_alone() -> None:
 LOW = "a number of at least"
 OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     (nested("target_class", -1), f"target_class: expected {LOW} 0; found -1"),
-    (nested("seed", -1), f"seed: expected {LOW} 0 and at most 9.22337e+18; found -1"),
-    (nested("seed", 2**63), f"seed: expected {LOW} 0 and at most 9.22337e+18; found {2**63}"),
-    (nested("seed", 10**400), f"seed: expected {LOW} 0 and at most 9.22337e+18; found {10**400}"),
+    (nested("seed", -1), f"seed: expected a whole number from 0 to 9223372036854775807; found -1"),
+    (nested("seed", 2**63), f"seed: expected a whole number from 0 to 9223372036854775807; found {2**63}"),
+    (nested("seed", 10**400), f"seed: expected a whole number from 0 to 9223372036854775807; found {10**400}"),
     (nested("train_images", 0), f"train_images: expected {LOW} 1; found 0"),
     (nested("validation_images", -5), f"validation_images: expected {LOW} 1; found -5"),
     (nested("augmentation.crop_padding", -1), f"augmentation.crop_padding: expected {LOW} 0 and at most 32; found -1"),

@@ -101,7 +101,7 @@ def test_a_result_with_other_settings_is_refused_and_left_alone(run: Run) -> Non
 
 @pytest.mark.parametrize("seed", [-1, 10**23])
 def test_a_seed_that_no_generator_takes_is_refused(seed: int, run: Run) -> None:
-    message = f"seed: expected a number of at least 0 and at most 9.22337e+18; found {seed}"
+    message = f"seed: expected a whole number from 0 to 9223372036854775807; found {seed}"
     for work in (lambda: run.defend(["strip"], FEW, seed=seed), lambda: run.inspect(seed=seed)):
         with pytest.raises(ConfigError) as error:
             work()

@@ -49,6 +49,32 @@ __all__ = [
 
 _Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
+_NUMBERS = tyro.constructors.ConstructorRegistry()
+"""How numbers are read: as tyro reads them, with messages that say what was expected."""
+
+
+@_NUMBERS.primitive_rule
+def _number(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Return how an option that is a number is read; none for other types."""
+    words = {int: "a whole number", float: "a number"}.get(info.type)
+    if words is None:
+        return None
+
+    def parse(found: list[str]) -> int | float:
+        try:
+            number: int | float = info.type(found[0])
+        except ValueError:
+            raise ValueError(f"expected {words}; found {found[0]!r}") from None
+        return number
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=info.type.__name__.upper(),
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, (int, float) if info.type is float else int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
@@ -638,6 +664,7 @@ def _parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]
         prog="inputaware train",
         args=list(arguments),
         default=TrainCommand(settings=shown, output=tyro.MISSING),
+        registry=_NUMBERS,
     )
     return command, command.settings if defaults is not None else None
 
@@ -672,7 +699,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> int:
         "import-official": (ImportOfficialCommand, _import_official),
     }
     command, action = actions[name]
-    return action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments))) or 0
+    return action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments), registry=_NUMBERS)) or 0
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

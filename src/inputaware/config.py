@@ -532,7 +532,7 @@ def check_seed(seed: int) -> None:
         ConfigError: it is below 0, or too large.
     """
     if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed: expected a number of at least 0 and at most {2**63 - 1:g}; found {seed!r}")
+        raise ConfigError(f"seed: expected a whole number from 0 to {2**63 - 1}; found {seed!r}")
 
 
 def fields_that_count(config: Config) -> dict[str, Any]:

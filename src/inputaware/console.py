@@ -592,7 +592,11 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
         summary: what ``summary.json`` holds.
     """
     rates = {"clean": "clean_accuracy", "attack": "attack_success_rate", "cross": "cross_accuracy"}
-    table = _new_table("Test set, percent: mean ± 95 % interval over seeds (standard deviation); of fewer than 5 seeds (lowest to highest)", "setting", "seeds")
+    table = _new_table(
+        "Test set, percent: mean ± 95 % interval over seeds (standard deviation); of fewer than 5 (lowest to highest)",
+        "setting",
+        "seeds",
+    )
     for words in rates:
         table.add_column(words, justify="right")
     settings = [setting_in_words(record) for record in summary["configurations"]]

@@ -207,7 +207,7 @@ def test_the_command_says_what_is_done(made: Path, capsys: pytest.CaptureFixture
         ({"dataset": "cats"}, "dataset: expected one of digits, mnist, cifar10, gtsrb; found 'cats'"),
         ({"seeds": []}, "seeds: expected at least one, each once; found none"),
         ({"seeds": [1, 1]}, "seeds: expected at least one, each once; found 1, 1"),
-        ({"seeds": [0, -1]}, "seed: expected a number of at least 0 and at most 9.22337e+18; found -1"),
+        ({"seeds": [0, -1]}, "seed: expected a whole number from 0 to 9223372036854775807; found -1"),
         ({"hours": float("nan")}, "hours: expected a number of at least 0; found nan"),
         ({"hours": -1.0}, "hours: expected a number of at least 0; found -1.0"),
     ],

@@ -105,7 +105,7 @@ def test_defenses_and_their_settings() -> None:
         ({"base": {**DIGITS, "preset": "slow"}}, "preset: expected one of fast, paper, official; found 'slow'"),
         (
             {"base": {**DIGITS, "seed": [0, -1]}},
-            "seed: expected a number of at least 0 and at most 9.22337e+18; found -1",
+            "seed: expected a whole number from 0 to 9223372036854775807; found -1",
         ),
         ({"base": DIGITS, "defenses": 3}, "defenses: expected a list of names, or all; found 3"),
         (
@@ -127,7 +127,7 @@ def test_defenses_and_their_settings() -> None:
         ),
         (
             {"base": DIGITS, "runs": [{}, {"seed": -1}]},
-            "grid 2 of runs: seed: expected a number of at least 0 and at most 9.22337e+18; found -1",
+            "grid 2 of runs: seed: expected a whole number from 0 to 9223372036854775807; found -1",
         ),
     ],
     ids=lambda value: "",
