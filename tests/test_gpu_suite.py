@@ -136,7 +136,8 @@ def test_the_list_needs_no_torch(tmp_path: Path) -> None:
     assert found.returncode == 0
     assert lines[0].split() == ["cifar10-all-to-one-seed-0", "left", "160", "s"]
     assert len(lines) == 76
-    assert lines[-1].split() == ["mnist-paper-all-to-all-seed-0", "left", "up", "to", "3960", "s"]
+    assert lines[35].split() == ["mnist-paper-all-to-all-seed-0", "left", "up", "to", "3960", "s"]
+    assert lines[-1].split() == ["defend-mnist-none-seed-4", "left", "94", "s"]
     assert "inputaware.runs.results" in found.stderr
     assert " torch\n" not in found.stderr
     assert not (tmp_path / "out").exists()
