@@ -18,7 +18,6 @@ from inputaware.data import sources
 from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.sources import read_source
 from inputaware.errors import DataError, RunFolderError
-from inputaware.poisoning import export_poisoned_split
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +70,13 @@ def test_splits_with_other_classes_are_refused(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "run").exists()
 
 
-def test_the_training_split_is_not_exported(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["train", "tset"])
+def test_a_split_that_training_saw_or_that_there_is_not_is_refused(split: str, run: Run) -> None:
     with pytest.raises(DataError) as caught:
-        export_poisoned_split(run, "train", tmp_path / "a.parquet")
-    assert str(caught.value) == "split: expected test, validation or defender; found 'train'"
+        Run.images.__wrapped__(run, split)  # type: ignore[attr-defined]
+    assert str(caught.value) == (
+        f"split: expected test, validation or defender, which no training saw; found '{split}'"
+    )
 
 
 def test_a_folder_that_goes_while_it_is_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -494,8 +494,10 @@ def test_a_word_that_is_no_option_is_refused(tmp_path: Path, capsys: pytest.Capt
     [
         ("--seed", "0,1", "a whole number"),
         ("--seed", "1.0", "a whole number"),
-        ("--train-images", "many", "a whole number"),
+        ("--train-images", "many", "a whole number or none"),
         ("--joint-stage.ramp", "half", "a number"),
+        ("--joint-stage.initial-cross-probability", "half", "a number or none"),
+        ("--joint-stage.classifier.milestones", "1,2", "a whole number"),
     ],
 )
 def test_a_word_that_is_no_number_is_refused(
@@ -504,8 +506,25 @@ def test_a_word_that_is_no_number_is_refused(
     with pytest.raises(SystemExit) as caught:
         main(["train", "--dataset", "digits", option, found, "--output", str(tmp_path / "run")])
     assert caught.value.code == 2
-    assert f"expected {expected}; found '{found}'" in capsys.readouterr().err
+    # The box around the message may break it into lines.
+    assert f"expected {expected}; found '{found}'" in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("sweep", "--seed 0 --seed 1"), ("sweep", "--set a=1 --set=b=2"), ("reproduce", "--seeds 0 --seeds 1")],
+)
+def test_an_option_with_several_values_stands_once(
+    command: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, *option.split(), "--dataset", "digits", "--output", str(tmp_path / "out")]) == 2
+    name = option.split()[0]
+    assert capsys.readouterr().err == (
+        f"inputaware: {name[2:]}: expected one {name} with all its values behind it; found 2; write {name} VALUE VALUE "
+        "...\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["train", "poison"])

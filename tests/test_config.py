@@ -347,7 +347,7 @@ def test_override_leaves_the_original_alone() -> None:
 LOW = "a number of at least"
 OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     (nested("target_class", -1), f"target_class: expected {LOW} 0; found -1"),
-    (nested("seed", -1), f"seed: expected a whole number from 0 to 9223372036854775807; found -1"),
+    (nested("seed", -1), "seed: expected a whole number from 0 to 9223372036854775807; found -1"),
     (nested("seed", 2**63), f"seed: expected a whole number from 0 to 9223372036854775807; found {2**63}"),
     (nested("seed", 10**400), f"seed: expected a whole number from 0 to 9223372036854775807; found {10**400}"),
     (nested("train_images", 0), f"train_images: expected {LOW} 1; found 0"),
@@ -413,12 +413,12 @@ OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     (
         nested("joint_stage.attack_probability", 0.01),
         "joint_stage.attack_probability: expected at least 2 images in a batch of 128 with "
-        "partners=derangement, an image and its partner; found 0.01",
+        "partners=derangement, an image and its partner (a probability of 0.015625 or more); found 0.01",
     ),
     (
         nested("joint_stage.initial_attack_probability", 0.01),
         "joint_stage.initial_attack_probability: expected at least 2 images in a batch of 128 with "
-        "partners=derangement, an image and its partner; found 0.01",
+        "partners=derangement, an image and its partner (a probability of 0.015625 or more); found 0.01",
     ),
     (
         {"joint_stage": {"attack_probability": 0.75, "cross_probability": 0.5}},

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -41,7 +41,7 @@ from inputaware.data.splits import split_indices, subset_indices
 from inputaware.defenses.base import CleanData, Defense, Suspect, Trial
 from inputaware.defenses.registry import build_defense
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
-from inputaware.errors import ConfigError, RunFolderError
+from inputaware.errors import ConfigError, DataError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.inspection.inspect import inspect_classifier
 from inputaware.models.registry import last_convolution, last_map
@@ -134,14 +134,19 @@ class Run:
         """Return 8-bit images and labels of a split that no training saw, on the run's device.
 
         Raises:
-            DataError: the data set is missing or corrupt, or is not the one that the run was trained on.
+            DataError: the split is none of these, or the data set is missing, corrupt, or not the one that the run was
+                trained on.
         """
+        if split not in get_args(EvaluationSplit):
+            raise DataError(f"split: expected test, validation or defender, which no training saw; found {split!r}")
         if split == "test":
             data = load_images(self.config.dataset, "test")
             images, labels = data.images, data.labels
         else:
             data = load_images(self.config.dataset, "train")
-            indices = getattr(split_indices(data.labels, name=self.config.dataset), split)
+            indices = getattr(
+                split_indices(data.labels, name=self.config.dataset, class_names=data.spec.class_names), split
+            )
             images, labels = data.images[indices], data.labels[indices]
         _check_same_data(self.spec, data.spec, self.folder)
         return images.to(self.device), labels.to(self.device)
@@ -159,7 +164,7 @@ class Run:
             What ``evaluation.json`` holds: rates as fractions, none where a notion does not apply.
 
         Raises:
-            DataError: the data set is missing or corrupt.
+            DataError: the split is none of these, or the data set is missing or corrupt.
             RunFolderError: the folder cannot be written or is in use.
             WriteError: the disk is full, or the folder is gone.
         """
@@ -176,7 +181,7 @@ class Run:
 
     def defend(
         self,
-        names: Sequence[DefenseName] = DEFENSES,
+        names: DefenseName | Sequence[DefenseName] = DEFENSES,
         settings: DefenseSettings | None = None,
         *,
         seed: int = 0,
@@ -190,7 +195,7 @@ class Run:
         as it is; the data are not compared.
 
         Args:
-            names: which defenses.
+            names: which defenses; one may stand by itself.
             settings: the settings of all defenses; none: the defaults.
             seed: of the defenses' random choices.
             overwrite: replace results that were made with other settings.
@@ -208,7 +213,9 @@ class Run:
         """
         check_seed(seed)
         settings = settings or DefenseSettings()
-        defenses = [build_defense(name, settings) for name in dict.fromkeys(names)]
+        defenses = [
+            build_defense(name, settings) for name in dict.fromkeys([names] if isinstance(names, str) else names)
+        ]
         keep_freed_memory()
         with self.folder.lock():
             kept = {}
@@ -395,7 +402,7 @@ def train(
             f"{data.spec.classes} and {test.spec.classes} classes, shapes {data.spec.shape} and {test.spec.shape}; "
             "restore the files"
         )
-    splits = split_indices(data.labels, name=config.dataset)
+    splits = split_indices(data.labels, name=config.dataset, class_names=data.spec.class_names)
     chosen = splits.train
     if config.train_images is not None:
         chosen = _subset("train_images", data.labels, chosen, config.train_images)

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Literal
+from types import FrameType, NoneType, UnionType
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -54,25 +54,43 @@ _NUMBERS = tyro.constructors.ConstructorRegistry()
 
 
 @_NUMBERS.primitive_rule
-def _number(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """Return how an option that is a number is read; none for other types."""
-    words = {int: "a whole number", float: "a number"}.get(info.type)
-    if words is None:
+def _numbers(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Return how an option is read that takes a number, a number or none, or several numbers; none for others."""
+    kind, origin, parts = cast(Any, info.type), info.type_origin, get_args(info.type)
+    optional = origin is UnionType and NoneType in parts
+    if optional or origin is tuple:
+        kind = parts[0]
+    words = {int: "a whole number", float: "a number"}.get(kind)
+    if words is None or (optional and len(parts) > 2):
         return None
 
-    def parse(found: list[str]) -> int | float:
+    def parse(text: str) -> int | float | None:
+        if optional and text in ("none", "None"):
+            return None
         try:
-            number: int | float = info.type(found[0])
+            return kind(text)  # type: ignore[no-any-return]
         except ValueError:
-            raise ValueError(f"expected {words}; found {found[0]!r}") from None
-        return number
+            raise ValueError(f"expected {words}{' or none' if optional else ''}; found {text!r}") from None
 
+    def fits(value: Any) -> bool:
+        return (optional and value is None) or isinstance(value, (int, float) if kind is float else int)
+
+    name = kind.__name__.upper()
+    if origin is not tuple:
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=f"{{None}}|{name}" if optional else name,
+            instance_from_str=lambda found: parse(found[0]),
+            is_instance=fits,
+            str_from_instance=lambda value: [str(value)],
+        )
+    any_number = parts[-1] is Ellipsis
     return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=info.type.__name__.upper(),
-        instance_from_str=parse,
-        is_instance=lambda value: isinstance(value, (int, float) if info.type is float else int),
-        str_from_instance=lambda value: [str(value)],
+        nargs="*" if any_number else len(parts),
+        metavar=f"[{name} [{name} ...]]" if any_number else " ".join([name] * len(parts)),
+        instance_from_str=lambda found: tuple(parse(text) for text in found),
+        is_instance=lambda value: isinstance(value, tuple) and all(map(fits, value)),
+        str_from_instance=lambda value: [str(item) for item in value],
     )
 
 
@@ -683,6 +701,18 @@ _COMMANDS = {
 }
 
 
+def _check_once(command: type[Any], arguments: Sequence[str]) -> None:
+    """Refuse an option with several values that stands twice, of which the parser would take the last alone."""
+    given = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
+    for name, kind in get_type_hints(command).items():
+        option = f"--{name.replace('_', '-')}"
+        if get_origin(kind) is tuple and given.count(option) > 1:
+            raise ConfigError(
+                f"{name}: expected one {option} with all its values behind it; found {given.count(option)}; "
+                f"write {option} VALUE VALUE ..."
+            )
+
+
 def _dispatch(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit code."""
     if name == "train":
@@ -699,6 +729,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> int:
         "import-official": (ImportOfficialCommand, _import_official),
     }
     command, action = actions[name]
+    _check_once(command, arguments)
     return action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments), registry=_NUMBERS)) or 0
 
 

@@ -678,7 +678,7 @@ def _check_probabilities(config: Config, number: Any, check: Any) -> None:
                 check(
                     images_in_batch(probability, joint.batch_size) >= 2,
                     f"joint_stage.{prefix}attack_probability",
-                    f"at least 2 images in a batch of {joint.batch_size} with partners=derangement, "
-                    "an image and its partner",
+                    f"at least 2 images in a batch of {joint.batch_size} with partners=derangement, an image and its "
+                    f"partner (a probability of {math.ceil(2e6 / joint.batch_size) / 1e6:g} or more)",
                     probability,
                 )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from inputaware.api import Run
+from inputaware.api import EvaluationSplit, Run
 from inputaware.attacks.base import Backdoor, Poisoned
 from inputaware.data.loader import in_chunks
 from inputaware.data.sources import IMAGE_SUFFIXES, open_image, resize_image
@@ -138,7 +138,7 @@ def _to_image(picture: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
 
 
-def export_poisoned_split(run: Run, split: str, output: Path) -> int:
+def export_poisoned_split(run: Run, split: EvaluationSplit, output: Path) -> int:
     """Write every image of a split with its trigger as a parquet file.
 
     Columns: ``image`` and ``mask`` (``bytes`` of a PNG, ``path``), ``label`` (the true one), ``target`` (the
@@ -161,14 +161,12 @@ def export_poisoned_split(run: Run, split: str, output: Path) -> int:
     import pyarrow.parquet as pq
 
     backdoor = _backdoor(run)
-    if split not in ("test", "validation", "defender"):
-        raise DataError(f"split: expected test, validation or defender; found {split!r}")
     if os.path.exists(output):
         raise RunFolderError(
             f"output: expected a file that does not exist yet; found {str(output)!r}; choose another one"
         )
     check_new_folder(output)
-    images, labels = run.images(split)  # type: ignore[arg-type]
+    images, labels = run.images(split)
 
     picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema(

@@ -66,6 +66,22 @@ def test_labels_that_do_not_match_the_images_are_refused() -> None:
     assert str(caught.value) == "labels: expected 3, one for each image; found 4"
 
 
+@pytest.mark.parametrize(("value", "found"), [(255.0, "0 to 255"), (-0.5, "-0.5 to 0"), (float("nan"), "nan to nan")])
+def test_pixels_that_are_none_are_refused(value: float, found: str) -> None:
+    images = torch.zeros(3, 2, 3, 4)
+    images[1, 0, 0, 0] = value
+    with pytest.raises(DataError) as caught:
+        Shade().trigger(images)
+    assert str(caught.value) == f"images: expected pixels in [0, 1]; found {found}; divide bytes by 255"
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 5], [-1, 0, 4]])
+def test_labels_of_no_class_are_refused(labels: list[int]) -> None:
+    with pytest.raises(DataError) as caught:
+        Shade().poison(make_images(3), torch.tensor(labels))
+    assert str(caught.value) == f"labels: expected classes from 0 to 4; found {labels[0]} to {labels[2]}"
+
+
 def test_no_images_give_no_triggers() -> None:
     poisoned = Shade().poison(make_images(0), torch.zeros(0, dtype=torch.int64))
     assert poisoned.images.shape == (0, 2, 3, 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,6 +73,8 @@ def test_the_bootstrap_is_scipys() -> None:
 
 def test_of_one_seed_only_the_mean_is_known() -> None:
     assert estimate([0.5]) == Estimate(0.5, None, None, None, 1, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"^values: expected finite numbers; found \[1.0, nan\]$"):
+        estimate([1.0, math.nan])
     assert (estimate([3.0, 1.0, 2.0]).lowest, estimate([3.0, 1.0, 2.0]).highest) == (1.0, 3.0)
     with pytest.raises(ValueError, match="values: expected at least one; found none"):
         estimate([])

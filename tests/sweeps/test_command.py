@@ -68,7 +68,10 @@ def test_without_the_extra_it_says_what_to_install(
     (tmp_path / "sweep.yaml").write_text("base: {dataset: digits}")
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["sweep", str(tmp_path / "sweep.yaml"), "--output", str(tmp_path / "sweep")]) == 2
-    assert capsys.readouterr().err == f"inputaware: {message}; install inputaware[cluster]\n"
+    assert (
+        capsys.readouterr().err
+        == f"inputaware: {message}; in the checkout: pip install -c constraints.txt -e '.[cluster]'\n"
+    )
 
 
 @pytest.mark.parametrize(("name", "words"), [("config.json", "a run"), ("notes.txt", "other files")])

@@ -214,6 +214,28 @@ def test_numbers_are_numbers(tmp_path: Path, text: str) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "number"), [("010", 10), ("-7", -7), ("1:30", "1:30"), ("1_0", "1_0"), ("0x1f", "0x1f")]
+)
+def test_whole_numbers_are_those_of_today(tmp_path: Path, text: str, number: int | str) -> None:
+    (tmp_path / "sweep.yaml").write_text(f"base: {{seed: {text}}}", encoding="utf-8")
+    assert read_description(tmp_path / "sweep.yaml")["base"] == {"seed": number}
+
+
+@pytest.mark.parametrize("text", ["!!bool abc", "!!timestamp abc", "!!int abc", "!!int ''", "!!float abc"])
+def test_a_value_that_is_not_of_its_type_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sweep.yaml").write_text(f"base: {{seed: {text}}}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected YAML; found: "):
+        read_description(tmp_path / "sweep.yaml")
+
+
+def test_a_class_that_a_data_set_does_not_have_is_refused() -> None:
+    options = {"dataset": ["gtsrb"], "attack": ["badnets"], "target_class": [42]}
+    assert len(plan_sweep({}, options).cells) == 1
+    with pytest.raises(ConfigError, match=r"^target_class: expected a class from 0 to 42; found 43$"):
+        plan_sweep({}, {**options, "target_class": [43]})
+
+
 def test_anchors_and_merged_parts_of_yaml(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(
         "base: &usual {dataset: digits, seed: [0, 1]}\nruns:\n  - {<<: *usual, seed: 3}\n", encoding="utf-8"

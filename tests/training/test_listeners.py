@@ -61,7 +61,8 @@ def test_tensorboard_without_the_extra_is_refused(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError) as caught:
         TensorBoardListener(tmp_path / "events")
     assert str(caught.value) == (
-        "tensorboard: expected the extra of that name; found none; install inputaware[tensorboard]"
+        "tensorboard: expected the extra of that name; found none; "
+        "in the checkout: pip install -c constraints.txt -e '.[tensorboard]'"
     )
     assert not (tmp_path / "events").exists()
 

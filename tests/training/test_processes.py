@@ -391,7 +391,8 @@ def test_without_accelerate_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError) as error:
         join_processes("cpu")
     assert str(error.value) == (
-        "devices: expected Accelerate, of the extra 'cluster'; found none; install inputaware[cluster]"
+        "devices: expected Accelerate, of the extra 'cluster'; found none; "
+        "in the checkout: pip install -c constraints.txt -e '.[cluster]'"
     )
 
 

@@ -81,12 +81,19 @@ class Backdoor(ABC):
             The masks in [0, 1] and the patterns as pixels in [0, 1].
 
         Raises:
-            DataError: the images have another shape than the ones that the attack was trained on.
+            DataError: the images have another shape than the ones that the attack was trained on, or pixels outside
+                [0, 1].
         """
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             raise DataError(
                 f"images: expected a tensor of shape (batch, {', '.join(map(str, self.shape))}); "
                 f"found {tuple(images.shape)}"
+            )
+        # Not a number is no pixel either.
+        if len(images) and not (images.min() >= 0 and images.max() <= 1):
+            raise DataError(
+                f"images: expected pixels in [0, 1]; found {images.min().item():g} to {images.max().item():g}; "
+                "divide bytes by 255"
             )
         with torch.no_grad():
             parts = [self.make_trigger(chunk) for chunk in in_chunks(images)]
@@ -106,11 +113,15 @@ class Backdoor(ABC):
             labels: their true labels.
 
         Raises:
-            DataError: the images have another shape than the ones that the attack was trained on, or there
-                are not as many labels as images.
+            DataError: the images have another shape than the ones that the attack was trained on, or pixels outside
+                [0, 1]; or there are not as many labels as images, or one is of no class.
         """
         if len(labels) != len(images):
             raise DataError(f"labels: expected {len(images)}, one for each image; found {len(labels)}")
+        if len(labels) and not (labels.min() >= 0 and labels.max() < self.classes):
+            raise DataError(
+                f"labels: expected classes from 0 to {self.classes - 1}; found {labels.min()} to {labels.max()}"
+            )
         masks, patterns = self.trigger(images)
         return Poisoned(apply_trigger(images, masks, patterns), masks, patterns, self.targets(labels))
 

@@ -7,7 +7,6 @@ from inputaware.attacks.base import Attack
 from inputaware.attacks.input_aware import InputAware
 from inputaware.config import Config
 from inputaware.data.spec import DatasetSpec
-from inputaware.errors import ConfigError
 
 __all__ = ["build_attack"]
 
@@ -24,6 +23,5 @@ def build_attack(config: Config, spec: DatasetSpec) -> Attack:
     Raises:
         ConfigError: the target class is not one of the data set's, or the architecture does not fit.
     """
-    if config.target_class >= spec.classes:
-        raise ConfigError(f"target_class: expected a class from 0 to {spec.classes - 1}; found {config.target_class}")
+    spec.check_target_class(config.target_class)
     return _ATTACKS[config.attack](config, spec)

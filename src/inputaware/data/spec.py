@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from inputaware.errors import DataError
+from inputaware.errors import ConfigError, DataError
 
 __all__ = ["DatasetSpec", "dataset_spec", "spec_of_images"]
 
@@ -27,6 +27,15 @@ class DatasetSpec:
     """Standard deviation of each channel for normalisation, in the same unit."""
     class_names: tuple[str, ...]
     """Name of each class, by label."""
+
+    def check_target_class(self, target_class: int) -> None:
+        """Check that a target class is one of the data set's.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if not 0 <= target_class < self.classes:
+            raise ConfigError(f"target_class: expected a class from 0 to {self.classes - 1}; found {target_class}")
 
 
 _DIGIT_NAMES = tuple("0123456789")

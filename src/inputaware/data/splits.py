@@ -34,7 +34,9 @@ class Splits:
     """The clean images a defender is given: no training sees them."""
 
 
-def split_indices(labels: Int64[Tensor, " images"], *, name: str, seed: int = 0) -> Splits:
+def split_indices(
+    labels: Int64[Tensor, " images"], *, name: str, class_names: Sequence[str] = (), seed: int = 0
+) -> Splits:
     """Split training data by class share, the same way every time.
 
     Validation and defender get 5,000 images each (digits: 144); of a user's own images a tenth each, at most
@@ -43,6 +45,7 @@ def split_indices(labels: Int64[Tensor, " images"], *, name: str, seed: int = 0)
     Args:
         labels: classes of the training images, 0 to K - 1.
         name: name of the data set, or a path.
+        class_names: name of each class, for messages.
         seed: seed of the draw.
 
     Raises:
@@ -50,11 +53,15 @@ def split_indices(labels: Int64[Tensor, " images"], *, name: str, seed: int = 0)
     """
     classes = labels.cpu().numpy()
     counts = np.bincount(classes)
+
+    def words(label: int) -> str:
+        return f"{label} ({class_names[label]})" if class_names else str(label)
+
     if counts.min() < 3:
         rare = int(counts.argmin())
         raise DataError(
             f"{name}: expected at least 3 training images of every class, one for each of train, validation and "
-            f"defender; found {counts[rare]} of class {rare}; add images or remove the class"
+            f"defender; found {counts[rare]} of class {words(rare)}; add images or remove the class"
         )
     total = len(classes)
     if name in DATASETS:
@@ -71,7 +78,7 @@ def split_indices(labels: Int64[Tensor, " images"], *, name: str, seed: int = 0)
     short = [label for label, (share, count) in enumerate(zip(held_out, counts, strict=True)) if 2 * share >= count]
     if short:
         raise DataError(
-            f"{name}: expected enough training images of class {short[0]} for all three splits; found "
+            f"{name}: expected enough training images of class {words(short[0])} for all three splits; found "
             f"{counts[short[0]]}, of which validation and defender take {held_out[short[0]]} each; add images"
         )
     members = _shuffled_members(classes, len(counts), seed)

@@ -110,10 +110,12 @@ def estimate(values: Sequence[float]) -> Estimate:
         values: one or more numbers, one for each seed.
 
     Raises:
-        ValueError: there are no values.
+        ValueError: there are no values, or one is not finite.
     """
     if not values:
         raise ValueError("values: expected at least one; found none")
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"values: expected finite numbers; found {list(values)}")
     mean, count = statistics.fmean(values), len(values)
     if count == 1:
         return Estimate(mean, None, None, None, 1, mean, mean)

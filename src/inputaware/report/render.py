@@ -41,7 +41,7 @@ __all__ = ["render_report", "write_report"]
 
 
 def write_report(
-    runs: Sequence[str | os.PathLike[str]],
+    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -52,7 +52,7 @@ def write_report(
     It shows what is in the run folders, and names the command for what is not there yet; nothing is computed anew.
 
     Args:
-        runs: run folders, which need not be finished.
+        runs: run folders, which need not be finished; one may stand by itself.
         output: the HTML file to make.
         overwrite: replace a file that is there.
         progress: told the share of the work that is done.
@@ -61,6 +61,7 @@ def write_report(
         ConfigError: no run is named.
         RunFolderError: one is no run folder, a file in it is corrupt, or the page is there or cannot be written.
     """
+    runs = [runs] if isinstance(runs, str | os.PathLike) else runs
     if not runs:
         raise ConfigError("runs: expected at least one run folder; found none")
     path = Path(output)

@@ -44,7 +44,7 @@ def kept_finding(folder: Path, name: str, settings: Mapping[str, Any], seed: int
     ]:
         raise RunFolderError(
             f"{path}: expected a result with the settings that are asked for; found {'; '.join(different)}; "
-            "replace it with --overwrite, or leave these options out"
+            "replace it with --overwrite, or give the options that it was made with"
         )
     return record
 

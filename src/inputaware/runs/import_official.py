@@ -202,10 +202,7 @@ def _settings(file: Path, options: dict[str, Any]) -> tuple[Config, DatasetSpec]
             _put(changes, ("joint_stage", "epochs"), max(1, options["n_iters"] - _MASK_EPOCHS))
         config = override(preset_config("official", dataset=dataset, target=_TARGETS[mode]), changes)
         check_config(config)
-        if config.target_class >= spec.classes:
-            raise ConfigError(
-                f"target_class: expected a class from 0 to {spec.classes - 1}; found {config.target_class}"
-            )
+        spec.check_target_class(config.target_class)
     except ConfigError as error:
         raise CheckpointError(f"{file}: expected the options of a training; found: {error}") from None
     return config, spec

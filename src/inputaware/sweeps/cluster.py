@@ -165,7 +165,8 @@ def _import_ray(address: str | None) -> Any:
         import ray
     except ImportError:
         raise ConfigError(
-            "sweep: expected Ray, of the extra 'cluster'; found none; install inputaware[cluster]"
+            "sweep: expected Ray, of the extra 'cluster'; found none; "
+            "in the checkout: pip install -c constraints.txt -e '.[cluster]'"
         ) from None
     return ray
 

@@ -21,6 +21,7 @@ from inputaware.config import (
     override,
     preset_config,
 )
+from inputaware.data.spec import dataset_spec
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError
 
@@ -59,9 +60,9 @@ class Sweep:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return what a sweep's YAML file says (JSON is YAML too).
+    """Return what a sweep's YAML file says (JSON without tabs is YAML too).
 
-    Numbers such as ``1e-4`` are numbers, as in YAML 1.2.
+    Numbers are those of YAML 1.2: ``1e-4`` is one, ``010`` is ten, and ``1:30`` is text.
 
     Raises:
         ConfigError: the file is missing or is not YAML, a name stands twice in a part, or PyYAML is not installed.
@@ -70,13 +71,17 @@ def read_description(path: Path) -> dict[str, Any]:
         import yaml
     except ImportError:
         raise ConfigError(
-            "sweep: expected PyYAML, of the extra 'cluster', to read a file; found none; install inputaware[cluster]"
+            "sweep: expected PyYAML, of the extra 'cluster', to read a file; found none; "
+            "in the checkout: pip install -c constraints.txt -e '.[cluster]'"
         ) from None
     try:
         description = yaml.load(path.read_text(encoding="utf-8"), _strict_loader())
     except OSError as error:
         raise ConfigError(f"{path}: expected a sweep's YAML file; found: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: expected YAML; found: {' '.join(str(error).split())}") from None
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # PyYAML's ways to say that a value does not fit the type that the file gives it.
         raise ConfigError(f"{path}: expected YAML; found: {' '.join(str(error).split())}") from None
     if not isinstance(description, dict):
         raise ConfigError(f"{path}: expected {', '.join(_KEYS)} by name; found {type(description).__name__}")
@@ -107,12 +112,18 @@ def _strict_loader() -> type[Any]:
             mapping: dict[Any, Any] = super().construct_mapping(node, deep)
             return mapping
 
-    # PyYAML's own pattern, of YAML 1.1, asks for a point and for a sign of the exponent: 1e-4 would be text.
-    StrictLoader.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-        list("-+0123456789."),
-    )
+    # PyYAML's own patterns are of YAML 1.1, where 010 is eight, 1:30 is ninety and 1e-4 is text.
+    whole, broken = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
+    StrictLoader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (whole, broken)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for tag, pattern in (
+        (whole, r"^[-+]?[0-9]+$"),
+        (broken, r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"),
+    ):
+        StrictLoader.add_implicit_resolver(tag, re.compile(pattern), list("-+0123456789."))
+    StrictLoader.add_constructor(whole, lambda loader, node: int(loader.construct_scalar(node)))
     return StrictLoader
 
 
@@ -258,6 +269,8 @@ def _configurations(axes: Mapping[str, Any]) -> Iterable[Config]:
         chosen = {} if target is None else {"target": target}
         config = override(preset_config(preset, dataset=dataset, **chosen), _nested(options))
         check_config(config)
+        if dataset in DATASETS:
+            dataset_spec(dataset).check_target_class(config.target_class)
         yield config
 
 

@@ -53,7 +53,8 @@ class TensorBoardListener:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ConfigError(
-                "tensorboard: expected the extra of that name; found none; install inputaware[tensorboard]"
+                "tensorboard: expected the extra of that name; found none; "
+                "in the checkout: pip install -c constraints.txt -e '.[tensorboard]'"
             ) from None
         self.make_writer = SummaryWriter
         self.folder = folder

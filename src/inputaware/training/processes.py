@@ -130,7 +130,8 @@ def join_processes(device: str) -> Processes:
         from accelerate import PartialState
     except ImportError:
         raise ConfigError(
-            "devices: expected Accelerate, of the extra 'cluster'; found none; install inputaware[cluster]"
+            "devices: expected Accelerate, of the extra 'cluster'; found none; "
+            "in the checkout: pip install -c constraints.txt -e '.[cluster]'"
         ) from None
     if device not in ("auto", "cpu", "cuda"):
         raise DeviceError(
