@@ -31,6 +31,8 @@ check-tables: .venv/.installed-dev
 	@for table in seeds seeds-defenses filters differences; do \
 	  $(BIN)/python scripts/results-table --check --table $$table --page docs/results.md || exit 1; done
 	@$(BIN)/python scripts/results-table --check --results results/presets --page docs/presets.md
+	@$(BIN)/python scripts/results-table --check --results results/small --page docs/without-a-gpu.md
+	@$(BIN)/python scripts/results-table --check --table filters --results results/small --page docs/without-a-gpu.md
 	@for table in seeds seeds-defenses; do \
 	  $(BIN)/python scripts/results-table --check --table $$table --results results/shares --page docs/presets.md || exit 1; done
 	@$(BIN)/python scripts/results-table --check --table seeds --results results/schedules --page docs/performance.md

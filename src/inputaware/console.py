@@ -335,7 +335,7 @@ def defense_table(records: dict[str, dict[str, Any]], title: str) -> Table:
     """
     table = Table(title=_plain(title), title_justify="left", show_lines=True)
     for column in ("defense", "verdict", "what it found", "how it did on the test set"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "defense")  # a name is typed again
     for name, record in records.items():
         cells = (name, record["verdict"], record["sentence"], record["scoring"]["sentence"])
         table.add_row(*(_plain(cell) for cell in cells))
