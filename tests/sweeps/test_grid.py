@@ -236,6 +236,13 @@ def test_a_class_that_a_data_set_does_not_have_is_refused() -> None:
         plan_sweep({}, {**options, "target_class": [43]})
 
 
+def test_parts_that_double_with_each_level_are_refused(tmp_path: Path) -> None:
+    levels = "".join(f"  l{level}: &l{level} {{a: *l{level - 1}, b: *l{level - 1}}}\n" for level in range(1, 30))
+    (tmp_path / "sweep.yaml").write_text(f"base:\n  l0: &l0 {{a: 1}}\n{levels}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected at most 1000 fields; found more"):
+        plan_sweep(read_description(tmp_path / "sweep.yaml"), {})
+
+
 def test_anchors_and_merged_parts_of_yaml(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(
         "base: &usual {dataset: digits, seed: [0, 1]}\nruns:\n  - {<<: *usual, seed: 3}\n", encoding="utf-8"

@@ -29,6 +29,8 @@ __all__ = ["Cell", "Sweep", "parse_option", "parse_options", "plan_sweep", "read
 
 _KEYS = ("base", "runs", "defenses", "defense_settings")
 
+_MOST_FIELDS = 1000
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -230,6 +232,8 @@ def _flat(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
                     "take one of them out"
                 )
             found[field_name] = values
+        if len(found) > _MOST_FIELDS:  # parts that name each other twice double with each level
+            raise ConfigError(f"{prefix.rstrip('.') or 'sweep'}: expected at most {_MOST_FIELDS} fields; found more")
     return found
 
 
