@@ -513,7 +513,12 @@ def test_a_word_that_is_no_number_is_refused(
 
 @pytest.mark.parametrize(
     ("command", "option"),
-    [("sweep", "--seed 0 --seed 1"), ("sweep", "--set a=1 --set=b=2"), ("reproduce", "--seeds 0 --seeds 1")],
+    [
+        ("sweep", "--seed 0 --seed 1"),
+        ("sweep", "--set a=1 --set=b=2"),
+        ("reproduce", "--seeds 0 --seeds 1"),
+        ("train", "--joint-stage.classifier.milestones 1 --joint-stage.classifier.milestones 2"),
+    ],
 )
 def test_an_option_with_several_values_stands_once(
     command: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -521,8 +526,8 @@ def test_an_option_with_several_values_stands_once(
     assert main([command, *option.split(), "--dataset", "digits", "--output", str(tmp_path / "out")]) == 2
     name = option.split()[0]
     assert capsys.readouterr().err == (
-        f"inputaware: {name[2:]}: expected one {name} with all its values behind it; found 2; write {name} VALUE VALUE "
-        "...\n"
+        f"inputaware: {name[2:].replace('-', '_')}: expected one {name} with all its values "
+        f"behind it; found 2; write {name} VALUE VALUE ...\n"
     )
     assert list(tmp_path.iterdir()) == []
 

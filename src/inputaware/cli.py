@@ -10,8 +10,8 @@ import select
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from types import FrameType, NoneType, UnionType
 from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
@@ -701,12 +701,21 @@ _COMMANDS = {
 }
 
 
+def _with_several_values(settings: type[Any], prefix: str = "") -> Iterator[str]:
+    """Yield the fields of a command that take several values, those of nested parts with dots."""
+    for name, kind in get_type_hints(settings).items():
+        if is_dataclass(kind):
+            yield from _with_several_values(cast(type[Any], kind), "" if name == "settings" else f"{prefix}{name}.")
+        elif get_origin(kind) is tuple:
+            yield f"{prefix}{name}"
+
+
 def _check_once(command: type[Any], arguments: Sequence[str]) -> None:
     """Refuse an option with several values that stands twice, of which the parser would take the last alone."""
     given = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
-    for name, kind in get_type_hints(command).items():
+    for name in _with_several_values(command):
         option = f"--{name.replace('_', '-')}"
-        if get_origin(kind) is tuple and given.count(option) > 1:
+        if given.count(option) > 1 and not {"-h", "--help"} & set(given):
             raise ConfigError(
                 f"{name}: expected one {option} with all its values behind it; found {given.count(option)}; "
                 f"write {option} VALUE VALUE ..."
@@ -716,6 +725,7 @@ def _check_once(command: type[Any], arguments: Sequence[str]) -> None:
 def _dispatch(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit code."""
     if name == "train":
+        _check_once(TrainCommand, arguments)
         return _train(*_parse_train(arguments), arguments)
     actions: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
         "evaluate": (EvaluateCommand, _evaluate),

@@ -674,6 +674,12 @@ def _check_probabilities(config: Config, number: Any, check: Any) -> None:
             config.mask_stage.batch_size,
         )
         if config.partners == "derangement":
+            check(
+                joint.batch_size >= 2,
+                "joint_stage.batch_size",
+                "at least 2 images, an image and its partner",
+                joint.batch_size,
+            )
             for prefix, probability in (("", final[0]), ("initial_", start[0])):
                 check(
                     images_in_batch(probability, joint.batch_size) >= 2,

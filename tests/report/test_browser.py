@@ -151,7 +151,7 @@ def test_an_image_is_enlarged_by_keyboard(open_page: Open) -> None:
     assert page.locator("#viewer-title").inner_text() != before
     page.keyboard.press("Escape")
     assert not viewer.is_visible()
-    assert page.evaluate("() => document.activeElement.dataset.said") == "cross1-1"
+    page.wait_for_function("() => document.activeElement.dataset.said === 'cross1-1'")  # a dialog closes, then says so
 
 
 def test_a_plot_is_enlarged(open_page: Open) -> None:

@@ -239,8 +239,19 @@ def test_a_class_that_a_data_set_does_not_have_is_refused() -> None:
 def test_parts_that_double_with_each_level_are_refused(tmp_path: Path) -> None:
     levels = "".join(f"  l{level}: &l{level} {{a: *l{level - 1}, b: *l{level - 1}}}\n" for level in range(1, 30))
     (tmp_path / "sweep.yaml").write_text(f"base:\n  l0: &l0 {{a: 1}}\n{levels}", encoding="utf-8")
-    with pytest.raises(ConfigError, match="expected at most 1000 fields; found more"):
+    with pytest.raises(ConfigError, match=r"^l\d\.a\.a\.a: expected parts at most 3 deep; found more$"):
         plan_sweep(read_description(tmp_path / "sweep.yaml"), {})
+    (tmp_path / "sweep.yaml").write_text(f"base:\n  l0: &l0 {{}}\n{levels}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected parts at most 3 deep"):
+        plan_sweep(read_description(tmp_path / "sweep.yaml"), {})
+    (tmp_path / "sweep.yaml").write_text(f"defenses: [*l29]\n{levels}".replace("[*l29]\n", "\n  l0: &l0 {}\n"), "utf-8")
+    with pytest.raises(ConfigError, match="defenses: expected a list of names, or all; found ") as caught:
+        plan_sweep(read_description(tmp_path / "sweep.yaml"), {"dataset": ["digits"]})
+    assert len(str(caught.value)) < 10_000
+    merged = levels.replace("a: ", "<<: [").replace(", b: ", ", ").replace("}", "]}")
+    (tmp_path / "sweep.yaml").write_text(f"base:\n  l0: &l0 {{a: 1}}\n{merged}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="found: a part with more than 1000 names"):
+        read_description(tmp_path / "sweep.yaml")
 
 
 def test_anchors_and_merged_parts_of_yaml(tmp_path: Path) -> None:

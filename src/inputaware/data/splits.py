@@ -55,7 +55,8 @@ def split_indices(
     counts = np.bincount(classes)
 
     def words(label: int) -> str:
-        return f"{label} ({class_names[label]})" if class_names else str(label)
+        name = class_names[label] if class_names else str(label)
+        return str(label) if name == str(label) else f"{label} ({name})"
 
     if counts.min() < 3:
         rare = int(counts.argmin())

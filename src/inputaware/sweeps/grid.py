@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from inputaware.config import (
@@ -29,7 +30,11 @@ __all__ = ["Cell", "Sweep", "parse_option", "parse_options", "plan_sweep", "read
 
 _KEYS = ("base", "runs", "defenses", "defense_settings")
 
-_MOST_FIELDS = 1000
+_DEEPEST = 3
+"""Parts that lie in each other."""
+
+_MOST_NAMES = 1000
+"""Names in a part of a file, those that it merges included."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Sweep:
 def read_description(path: Path) -> dict[str, Any]:
     """Return what a sweep's YAML file says (JSON without tabs is YAML too).
 
-    Numbers are those of YAML 1.2: ``1e-4`` is one, ``010`` is ten, and ``1:30`` is text.
+    Decimal numbers are those of YAML 1.2: ``1e-4`` is one, ``010`` is ten, and ``1:30`` is text.
 
     Raises:
         ConfigError: the file is missing or is not YAML, a name stands twice in a part, or PyYAML is not installed.
@@ -113,6 +118,14 @@ def _strict_loader() -> type[Any]:
                     names.add(key.value)
             mapping: dict[Any, Any] = super().construct_mapping(node, deep)
             return mapping
+
+        def flatten_mapping(self, node: Any) -> None:
+            """Merge what a part names with ``<<``, which doubles with each level where it names the same twice."""
+            super().flatten_mapping(node)
+            if len(node.value) > _MOST_NAMES:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"a part with more than {_MOST_NAMES} names", node.start_mark
+                )
 
     # PyYAML's own patterns are of YAML 1.1, where 010 is eight, 1:30 is ninety and 1e-4 is text.
     whole, broken = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
@@ -196,12 +209,12 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
     base = _flat(_part(description, "base"))
     grids = description.get("runs", [{}])
     if not isinstance(grids, list) or not grids:
-        raise ConfigError(f"runs: expected a list of one or more grids; found {grids!r}")
+        raise ConfigError(f"runs: expected a list of one or more grids; found {short(grids)}")
     cells: dict[str, Cell] = {}
     # By what a run's results depend on: a control of another target is the same training once more.
     for number, grid in enumerate(grids, 1):
         if not isinstance(grid, dict):
-            raise ConfigError(f"runs: expected fields by name in each grid; found {grid!r} as number {number}")
+            raise ConfigError(f"runs: expected fields by name in each grid; found {short(grid)} as number {number}")
         try:
             for config in _configurations({**base, **_flat(grid), **axes}):
                 cells.setdefault(json.dumps(fields_that_count(config), sort_keys=True), Cell(_name(config), config))
@@ -216,13 +229,15 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
 def _part(description: Mapping[str, Any], key: str) -> dict[str, Any]:
     part = description.get(key, {})
     if not isinstance(part, dict):
-        raise ConfigError(f"{key}: expected fields by name; found {part!r}")
+        raise ConfigError(f"{key}: expected fields by name; found {short(part)}")
     return part
 
 
 def _flat(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested fields by dotted name, as Python spells it; a field in two spellings is refused."""
     found: dict[str, Any] = {}
+    if prefix.count(".") > _DEEPEST:  # parts that name each other twice double with each level
+        raise ConfigError(f"{prefix.rstrip('.')}: expected parts at most {_DEEPEST} deep; found more")
     for key, value in part.items():
         name = f"{prefix}{key}".replace("-", "_")
         for field_name, values in (_flat(value, f"{name}.") if isinstance(value, dict) else {name: value}).items():
@@ -232,8 +247,6 @@ def _flat(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
                     "take one of them out"
                 )
             found[field_name] = values
-        if len(found) > _MOST_FIELDS:  # parts that name each other twice double with each level
-            raise ConfigError(f"{prefix.rstrip('.') or 'sweep'}: expected at most {_MOST_FIELDS} fields; found more")
     return found
 
 
@@ -291,10 +304,10 @@ def _defenses(names: Any) -> tuple[DefenseName, ...]:
     if names == ["all"]:
         return DEFENSES
     if not isinstance(names, list | tuple):
-        raise ConfigError(f"defenses: expected a list of names, or all; found {names!r}")
+        raise ConfigError(f"defenses: expected a list of names, or all; found {short(names)}")
     for name in names:
         if name not in DEFENSES:
-            raise ConfigError(f"defenses: expected all, or some of {', '.join(DEFENSES)}; found {name!r}")
+            raise ConfigError(f"defenses: expected all, or some of {', '.join(DEFENSES)}; found {short(name)}")
     return tuple(dict.fromkeys(names))
 
 
