@@ -705,6 +705,7 @@ def _with_several_values(settings: type[Any], prefix: str = "") -> Iterator[str]
     """Yield the fields of a command that take several values, those of nested parts with dots."""
     for name, kind in get_type_hints(settings).items():
         if is_dataclass(kind):
+            # The options of a command's settings stand without that name.
             yield from _with_several_values(cast(type[Any], kind), "" if name == "settings" else f"{prefix}{name}.")
         elif get_origin(kind) is tuple:
             yield f"{prefix}{name}"

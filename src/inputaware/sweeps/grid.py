@@ -85,10 +85,16 @@ def read_description(path: Path) -> dict[str, Any]:
         description = yaml.load(path.read_text(encoding="utf-8"), _strict_loader())
     except OSError as error:
         raise ConfigError(f"{path}: expected a sweep's YAML file; found: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: expected YAML; found: {' '.join(str(error).split())}") from None
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # PyYAML's ways to say that a value does not fit the type that the file gives it.
+    except (
+        yaml.YAMLError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        # All but the first are PyYAML's ways to say that a value does not fit the type that the file gives it.
         raise ConfigError(f"{path}: expected YAML; found: {' '.join(str(error).split())}") from None
     if not isinstance(description, dict):
         raise ConfigError(f"{path}: expected {', '.join(_KEYS)} by name; found {type(description).__name__}")
