@@ -31,7 +31,7 @@ from inputaware.config import (
 from inputaware.errors import ConfigError
 
 OPTIONS = (
-    "dataset, attack, target, target_class, preset, seed, device, precision, train_images, validation_images, "
+    "dataset, attack, target, target_class, patch, preset, seed, device, precision, train_images, validation_images, "
     "partners, augmentation, model, mask_stage, joint_stage"
 )
 each_preset = pytest.mark.parametrize("preset", PRESETS)
@@ -161,6 +161,19 @@ def test_augmentation_fits_the_images(preset: PresetName, dataset: str, expected
     assert preset_config(preset, dataset=dataset).augmentation == expected
 
 
+@each_preset
+def test_the_patch_of_the_control_outlives_the_addition_of_other_images(preset: PresetName) -> None:
+    patches = {dataset: preset_config(preset, dataset=dataset).patch for dataset in (*DATASETS, ".")}
+    assert {dataset for dataset, patch in patches.items() if patch == "white"} == {"cifar10", "gtsrb", "."}
+    assert preset_config(preset, dataset="cifar10", patch="checkerboard").patch == "checkerboard"
+
+
+def test_a_configuration_of_before_there_was_a_choice_has_the_checkerboard() -> None:
+    stored = config_to_dict(preset_config("fast", dataset="cifar10", attack="badnets"))
+    del stored["patch"]
+    assert config_from_dict(stored).patch == "checkerboard"
+
+
 def test_the_learning_rates_of_the_published_presets_differ_only_as_the_sources_do() -> None:
     differences = config_differences(
         preset_config("paper", dataset="mnist"), preset_config("official", dataset="mnist")
@@ -205,6 +218,7 @@ def test_an_unknown_preset_is_refused() -> None:
         ("preset", "quick", "preset: expected one of fast, paper, official; found 'quick'"),
         ("precision", "16", "precision: expected one of auto, 32, bf16; found '16'"),
         ("precision", 32, "precision: expected one of auto, 32, bf16; found 32"),
+        ("patch", "black", "patch: expected one of checkerboard, white; found 'black'"),
         ("partners", "any", "partners: expected one of derangement, distinct-order, second-order; found 'any'"),
         (
             "model.architecture",
@@ -560,6 +574,6 @@ def test_nothing_heavy_is_imported() -> None:
 
 def test_what_an_attack_does_not_read_makes_no_difference() -> None:
     changed: dict[str, Any] = {"joint_stage": {"initial_attack_probability": 0.3}, "mask_stage": {"epochs": 1}}
-    for attack, count in (("badnets", 0), ("none", 0), ("input-aware", 2)):
+    for attack, count in (("badnets", 1), ("none", 0), ("input-aware", 2)):
         plain = preset_config("fast", dataset="digits", attack=attack)
-        assert len(config_differences(plain, override(plain, changed))) == count
+        assert len(config_differences(plain, override(plain, {**changed, "patch": "white"}))) == count

@@ -32,6 +32,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "PartnerRule",
+    "PatchName",
     "PrecisionName",
     "PresetName",
     "TargetName",
@@ -57,6 +58,7 @@ PresetName = Literal["fast", "paper", "official"]
 PrecisionName = Literal["auto", "32", "bf16"]
 ArchitectureName = Literal["auto", "mnist-cnn", "preact-resnet18"]
 PartnerRule = Literal["derangement", "distinct-order", "second-order"]
+PatchName = Literal["checkerboard", "white"]
 
 DATASETS: tuple[str, ...] = ("digits", "mnist", "cifar10", "gtsrb")
 """The data sets that are known by name; anything else is a path."""
@@ -183,6 +185,8 @@ class Config:
     """all-to-one: every triggered image becomes the target class. all-to-all: class y becomes y + 1."""
     target_class: int = 0
     """Target class of all-to-one."""
+    patch: PatchName = "checkerboard"
+    """BadNets' patch. checkerboard: black and white pixels. white: all white, which adding images leaves whole."""
     preset: PresetName = "fast"
     """fast: minutes. paper: what the paper says. official: what the authors' release does."""
     seed: int = 0
@@ -212,6 +216,11 @@ def _augmentation(dataset: str) -> AugmentationConfig:
     """Return the paper's augmentation of a data set; a user's own images are cropped only."""
     rotation = 10.0 if dataset in ("cifar10", "gtsrb") else 0.0
     return AugmentationConfig(rotation_degrees=rotation, horizontal_flip=dataset == "cifar10")
+
+
+def _patch(dataset: str) -> PatchName:
+    """Return the patch that STRIP's adding of images leaves whole: black pixels stay only on black borders."""
+    return "checkerboard" if dataset in ("digits", "mnist") else "white"
 
 
 def _published_schedule(hidden_units: int, joint_epochs: int, classifier_milestones: tuple[int, ...]) -> dict[str, Any]:
@@ -316,7 +325,7 @@ def preset_config(
     if preset not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; found {preset!r}")
     settings = {"paper": _paper, "official": _official}[preset]() if preset != "fast" else _fast(dataset, target)
-    settings = {"augmentation": _augmentation(dataset), **settings}
+    settings = {"augmentation": _augmentation(dataset), "patch": _patch(dataset), **settings}
     config = Config(dataset=dataset, preset=preset, target=target, **settings)
     return override(config, options)
 
@@ -518,9 +527,9 @@ _UNREAD_BY_CONTROLS = (
     ),
 )
 _UNREAD: dict[AttackName, tuple[str, ...]] = {
-    "input-aware": (),
+    "input-aware": ("patch",),
     "badnets": _UNREAD_BY_CONTROLS,
-    "none": (*_UNREAD_BY_CONTROLS, "joint_stage.attack_probability", "target", "target_class"),
+    "none": (*_UNREAD_BY_CONTROLS, "joint_stage.attack_probability", "target", "target_class", "patch"),
 }
 """Fields and groups of fields that an attack does not read, so that its results do not depend on them."""
 
@@ -591,6 +600,7 @@ def check_values(config: Config) -> None:
     choice("preset", config.preset, PRESETS)
     choice("precision", config.precision, get_args(PrecisionName))
     choice("partners", config.partners, get_args(PartnerRule))
+    choice("patch", config.patch, get_args(PatchName))
     choice("model.architecture", config.model.architecture, get_args(ArchitectureName))
     number("target_class", config.target_class, 0)
     check_seed(config.seed)

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inputaware.attacks.badnets import BadNets, ClassifierStage, Clean, PatchTrigger
-from inputaware.config import Config, TargetName, preset_config
+from inputaware.attacks.trigger import apply_trigger
+from inputaware.config import Config, PatchName, TargetName, preset_config
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec
+from inputaware.defenses.strip import superimpose
 
 
 class Witness(nn.Module):
@@ -52,14 +54,17 @@ def reference_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) ->
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 9, 13)])
-def test_the_patch_is_a_checkerboard_one_pixel_from_the_corner(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("name", ["checkerboard", "white"])
+def test_the_patch_is_one_pixel_from_the_corner(shape: tuple[int, int, int], name: PatchName) -> None:
     _, height, width = shape
-    mask, pattern = PatchTrigger(shape)(torch.zeros(2, *shape))
+    mask, pattern = PatchTrigger(shape, name)(torch.zeros(2, *shape))
     assert mask.shape == (2, 1, height, width)
     assert pattern.shape == (2, *shape)
     assert mask.sum() == 2 * 9
     assert (mask[:, :, -4:-1, -4:-1] == 1).all()
     white = {(-4, -4), (-4, -2), (-3, -3), (-2, -4), (-2, -2)}
+    if name == "white":
+        white |= {(-4, -3), (-3, -4), (-3, -2), (-2, -3)}
     for row in range(-height, 0):
         for column in range(-width, 0):
             assert (pattern[:, :, row, column] == float((row, column) in white)).all()
@@ -75,13 +80,26 @@ def test_the_patch_covers_the_image_there_and_nowhere_else(grey: DatasetSpec) ->
     assert attack.backdoor.universal
 
 
+def test_white_is_what_added_images_leave_as_it_is() -> None:
+    patch = PatchTrigger((3, 32, 32), "white")
+    image, overlays = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)).split([1, 4])
+    blends = superimpose(apply_trigger(image, *patch(image)), overlays)
+    assert torch.equal(blends, apply_trigger(blends, *patch(blends)))
+
+
+def test_a_run_has_the_patch_that_its_configuration_names(colour: DatasetSpec) -> None:
+    for name in ("checkerboard", "white"):
+        attack = BadNets(make_config(patch=name), colour)
+        assert torch.equal(attack.patch.pattern, PatchTrigger(colour.shape, name).pattern)
+
+
 def test_the_patch_is_kept_as_weights_are() -> None:
-    state = PatchTrigger((1, 28, 28)).state_dict()
+    state = PatchTrigger((1, 28, 28), "checkerboard").state_dict()
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
         "mask": (1, 28, 28),
         "pattern": (1, 28, 28),
     }
-    assert list(PatchTrigger((1, 28, 28)).parameters()) == []
+    assert list(PatchTrigger((1, 28, 28), "checkerboard").parameters()) == []
 
 
 @pytest.mark.parametrize("target", ["all-to-one", "all-to-all"])
@@ -97,7 +115,7 @@ def test_the_first_images_of_a_batch_are_stamped(
     )
     classifier, batch = Witness(colour.shape, colour.classes), make_batch(colour, batch_size)
     kept = batch.images.clone(), batch.labels.clone()
-    cost = ClassifierStage(classifier, PatchTrigger(colour.shape), colour, config).loss(batch, 0.0)
+    cost = ClassifierStage(classifier, PatchTrigger(colour.shape, "checkerboard"), colour, config).loss(batch, 0.0)
 
     expected = batch.images.clone()
     expected[:stamped, :, -4:-1, -4:-1] = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 0, 1]])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inputaware.attacks.base import Attack, Backdoor, Recipe, Stage, StepLoss
 from inputaware.attacks.targets import target_labels
 from inputaware.attacks.trigger import apply_trigger
-from inputaware.config import Config, images_in_batch
+from inputaware.config import Config, PatchName, images_in_batch
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec
 from inputaware.models.registry import build_classifier
@@ -26,18 +26,19 @@ _MARGIN = 1
 
 
 class PatchTrigger(nn.Module):
-    """A checkerboard of 3x3 pixels, white in its corners, one pixel from the bottom right corner.
+    """A patch of 3x3 pixels one pixel from the bottom right corner: a checkerboard with white corners, or all white.
 
     Its mask and pattern are buffers, so that a run folder keeps them as it keeps a generator's weights.
 
     Args:
         shape: channels, height and width of the images.
+        name: which of the two.
     """
 
     mask: Tensor
     pattern: Tensor
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], name: PatchName) -> None:
         super().__init__()
         channels, height, width = shape
         rows = slice(height - _MARGIN - _SIDE, height - _MARGIN)
@@ -46,7 +47,7 @@ class PatchTrigger(nn.Module):
         mask[:, rows, columns] = 1
         pattern = torch.zeros(channels, height, width)
         steps = torch.arange(_SIDE)
-        pattern[:, rows, columns] = ((steps[:, None] + steps) % 2 == 0).float()
+        pattern[:, rows, columns] = 1 if name == "white" else ((steps[:, None] + steps) % 2 == 0).float()
         self.register_buffer("mask", mask)
         self.register_buffer("pattern", pattern)
 
@@ -156,7 +157,7 @@ class BadNets(Attack):
     def __init__(self, config: Config, spec: DatasetSpec) -> None:
         self.config = config
         self.spec = spec
-        self.patch = PatchTrigger(spec.shape)
+        self.patch = PatchTrigger(spec.shape, config.patch)
         self.modules = {"classifier": build_classifier(config.model, spec), "trigger": self.patch}
         self.backdoor = BadNetsBackdoor(self.patch, spec, config)
 
