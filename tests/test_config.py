@@ -11,7 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 
 from inputaware.config import (
@@ -44,12 +43,6 @@ def nested(name: str, value: object) -> dict[str, Any]:
         value = {part: value}
     assert isinstance(value, dict)
     return value
-
-
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off the type checks of the tests, which users do not have."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 unchecked_types = pytest.mark.usefixtures("unchecked")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,31 @@ from inputaware import api
 from inputaware.api import Run, train
 from inputaware.cli import main
 from inputaware.config import AttackName, preset_config
+from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
+from inputaware.defenses.registry import build_defense
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, StripSettings
 from inputaware.errors import ConfigError, DefenseError, RunFolderError
 from inputaware.runs.files import read_json
 from inputaware.runs.results import collect_result
 
 FEW = DefenseSettings(strip=StripSettings(overlays=5))
+
+
+class Own(Defense):
+    """A defense that somebody else wrote: what it returns is the test's."""
+
+    name = "own"
+    told = Score("Nothing was missed.", {"rate": 0.0}, {"drawn": np.zeros(3)})
+
+    def examine(self, suspect: Suspect, clean: CleanData, seed: int, progress: Progress) -> Examination:
+        """Flag whatever comes."""
+        return Examination("flagged", "All is suspicious.", {"images": len(clean.images)}, {"seen": np.ones(2)})
+
+    def score(
+        self, finding: Finding, suspect: Suspect, trial: Trial, *, progress: Progress = lambda share: None
+    ) -> Score:
+        """Return what the test wants."""
+        return self.told
 
 
 def make(attack: AttackName, folder: Path) -> Path:
@@ -143,6 +164,85 @@ def test_seconds_are_in_the_journal_and_no_part_of_the_training(run: Run) -> Non
     assert after["wall_seconds"] == before["wall_seconds"]
     assert after["defenses"]["strip"]["seconds"] == row["seconds"]
     assert after["defenses"]["strip"]["verdict"] == "no-verdict"
+
+
+def test_a_defense_of_ones_own_is_recorded_like_the_others(run: Run) -> None:
+    records = run.defend([Own(), "strip"], FEW, seed=3)
+    assert list(records) == ["own", "strip"]
+    record = read_json(run.folder.defenses / "own.json")
+    assert records["own"] == record
+    assert (record["verdict"], record["scores"], record["seed"]) == ("flagged", {"images": 144}, 3)
+    assert record["scoring"]["scores"] == {"rate": 0.0}
+    with np.load(run.folder.defenses / "own.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays.files) == ["scoring_drawn", "seen"]
+    collected = collect_result(run.folder.path, run.config)["defenses"]
+    assert collected["own"]["seconds"] > 0
+
+
+def test_a_result_of_ones_own_defense_is_never_taken_for_the_same(run: Run) -> None:
+    run.defend(Own())
+    before = files(run)
+    with pytest.raises(RunFolderError) as error:
+        run.defend(["strip", Own()], FEW)
+    assert str(error.value) == (
+        f"{run.folder.defenses}/own.json: expected no result of this defense yet, since its code may have changed; "
+        "found one; replace it with overwrite=True"
+    )
+    assert files(run) == before
+    changed = Own()
+    changed.told = Score("All were missed.", {})
+    assert run.defend(changed, overwrite=True)["own"]["scoring"]["sentence"] == "All were missed."
+
+
+def test_a_result_stays_where_a_new_one_cannot_be_written(run: Run) -> None:
+    run.defend(Own())
+    before = files(run)
+    broken = Own()
+    broken.told = Score("Fine.", {"rate": np.float32(0.5)})
+    with pytest.raises(DefenseError, match=r"^own: expected scores of finite numbers, .* float32 is not JSON"):
+        run.defend(broken, overwrite=True)
+    assert files(run) == before
+
+
+@pytest.mark.parametrize("name", ["", "Own", "../own", "a b", "own-", "own_1", None])
+def test_a_name_that_no_file_should_have_is_refused(name: str | None, run: Run) -> None:
+    defense = type("Own", (Own,), {"name": name})()
+    with pytest.raises(ConfigError) as error:
+        run.defend(defense)
+    assert str(error.value) == (
+        f"Own.name: expected small letters, digits and hyphens, since files are called by it; found {name!r}"
+    )
+
+
+def test_a_name_that_is_taken_is_refused(run: Run) -> None:
+    with pytest.raises(ConfigError) as error:
+        run.defend(type("Mine", (Own,), {"name": "strip"})())
+    assert str(error.value) == "Mine.name: expected another name than that of our own; found 'strip'"
+    for twice, name in (([Own(), Own()], "own"), (["strip", build_defense("strip")], "strip")):
+        with pytest.raises(ConfigError) as error:
+            run.defend(twice, FEW)
+        assert str(error.value) == f"defense: expected each name once; found two of '{name}'"
+    assert not run.folder.defenses.exists()
+
+
+def test_the_example_catches_what_smoothing_takes_away(trained: Path, tmp_path: Path) -> None:
+    example = Path(__file__).parents[1] / "examples/own_defense.py"
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    for _ in range(2):  # a second time it replaces its own result
+        done = subprocess.run(
+            [sys.executable, "-W", "error", example, folder], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "feature-squeezing" in done.stdout
+    record = read_json(folder / "defenses/feature-squeezing.json")
+    assert record["settings"] == {"side": 3, "false_rejection_rate": 0.01}
+    scores = record["scoring"]["scores"]
+    assert scores.keys() == {"false_rejection_rate", "false_acceptance_rate", "auroc"}
+    assert 0 <= scores["auroc"] <= 1
+    done = subprocess.run([sys.executable, example, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"own_defense: {tmp_path}")
 
 
 def test_a_kill_leaves_no_result_without_its_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

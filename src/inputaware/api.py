@@ -39,7 +39,7 @@ from inputaware.data.cache import load_images
 from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices
 from inputaware.defenses.base import CleanData, Defense, Suspect, Trial
-from inputaware.defenses.registry import build_defense
+from inputaware.defenses.registry import choose_defenses
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.errors import ConfigError, DataError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
@@ -56,7 +56,7 @@ from inputaware.runs.environment import (
     resolve_precision,
 )
 from inputaware.runs.files import check_new_folder, read_json, write_arrays, write_folder, write_json, writing
-from inputaware.runs.findings import kept_finding
+from inputaware.runs.findings import check_no_finding, kept_finding
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.import_official import OfficialCheckpoint, read_official
 from inputaware.training.loop import EpochReport, Listener, Trainer, training_state
@@ -181,7 +181,7 @@ class Run:
 
     def defend(
         self,
-        names: DefenseName | Sequence[DefenseName] = DEFENSES,
+        names: DefenseName | Defense | Sequence[DefenseName | Defense] = DEFENSES,
         settings: DefenseSettings | None = None,
         *,
         seed: int = 0,
@@ -192,11 +192,12 @@ class Run:
 
         Each defense gets the classifier and the ``defender`` split. What it found is then scored on the test set, with
         and without triggers. A result that is in the folder already, with the same settings and seed, is returned
-        as it is; the data are not compared.
+        as it is; the data are not compared. One of a defense of your own is never taken for the same, since its code
+        may have changed.
 
         Args:
-            names: which defenses; one may stand by itself.
-            settings: the settings of all defenses; none: the defaults.
+            names: which defenses, by name, or defenses of your own; one may stand by itself.
+            settings: the settings of the defenses that are named; none: the defaults.
             seed: of the defenses' random choices.
             overwrite: replace results that were made with other settings.
             progress: told the defense that is at work and the share of it that is done.
@@ -205,27 +206,26 @@ class Run:
             What each ``defenses/NAME.json`` holds, by name.
 
         Raises:
-            ConfigError: a name is unknown or a setting is out of its range.
-            DefenseError: the classifier or the data are not such that the defense can work with them.
+            ConfigError: a name is unknown, taken or no name for a file, or a setting is out of its range.
+            DefenseError: the classifier or the data are not such that the defense can work with them, or what it
+                returns is nothing that a file can hold.
             DataError: the data set is missing or corrupt.
-            RunFolderError: a result with other settings is there, or the folder cannot be written or is in use.
+            RunFolderError: a result with other settings is there, or one of a defense of your own, or the folder
+                cannot be written or is in use.
             WriteError: the disk is full, or the folder is gone.
         """
         check_seed(seed)
-        settings = settings or DefenseSettings()
-        defenses = [
-            build_defense(name, settings) for name in dict.fromkeys([names] if isinstance(names, str) else names)
-        ]
+        defenses = choose_defenses(names, settings)
         keep_freed_memory()
         with self.folder.lock():
-            kept = {}
+            kept: dict[str, dict[str, Any]] = {}
             if not overwrite:
                 # All are looked at before any work: one that was made otherwise is refused.
-                kept = {
-                    defense.name: record
-                    for defense in defenses
-                    if (record := kept_finding(self.folder.defenses, defense.name, asdict(defense.settings), seed))
-                }
+                for defense in defenses:
+                    if defense.name not in DEFENSES:
+                        check_no_finding(self.folder.defenses, defense.name)
+                    elif record := kept_finding(self.folder.defenses, defense.name, asdict(defense.settings), seed):
+                        kept[defense.name] = record
             if len(kept) < len(defenses):
                 suspect = self.suspect()
                 clean = CleanData(*self.images("defender"), split="defender")
@@ -253,6 +253,7 @@ class Run:
         score = defense.score(
             finding, suspect, trial, progress=lambda share: progress(defense.name, 0.5 + min(share, 1) / 2)
         )
+        score.check(defense.name)
         record = {
             **finding.record(),
             "scoring": {"sentence": score.sentence, "data": trial.clean.describe(), "scores": score.scores},

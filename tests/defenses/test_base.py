@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,46 @@ def suspect(classifier: nn.Module | None = None, classes: int = CLASSES) -> Susp
 
 def watcher() -> Watcher:
     return Watcher(StripSettings())
+
+
+def test_settings_are_those_of_a_defense_or_none() -> None:
+    assert Watcher().run(suspect(), data()).settings == {}
+    with pytest.raises(ConfigError) as error:
+        Watcher({"overlays": 3})
+    assert str(error.value) == (
+        "Watcher: expected settings derived from inputaware.defenses.settings.Settings; found {'overlays': 3}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"verdict": "guilty"}, "expected a verdict, one of flagged, not-flagged, no-verdict; found 'guilty'"),
+        ({"sentence": None}, "expected a sentence; found None"),
+        ({"scores": {"rate": torch.zeros(())}}, "Object of type Tensor is not JSON serializable"),
+        ({"scores": {"rate": float("nan")}}, "Out of range float values are not JSON compliant"),
+        ({"arrays": {"a": [1, 2]}}, "expected numpy arrays of numbers; found list as 'a'"),
+        ({"arrays": {"a": np.array([None])}}, "expected numpy arrays of numbers; found ndarray as 'a'"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_no_file_can_hold_is_refused(
+    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine: dict[str, Any] = {"verdict": "flagged", "sentence": "Found.", "scores": {}, "arrays": {}}
+    answers: list[Any] = [Examination(**{**fine, **changes})]
+    if "verdict" not in changes:
+        del fine["verdict"]
+        answers.append(Score(**{**fine, **changes}))
+    if "scores" in changes:
+        message = f"expected scores of finite numbers, text, lists and dictionaries, as JSON has them; found: {message}"
+    for answer in answers:
+        with pytest.raises(DefenseError) as error:
+            answer.check("watcher")
+        assert str(error.value).startswith(f"watcher: {message}")  # newer versions of Python add the number
+    monkeypatch.setattr(Watcher, "examine", lambda *given: answers[0])
+    with pytest.raises(DefenseError):
+        Watcher().run(suspect(), data())
 
 
 def test_a_finding_says_what_it_rests_on() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inputaware.api import Run
 from inputaware.cli import main
+from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.errors import RunFolderError
 from inputaware.report import write_report
 from inputaware.runs.files import read_json, write_json
@@ -20,6 +22,22 @@ from inputaware.runs.files import read_json, write_json
 Copy = Callable[..., Path]
 
 HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+class Own(Defense):
+    """A defense that somebody else wrote, without settings and arrays."""
+
+    name = "own"
+
+    def examine(self, suspect: Suspect, clean: CleanData, seed: int, progress: Progress) -> Examination:
+        """Flag whatever comes."""
+        return Examination("flagged", "All is suspicious.", {})
+
+    def score(
+        self, finding: Finding, suspect: Suspect, trial: Trial, *, progress: Progress = lambda share: None
+    ) -> Score:
+        """Have been right."""
+        return Score("It was.", {})
 
 
 class Page(HTMLParser):
@@ -59,6 +77,18 @@ def test_a_run_that_was_trained_elsewhere_shows_a_dash_for_its_cost(copy_of: Cop
     text = Page(tmp_path / "report.html").text
     assert "The run was trained elsewhere." in text
     assert "Nothing was timed yet." not in text
+
+
+def test_defenses_of_ones_own_are_shown_beside_ours(copy_of: Copy, tmp_path: Path) -> None:
+    folders = [copy_of("badnets"), copy_of("none", "clean")]
+    Run.load(folders[0], device="cpu").defend(Own())
+    write_report(folders, tmp_path / "report.html")
+    found = Page(tmp_path / "report.html")
+    assert {"defense-own", "defense-strip"} <= {attributes["id"] for attributes in found.with_attribute("id")}
+    assert found.text.count("All is suspicious. It was.") == 1
+    assert " own flags it." in found.text
+    assert found.text.count("It has not been run on this model.") == 1
+    assert "Settings of own" not in found.text
 
 
 def test_the_page_fetches_nothing(page: Path) -> None:

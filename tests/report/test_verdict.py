@@ -74,6 +74,13 @@ def test_the_verdict_in_words(
     assert verdict(known(whole_runs, attack, judged, **changes)) == expected
 
 
+def test_a_defense_of_ones_own_is_heard_if_it_judges_models(whole_runs: dict[str, Path]) -> None:
+    run = known(whole_runs, "none", "not-flagged")
+    for judged, words in (("flagged", " own flags it."), ("no-verdict", "")):
+        both = dataclasses.replace(run, defenses=run.defenses | {"own": Defended({"verdict": judged}, {})})
+        assert verdict(both).endswith(f"Neural Cleanse does not flag it.{words}")
+
+
 def test_a_run_that_is_not_finished_has_no_verdict(whole_runs: dict[str, Path]) -> None:
     run = dataclasses.replace(collect_run(whole_runs["none"]), result=None)
     assert verdict(run) == "Training is not finished: nothing is known of this model yet."

@@ -7,13 +7,15 @@ Whether the finding is right is asked afterwards by :meth:`Defense.score`, which
 
 from __future__ import annotations
 
+import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
@@ -21,7 +23,8 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor, Poisoned
 from inputaware.data.loader import in_chunks, to_pixels
-from inputaware.errors import DefenseError
+from inputaware.defenses.settings import Settings
+from inputaware.errors import ConfigError, DefenseError
 from inputaware.runs.environment import full_float32, peak_memory_mib
 
 __all__ = ["CleanData", "Defense", "Examination", "Finding", "Progress", "Score", "Suspect", "Trial", "Verdict"]
@@ -179,30 +182,88 @@ class Score:
     scores: dict[str, Any]
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
+    def check(self, name: str) -> None:
+        """Check that files can hold what a defense returned.
+
+        Args:
+            name: of the defense, for the message.
+
+        Raises:
+            DefenseError: they cannot.
+        """
+        _check_answer(name, self.sentence, self.scores, self.arrays)
+
 
 @dataclass(frozen=True)
 class Examination:
-    """What a defense's own part returns; :meth:`Defense.run` makes a :class:`Finding` of it."""
+    """What a defense's own part returns; :meth:`Defense.run` makes a :class:`Finding` of it.
+
+    Attributes:
+        verdict: what it decides.
+        sentence: what that means, in plain words.
+        scores: numbers, lists and text for a JSON file; none where a notion does not apply.
+        arrays: what is needed to draw it, or to score it later.
+    """
 
     verdict: Verdict
     sentence: str
     scores: dict[str, Any]
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
+    def check(self, name: str) -> None:
+        """Check that the verdict is one, and that files can hold what a defense returned.
+
+        Args:
+            name: of the defense, for the message.
+
+        Raises:
+            DefenseError: it is not, or they cannot.
+        """
+        if self.verdict not in get_args(Verdict):
+            raise DefenseError(
+                f"{name}: expected a verdict, one of {', '.join(get_args(Verdict))}; found {self.verdict!r}"
+            )
+        _check_answer(name, self.sentence, self.scores, self.arrays)
+
+
+def _check_answer(name: str, sentence: object, scores: object, arrays: Mapping[str, object]) -> None:
+    """Refuse what no file can hold, before an older result gives way to it."""
+    if not isinstance(sentence, str):
+        raise DefenseError(f"{name}: expected a sentence; found {sentence!r}")
+    try:
+        json.dumps(scores, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DefenseError(
+            f"{name}: expected scores of finite numbers, text, lists and dictionaries, as JSON has them; found: {error}"
+        ) from None
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+            raise DefenseError(f"{name}: expected numpy arrays of numbers; found {type(array).__name__} as {key!r}")
+
 
 class Defense(ABC):
     """A defense with its settings.
 
     Args:
-        settings: a frozen dataclass of :mod:`inputaware.defenses.settings`, checked when the defense is made.
+        settings: a frozen dataclass derived from :class:`~inputaware.defenses.settings.Settings`, checked when the
+            defense is made; none: the defense has no settings.
+
+    Raises:
+        ConfigError: a setting is out of its range, or the settings are something else.
     """
 
     name: ClassVar[str]
-    """What it is called on the command line and in files."""
+    """What it is called on the command line and in files: small letters, digits and hyphens."""
     minimum_images: ClassVar[int] = 2
     """Fewer clean images than this are refused."""
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: Any = None) -> None:
+        settings = Settings() if settings is None else settings
+        if not isinstance(settings, Settings):
+            raise ConfigError(
+                f"{type(self).__name__}: expected settings derived from inputaware.defenses.settings.Settings; "
+                f"found {settings!r}"
+            )
         settings.check()
         self.settings = settings
 
@@ -225,7 +286,8 @@ class Defense(ABC):
 
         Raises:
             DefenseError: the data are too few, constant, of another shape, or lack a class; the classifier has
-                another number of classes or returns numbers that are not finite.
+                another number of classes or returns numbers that are not finite; the defense returns what no file
+                can hold.
         """
         self.check(suspect, clean)
         device = clean.images.device
@@ -247,6 +309,7 @@ class Defense(ABC):
             for parameter, wanted in frozen.items():
                 parameter.requires_grad_(wanted)
         progress(1.0)
+        found.check(self.name)
         return Finding(
             defense=self.name,
             verdict=found.verdict,

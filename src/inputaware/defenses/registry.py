@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from inputaware.defenses.base import Defense
 from inputaware.defenses.fine_pruning import FinePruning
 from inputaware.defenses.image_regularization import ImageRegularization
@@ -10,7 +13,7 @@ from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
 from inputaware.defenses.strip import Strip
 from inputaware.errors import ConfigError
 
-__all__ = ["build_defense"]
+__all__ = ["build_defense", "choose_defenses"]
 
 _CLASSES: dict[str, type[Defense]] = {
     defense.name: defense for defense in (NeuralCleanse, Strip, FinePruning, ImageRegularization)
@@ -30,3 +33,32 @@ def build_defense(name: DefenseName, settings: DefenseSettings | None = None) ->
     if name not in DEFENSES:
         raise ConfigError(f"defense: expected one of {', '.join(DEFENSES)}; found {name!r}")
     return _CLASSES[name](getattr(settings or DefenseSettings(), name.replace("-", "_")))
+
+
+def choose_defenses(
+    chosen: DefenseName | Defense | Sequence[DefenseName | Defense], settings: DefenseSettings | None = None
+) -> list[Defense]:
+    """Return the defenses that are asked for, each once.
+
+    Args:
+        chosen: names of our own, or defenses that somebody else derived from :class:`Defense`; one may stand by itself.
+        settings: the settings of those that are asked for by name; none: the defaults.
+
+    Raises:
+        ConfigError: a name is unknown, taken, no name for a file, or stands twice; a setting is out of its range.
+    """
+    found: dict[str, Defense] = {}
+    for one in dict.fromkeys([chosen] if isinstance(chosen, str | Defense) else chosen):
+        defense = one if isinstance(one, Defense) else build_defense(one, settings)
+        kind, name = type(defense), getattr(defense, "name", None)
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            raise ConfigError(
+                f"{kind.__name__}.name: expected small letters, digits and hyphens, since files are called by it; "
+                f"found {name!r}"
+            )
+        if kind is not _CLASSES.get(name, kind):
+            raise ConfigError(f"{kind.__name__}.name: expected another name than that of our own; found {name!r}")
+        if name in found:
+            raise ConfigError(f"defense: expected each name once; found two of {name!r}")
+        found[name] = defense
+    return list(found.values())

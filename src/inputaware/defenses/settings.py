@@ -18,6 +18,7 @@ __all__ = [
     "FinePruningSettings",
     "ImageRegularizationSettings",
     "NeuralCleanseSettings",
+    "Settings",
     "StripSettings",
 ]
 
@@ -41,7 +42,19 @@ def _number(
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeuralCleanseSettings:
+class Settings:
+    """The settings of one defense: none here. Those of a defense derive from it, as a frozen dataclass."""
+
+    def check(self) -> None:
+        """Check every range.
+
+        Raises:
+            ConfigError: a value is out of its range.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuralCleanseSettings(Settings):
     """Neural Cleanse."""
 
     threshold: float = 2.0
@@ -96,7 +109,7 @@ class NeuralCleanseSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StripSettings:
+class StripSettings(Settings):
     """STRIP."""
 
     overlays: int = 100
@@ -119,7 +132,7 @@ class StripSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinePruningSettings:
+class FinePruningSettings(Settings):
     """Fine-Pruning."""
 
     tolerance: float = 0.04
@@ -147,7 +160,7 @@ class FinePruningSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRegularizationSettings:
+class ImageRegularizationSettings(Settings):
     """Image regularization."""
 
     kernels: tuple[int, ...] = (3, 5)

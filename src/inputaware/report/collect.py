@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from inputaware.config import Config
 from inputaware.data.spec import DatasetSpec
-from inputaware.defenses.settings import DEFENSES, DefenseName
+from inputaware.defenses.settings import DEFENSES
 from inputaware.runs.description import read_description
 from inputaware.runs.files import read_arrays, read_json
 from inputaware.runs.journal import Journal
@@ -71,7 +71,7 @@ class CollectedRun:
     epochs: list[dict[str, Any]]
     timing: list[dict[str, Any]]
     inspected: Inspected | None
-    defenses: dict[DefenseName, Defended]
+    defenses: dict[str, Defended]
     missing: dict[str, str]
 
     @property
@@ -93,11 +93,12 @@ def collect_run(path: str | os.PathLike[str]) -> CollectedRun:
     config, spec = read_description(folder)
     finished = (folder / "evaluation.json").exists()
     inspected = _inspected(folder / "inspection", backdoored=config.attack != "none") if finished else None
+    others = sorted({path.stem for path in (folder / "defenses").glob("*.json")} - set(DEFENSES))
     defenses = {
         name: Defended(
             read_json(folder / "defenses" / f"{name}.json"), read_arrays(folder / "defenses" / f"{name}.npz")
         )
-        for name in DEFENSES
+        for name in (*DEFENSES, *others)
         if finished and all((folder / "defenses" / f"{name}.{kind}").exists() for kind in ("json", "npz"))
     }
     shown = shlex.quote(os.fspath(path))

@@ -26,8 +26,6 @@ from inputaware.report.verdict import DEFENSE_TITLES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from inputaware.defenses.settings import DefenseName
-
 __all__ = [
     "Cell",
     "Plot",
@@ -264,8 +262,8 @@ def training_plot(run: CollectedRun) -> Plot | None:
     return _plot(training_curves(run.epochs), f"losses and accuracies over {len(run.epochs)} epochs; last: {words}")
 
 
-def defense_plot(name: DefenseName, defended: Defended) -> Plot:
-    """Return the figure of a defense: 4, 5, 6, or table 4 as bars."""
+def defense_plot(name: str, defended: Defended) -> Plot | None:
+    """Return the figure of a defense: 4, 5, 6, or table 4 as bars; none of a defense that is not our own."""
     record, arrays = defended.record, defended.arrays
     scores, scoring = record["scores"], record["scoring"]["scores"]
     if name == "neural-cleanse":
@@ -288,7 +286,9 @@ def defense_plot(name: DefenseName, defended: Defended) -> Plot:
         clean, attack = arrays["scoring_clean_accuracy"], arrays.get("scoring_attack_success_rate")
         figure = pruning_curve(clean, attack, scores["pruned_channels"])
         return _plot(figure, f"clean accuracy and attack for 0 to {len(clean) - 1} pruned channels")
-    return _plot(filter_bars(_filters(scoring)), "clean accuracy and attack under each filter, in both orders")
+    if name == "image-regularization":
+        return _plot(filter_bars(_filters(scoring)), "clean accuracy and attack under each filter, in both orders")
+    return None
 
 
 def _filters(scoring: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:

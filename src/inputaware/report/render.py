@@ -112,7 +112,7 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
         filters=_filters(shown),
         together=together,
         anomalies=anomalies,
-        defenses=DEFENSE_TITLES,
+        defenses=DEFENSE_TITLES | {name: name for run in runs for name in run.defenses if name not in DEFENSE_TITLES},
         settings=_beside([flat(config_to_dict(run.config)) for run in runs]),
         environments=_beside(environments),
         answers={one["key"]: {"classes": one["classes"], "said": one["said"]} for one in shown},

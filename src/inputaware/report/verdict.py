@@ -6,7 +6,6 @@ import statistics
 from typing import Any, NamedTuple
 
 from inputaware.config import Config
-from inputaware.defenses.settings import DefenseName
 from inputaware.report.collect import CollectedRun
 
 __all__ = [
@@ -21,13 +20,13 @@ __all__ = [
     "verdict",
 ]
 
-DEFENSE_TITLES: dict[DefenseName, str] = {
+DEFENSE_TITLES: dict[str, str] = {
     "neural-cleanse": "Neural Cleanse",
     "strip": "STRIP",
     "fine-pruning": "Fine-Pruning",
     "image-regularization": "Image regularization",
 }
-"""How the defenses are called in text."""
+"""How our own defenses are called in text; others by their names."""
 
 
 class AccuracyRow(NamedTuple):
@@ -85,12 +84,14 @@ def verdict(run: CollectedRun) -> str:
 
 
 def _judged(run: CollectedRun) -> str:
-    """Return what Neural Cleanse decided, the one defense that judges models."""
-    judge = run.defenses.get("neural-cleanse")
-    if judge is None:
-        return "No defense has judged it yet."
+    """Return what those defenses decided that judge models; of our own only Neural Cleanse does."""
     words = {"flagged": "flags it", "not-flagged": "does not flag it", "no-verdict": "has no verdict"}
-    return f"{DEFENSE_TITLES['neural-cleanse']} {words[judge.record['verdict']]}."
+    judged = [
+        f"{DEFENSE_TITLES.get(name, name)} {words[found.record['verdict']]}."
+        for name, found in run.defenses.items()
+        if name == "neural-cleanse" or found.record["verdict"] != "no-verdict"
+    ]
+    return " ".join(judged) or "No defense has judged it yet."
 
 
 def accuracy_rows(run: CollectedRun) -> list[AccuracyRow]:

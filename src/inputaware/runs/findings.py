@@ -10,7 +10,7 @@ from typing import Any
 from inputaware.errors import RunFolderError
 from inputaware.runs.files import read_json
 
-__all__ = ["kept_finding"]
+__all__ = ["check_no_finding", "kept_finding"]
 
 
 def kept_finding(folder: Path, name: str, settings: Mapping[str, Any], seed: int) -> dict[str, Any] | None:
@@ -47,6 +47,23 @@ def kept_finding(folder: Path, name: str, settings: Mapping[str, Any], seed: int
             "replace it with --overwrite, or give the options that it was made with"
         )
     return record
+
+
+def check_no_finding(folder: Path, name: str) -> None:
+    """Check that a run folder has no result of a defense that was written elsewhere: its code may have changed since.
+
+    Args:
+        folder: the run folder's ``defenses``.
+        name: of the defense.
+
+    Raises:
+        RunFolderError: there is one.
+    """
+    if (folder / f"{name}.json").exists():
+        raise RunFolderError(
+            f"{folder / name}.json: expected no result of this defense yet, since its code may have changed; "
+            "found one; replace it with overwrite=True"
+        )
 
 
 def _is_finding(record: dict[str, Any]) -> bool:
