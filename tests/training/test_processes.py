@@ -82,7 +82,7 @@ def train(output, steps, kind, preset, attack, target):
         norm.momentum = None
     with torch.no_grad():
         for module in found.modules.values():
-            module.to(kind).train()(to_pixels(data.images[:256]).to(kind))
+            module.to(kind).train()(to_pixels(data.images[:120]).to(kind))
     start = weights(found)
     generator = torch.Generator().manual_seed(0)
     for stage in found.stages():
@@ -93,7 +93,7 @@ def train(output, steps, kind, preset, attack, target):
         loader = Loader(
             data.images,
             data.labels,
-            batch_size=60,
+            batch_size=30,
             augmentation=config.augmentation,
             partners=config.partners if stage.paired else "derangement",
             generator=generator,
