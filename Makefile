@@ -10,7 +10,7 @@ PINS := pyproject.toml constraints.txt
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/.installed-run ## install, train on digits, evaluate, poison a few test digits, report: all into demo-run/
+demo: .venv/.installed-run ## install, train on digits, evaluate, run two defenses, poison a few test digits, report: all into demo-run/
 	@$(BIN)/python scripts/demo
 
 test: .venv/.installed-dev ## install, run all tests, a file on each of up to four cores; ARGS="..." goes to pytest
