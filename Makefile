@@ -20,6 +20,7 @@ check: .venv/.installed-dev ## lint, formatting, types, spelling, and the README
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy examples/own_defense.py
 	@$(BIN)/codespell
 	@$(MAKE) --no-print-directory check-tables
 

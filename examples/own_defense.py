@@ -39,6 +39,8 @@ class FeatureSqueezing(Defense):
 
     name = "feature-squeezing"  # its result is RUN/defenses/feature-squeezing.json
 
+    settings: SqueezingSettings
+
     def distances(self, suspect: Suspect, pixels: Tensor) -> Tensor:
         """Return ``|p(x) - p(squeezed x)|``, summed over the classes: from 0 to 2."""
         original = suspect.logits(pixels).softmax(1)

@@ -155,7 +155,7 @@ def test_augmentation_fits_the_images(preset: PresetName, dataset: str, expected
 
 
 @each_preset
-def test_the_patch_of_the_control_outlives_the_addition_of_other_images(preset: PresetName) -> None:
+def test_the_patch_is_white_but_on_black_borders(preset: PresetName) -> None:
     patches = {dataset: preset_config(preset, dataset=dataset).patch for dataset in (*DATASETS, ".")}
     assert {dataset for dataset, patch in patches.items() if patch == "white"} == {"cifar10", "gtsrb", "."}
     assert preset_config(preset, dataset="cifar10", patch="checkerboard").patch == "checkerboard"

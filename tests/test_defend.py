@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,30 +200,58 @@ def test_a_result_stays_where_a_new_one_cannot_be_written(run: Run) -> None:
     before = files(run)
     broken = Own()
     broken.told = Score("Fine.", {"rate": np.float32(0.5)})
-    with pytest.raises(DefenseError, match=r"^own: expected scores of finite numbers, .* float32 is not JSON"):
+    with pytest.raises(DefenseError, match=r"^own: expected finite numbers, .*; found float32 as scores\.rate$"):
         run.defend(broken, overwrite=True)
     assert files(run) == before
 
 
-@pytest.mark.parametrize("name", ["", "Own", "../own", "a b", "own-", "own_1", None])
+@pytest.mark.parametrize("name", ["", "Own", "../own", "a b", "own-", "own_1", "own\n", "o" * 61, None])
 def test_a_name_that_no_file_should_have_is_refused(name: str | None, run: Run) -> None:
     defense = type("Own", (Own,), {"name": name})()
     with pytest.raises(ConfigError) as error:
         run.defend(defense)
     assert str(error.value) == (
-        f"Own.name: expected small letters, digits and hyphens, since files are called by it; found {name!r}"
+        f"Own.name: expected at most 60 small letters, digits and hyphens, since files are called by it; found {name!r}"
     )
 
 
 def test_a_name_that_is_taken_is_refused(run: Run) -> None:
     with pytest.raises(ConfigError) as error:
         run.defend(type("Mine", (Own,), {"name": "strip"})())
-    assert str(error.value) == "Mine.name: expected another name than that of our own; found 'strip'"
-    for twice, name in (([Own(), Own()], "own"), (["strip", build_defense("strip")], "strip")):
+    assert str(error.value) == (
+        "Mine.name: expected a name that no built-in defense has; found 'strip'; choose another"
+    )
+    strip = build_defense("strip")
+    for twice, name in (([Own(), Own()], "own"), (["strip", strip], "strip"), ([strip, "strip"], "strip")):
         with pytest.raises(ConfigError) as error:
             run.defend(twice, FEW)
         assert str(error.value) == f"defense: expected each name once; found two of '{name}'"
     assert not run.folder.defenses.exists()
+    one = Own()
+    assert run.defend([one, one]).keys() == {"own"}
+
+
+@pytest.mark.parametrize("chosen", [Own, [Own], None, 5, [None], len, {"own": Own()}.values, [["strip"]]])
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_defense_is_refused(chosen: Any, run: Run) -> None:
+    with pytest.raises(ConfigError) as error:
+        run.defend(chosen)
+    found = chosen[0] if isinstance(chosen, list) else chosen
+    assert str(error.value) == (
+        f"defense: expected a name, or an object of a class that is derived from Defense; found {found!r}"
+    )
+
+
+def test_a_defense_that_was_not_made_whole_is_refused(run: Run) -> None:
+    with pytest.raises(ConfigError) as error:
+        run.defend(type("Mine", (Own,), {"__init__": lambda self: None})())
+    assert str(error.value) == ("Mine: expected settings; found none; call super().__init__(settings) in its __init__")
+
+
+def test_a_strangers_file_among_the_results_is_let_be(run: Run) -> None:
+    run.defend("strip", FEW)
+    (run.folder.defenses / "notes.json").write_text("{}")
+    assert collect_result(run.folder.path, run.config)["defenses"].keys() == {"strip"}
 
 
 def test_the_example_catches_what_smoothing_takes_away(trained: Path, tmp_path: Path) -> None:

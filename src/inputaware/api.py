@@ -199,14 +199,14 @@ class Run:
             names: which defenses, by name, or defenses of your own; one may stand by itself.
             settings: the settings of the defenses that are named; none: the defaults.
             seed: of the defenses' random choices.
-            overwrite: replace results that were made with other settings.
+            overwrite: replace results that were made with other settings, or by a defense of your own.
             progress: told the defense that is at work and the share of it that is done.
 
         Returns:
             What each ``defenses/NAME.json`` holds, by name.
 
         Raises:
-            ConfigError: a name is unknown, taken or no name for a file, or a setting is out of its range.
+            ConfigError: a name is unknown, taken, no name for a file or stands twice, or a setting is out of its range.
             DefenseError: the classifier or the data are not such that the defense can work with them, or what it
                 returns is nothing that a file can hold.
             DataError: the data set is missing or corrupt.
@@ -248,12 +248,13 @@ class Run:
         progress: Callable[[str, float], None],
     ) -> dict[str, Any]:
         started = time.perf_counter()
+
+        def half(start: float) -> Callable[[float], None]:
+            return lambda share: progress(defense.name, start + min(max(share, 0.0), 1.0) / 2)
+
         # The examination and its scoring share the bar in equal halves.
-        finding = defense.run(suspect, clean, seed=seed, progress=lambda share: progress(defense.name, share / 2))
-        score = defense.score(
-            finding, suspect, trial, progress=lambda share: progress(defense.name, 0.5 + min(share, 1) / 2)
-        )
-        score.check(defense.name)
+        finding = defense.run(suspect, clean, seed=seed, progress=half(0.0))
+        score = defense.rate(finding, suspect, trial, progress=half(0.5))
         record = {
             **finding.record(),
             "scoring": {"sentence": score.sentence, "data": trial.clean.describe(), "scores": score.scores},

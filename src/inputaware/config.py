@@ -42,6 +42,7 @@ __all__ = [
     "check_values",
     "config_differences",
     "config_from_dict",
+    "config_identity",
     "config_to_dict",
     "fields_that_count",
     "flatten",
@@ -186,7 +187,8 @@ class Config:
     target_class: int = 0
     """Target class of all-to-one."""
     patch: PatchName = "checkerboard"
-    """BadNets' patch. checkerboard: black and white pixels. white: all white, which adding images leaves whole."""
+    """BadNets' patch. white: all white, which adding images leaves whole. checkerboard: black and white pixels, the
+    default where images have black borders, on digits and mnist."""
     preset: PresetName = "fast"
     """fast: minutes. paper: what the paper says. official: what the authors' release does."""
     seed: int = 0
@@ -361,6 +363,18 @@ def _merge(base: dict[str, Any], changes: dict[str, Any], prefix: str) -> dict[s
 def config_to_dict(config: Config) -> dict[str, Any]:
     """Return the configuration as plain dictionaries, lists, numbers and strings for JSON."""
     return _to_dict(config)
+
+
+def config_identity(config: Config) -> dict[str, Any]:
+    """Return what tells a configuration from others, in names of folders and in what a run's files carry.
+
+    A field that earlier versions did not have is left out where it says what they did, so that their runs and sweeps
+    are known again.
+    """
+    record = config_to_dict(config)
+    if config.attack != "badnets" or config.patch == "checkerboard":
+        del record["patch"]
+    return record
 
 
 def _to_dict(settings: Any) -> dict[str, Any]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Score, Suspect, Trial
-from inputaware.defenses.settings import StripSettings
+from inputaware.defenses.settings import Settings, StripSettings
 from inputaware.errors import ConfigError, DefenseError
 
 CLASSES = 3
@@ -61,44 +66,147 @@ def watcher() -> Watcher:
     return Watcher(StripSettings())
 
 
-def test_settings_are_those_of_a_defense_or_none() -> None:
-    assert Watcher().run(suspect(), data()).settings == {}
-    with pytest.raises(ConfigError) as error:
-        Watcher({"overlays": 3})
-    assert str(error.value) == (
-        "Watcher: expected settings derived from inputaware.defenses.settings.Settings; found {'overlays': 3}"
-    )
+@dataclass(frozen=True, kw_only=True)
+class PlainSettings(Settings):
+    """Settings that hold whatever they are given."""
+
+    value: Any = 0
+
+
+class Undecorated(Settings):
+    """Settings whose fields nobody would see."""
+
+    value: int = 3
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("settings", "message"),
     [
+        (
+            {"overlays": 3},
+            "expected settings derived from inputaware.defenses.settings.Settings; found {'overlays': 3}",
+        ),
+        (
+            Undecorated(),
+            "expected settings that are a dataclass, or none would be recorded; found Undecorated, a plain class; "
+            "write @dataclass(frozen=True, kw_only=True) above it",
+        ),
+    ],
+)
+def test_settings_that_nothing_would_record_are_refused(settings: Any, message: str) -> None:
+    assert Watcher().run(suspect(), data()).settings == {}
+    assert Watcher(PlainSettings(value=[1, "a"])).run(suspect(), data()).settings == {"value": [1, "a"]}
+    with pytest.raises(ConfigError) as error:
+        Watcher(settings)
+    assert str(error.value) == f"Watcher: {message}"
+
+
+NO_JSON: list[tuple[Any, str]] = [
+    ({"rate": torch.zeros(())}, "Tensor as {}.rate"),
+    ({"rate": np.float32(1)}, "float32 as {}.rate"),
+    ({"rates": [0.5, float("nan")]}, "nan as {}.rates"),
+    ({"rate": -math.inf}, "-inf as {}.rate"),
+    ({"count": 10**400}, "a number above 1e308 as {}.count"),
+    ({"a": {1: 2}}, "1 as name in {}.a"),
+    ({"word": "\ud800"}, "'\\ud800' as {}.word, which is no text"),
+    ({"\ud800": 1}, "'\\ud800' as name in {}, which is no text"),
+    ({"where": Path("x")}, "PosixPath as {}.where"),
+]
+
+
+@pytest.mark.parametrize(("value", "found"), NO_JSON, ids=[found for _, found in NO_JSON])
+def test_what_json_cannot_hold_and_give_back_is_refused(
+    value: Any, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "expected finite numbers, text, lists and dictionaries by name, as JSON has them; found"
+    with pytest.raises(DefenseError) as error:
+        Watcher(PlainSettings(value=value))
+    assert str(error.value) == f"Watcher: {words} {found.format('settings.value')}"
+    monkeypatch.setattr(Watcher, "examine", lambda *given: Examination("flagged", "Found.", value))
+    with pytest.raises(DefenseError) as error:
+        Watcher().run(suspect(), data())
+    assert str(error.value) == f"watcher: {words} {found.format('scores')}"
+
+
+def test_what_json_holds_is_given_back() -> None:
+    value = {"a": [1, -2.5, None, True, "é", {"b": ()}], "c": np.float64(0.1)}
+    assert Watcher(PlainSettings(value=value)).settings.value == value
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "expected its answer to be of {}; found NoneType"),
+        (("flagged", "Found."), "expected its answer to be of {}; found tuple"),
         ({"verdict": "guilty"}, "expected a verdict, one of flagged, not-flagged, no-verdict; found 'guilty'"),
-        ({"sentence": None}, "expected a sentence; found None"),
-        ({"scores": {"rate": torch.zeros(())}}, "Object of type Tensor is not JSON serializable"),
-        ({"scores": {"rate": float("nan")}}, "Out of range float values are not JSON compliant"),
+        ({"sentence": None}, "expected sentence of type str; found NoneType"),
+        ({"scores": [1]}, "expected scores of type dict; found list"),
+        ({"arrays": np.zeros(2)}, "expected arrays of type dict; found ndarray"),
         ({"arrays": {"a": [1, 2]}}, "expected numpy arrays of numbers; found list as 'a'"),
         ({"arrays": {"a": np.array([None])}}, "expected numpy arrays of numbers; found ndarray as 'a'"),
+        *(
+            (
+                {"arrays": {name: np.zeros(2)}},
+                "expected arrays named by letters, digits, underscores and dots, and none 'file', 'allow_pickle', "
+                f"'scoring_...' or '....npy'; found {name!r}",
+            )
+            for name in ("file", "allow_pickle", "scoring_a", "a.npy", "", 1)
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_what_no_file_can_hold_is_refused(
-    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_answer_is_refused(answer: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = Watcher().run(suspect(), data())
     fine: dict[str, Any] = {"verdict": "flagged", "sentence": "Found.", "scores": {}, "arrays": {}}
-    answers: list[Any] = [Examination(**{**fine, **changes})]
-    if "verdict" not in changes:
-        del fine["verdict"]
-        answers.append(Score(**{**fine, **changes}))
-    if "scores" in changes:
-        message = f"expected scores of finite numbers, text, lists and dictionaries, as JSON has them; found: {message}"
-    for answer in answers:
+    for kind, method in ((Examination, "examine"), (Score, "score")):
+        if kind is Score:
+            del fine["verdict"]
+            if isinstance(answer, dict) and "verdict" in answer:
+                continue
+        told = kind(**{**fine, **answer}) if isinstance(answer, dict) else answer
+        monkeypatch.setattr(Watcher, method, lambda *given, told=told, **more: told)
+        ask = partial(Watcher().run, suspect(), data())
+        if kind is Score:
+            ask = partial(Watcher().rate, finding, suspect(), Trial(data(), None))
         with pytest.raises(DefenseError) as error:
-            answer.check("watcher")
-        assert str(error.value).startswith(f"watcher: {message}")  # newer versions of Python add the number
-    monkeypatch.setattr(Watcher, "examine", lambda *given: answers[0])
-    with pytest.raises(DefenseError):
-        Watcher().run(suspect(), data())
+            ask()
+        assert str(error.value) == f"watcher: {message.format(kind.__name__)}"
+
+
+class Vandal(Watcher):
+    """Changes all that it is given."""
+
+    name = "vandal"
+
+    def spoil(self, suspect: Suspect) -> float:
+        with torch.no_grad():
+            suspect.classifier.layer.weight.zero_()
+        suspect.classifier.train().requires_grad_(True)
+        suspect.classifier.register_forward_hook(lambda *given: torch.zeros_like(given[-1]))
+        return float(torch.rand(()))
+
+    def examine(self, suspect, clean, seed, progress) -> Examination:
+        clean.images.zero_()
+        clean.labels.zero_()
+        return Examination("flagged", "Spoiled.", {"draw": self.spoil(suspect)})
+
+    def score(self, finding, suspect, trial, *, progress=lambda share: None) -> Score:
+        return Score("Spoiled.", {"draw": self.spoil(suspect)})
+
+
+def test_what_a_defense_changes_is_its_own() -> None:
+    examined, clean = suspect(Linear().train()), data()
+    before = copy.deepcopy(examined.classifier.state_dict())
+    random = torch.get_rng_state()
+    finding = Vandal().run(examined, clean, seed=3)
+    score = Vandal().rate(finding, examined, Trial(clean, None))
+    assert finding.scores["draw"] == score.scores["draw"]  # both have the finding's seed
+    assert torch.equal(torch.get_rng_state(), random)
+    assert examined.classifier.training
+    assert not examined.classifier._forward_hooks
+    assert all(torch.equal(value, before[name]) for name, value in examined.classifier.state_dict().items())
+    assert torch.equal(clean.images, data().images)
+    assert torch.equal(clean.labels, data().labels)
 
 
 def test_a_finding_says_what_it_rests_on() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,8 +19,8 @@ import torch
 from safetensors import safe_open
 
 from inputaware.attacks.registry import build_attack
-from inputaware.config import AttackName, Config, override
-from inputaware.data.spec import DatasetSpec
+from inputaware.config import AttackName, Config, config_to_dict, override, preset_config
+from inputaware.data.spec import DatasetSpec, dataset_spec
 from inputaware.errors import RunFolderError
 from inputaware.runs.checkpoint import load_tensors, save_tensors
 from inputaware.runs.description import run_identity
@@ -244,6 +246,21 @@ def test_a_network_from_before_runs_had_an_identity_is_taken(make_run: MakeRun) 
     tensors, metadata = load_tensors(path)
     save_tensors(path, tensors, {key: value for key, value in metadata.items() if key != "run"})
     assert list(folder.load_attack(CPU)[0].modules) == ["classifier"]
+
+
+@pytest.mark.parametrize("attack", ["input-aware", "badnets", "none"])
+def test_a_run_from_before_there_was_a_choice_of_patches_keeps_its_identity(attack: AttackName) -> None:
+    # As it was written then: of a field that there is now its record knows nothing.
+    for dataset in ("digits", "cifar10"):
+        spec = dataset_spec(dataset)
+        config = preset_config("fast", dataset=dataset, attack=attack, patch="checkerboard")
+        record = {name: value for name, value in config_to_dict(config).items() if name != "patch"}
+        described = {**dataclasses.asdict(spec), "shape": list(spec.shape)}
+        whole = json.dumps({**record, "data": described}, sort_keys=True)
+        assert run_identity(config, spec) == hashlib.sha256(whole.encode()).hexdigest()[:16]
+        # What an attack does not read tells no runs apart; what it reads does.
+        other = override(config, {"patch": "white"})
+        assert (run_identity(other, spec) == run_identity(config, spec)) is (attack != "badnets")
 
 
 def test_runs_of_one_configuration_have_one_identity(make_run: MakeRun, make_config: MakeConfig) -> None:

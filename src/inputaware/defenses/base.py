@@ -7,10 +7,12 @@ Whether the finding is right is asked afterwards by :meth:`Defense.score`, which
 
 from __future__ import annotations
 
-import json
+import copy
+import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal, final, get_args
@@ -182,17 +184,6 @@ class Score:
     scores: dict[str, Any]
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
-    def check(self, name: str) -> None:
-        """Check that files can hold what a defense returned.
-
-        Args:
-            name: of the defense, for the message.
-
-        Raises:
-            DefenseError: they cannot.
-        """
-        _check_answer(name, self.sentence, self.scores, self.arrays)
-
 
 @dataclass(frozen=True)
 class Examination:
@@ -210,35 +201,72 @@ class Examination:
     scores: dict[str, Any]
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
-    def check(self, name: str) -> None:
-        """Check that the verdict is one, and that files can hold what a defense returned.
 
-        Args:
-            name: of the defense, for the message.
-
-        Raises:
-            DefenseError: it is not, or they cannot.
-        """
-        if self.verdict not in get_args(Verdict):
-            raise DefenseError(
-                f"{name}: expected a verdict, one of {', '.join(get_args(Verdict))}; found {self.verdict!r}"
-            )
-        _check_answer(name, self.sentence, self.scores, self.arrays)
+@contextmanager
+def _lent(suspect: Suspect, seed: int, device: torch.device) -> Iterator[Suspect]:
+    """Lend a defense a copy of the suspect, in evaluation mode and without gradients, and random numbers of its own."""
+    # With its layer of features, which is a part of the classifier.
+    lent = copy.deepcopy(suspect)
+    lent.classifier.eval().requires_grad_(False)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield lent
 
 
-def _check_answer(name: str, sentence: object, scores: object, arrays: Mapping[str, object]) -> None:
-    """Refuse what no file can hold, before an older result gives way to it."""
-    if not isinstance(sentence, str):
-        raise DefenseError(f"{name}: expected a sentence; found {sentence!r}")
-    try:
-        json.dumps(scores, allow_nan=False)
-    except (TypeError, ValueError) as error:
+_ARRAY_NAME = re.compile(r"(?!(file|allow_pickle|scoring_.*|.*\.npy)\Z)[A-Za-z0-9_.]+")
+"""What an array may be called: numpy has two names for itself, and those of a score stand beside those of a finding."""
+
+
+def _unfit(value: object, place: str) -> Iterator[str]:
+    """Yield what in a value is nothing that a JSON file can hold and give back."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(key, str):
+                yield from _unfit(key, f"name in {place}")
+                yield from _unfit(item, f"{place}.{key}")
+            else:
+                yield f"{key!r} as name in {place}"
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _unfit(item, place)
+    elif isinstance(value, str):
+        if value != value.encode(errors="ignore").decode():
+            yield f"{value!r} as {place}, which is no text"
+    elif isinstance(value, int | float):
+        if not abs(value) < 1e308:
+            yield f"{value if isinstance(value, float) else 'a number above 1e308'} as {place}"
+    elif value is not None:
+        yield f"{type(value).__name__} as {place}"
+
+
+def _check_answer(name: str, expected: type[Examination] | type[Score], found: object) -> None:
+    """Refuse what is no answer, or what no file can hold, before an older result gives way to it."""
+    if not isinstance(found, expected):
+        raise DefenseError(f"{name}: expected its answer to be of {expected.__name__}; found {type(found).__name__}")
+    if isinstance(found, Examination) and found.verdict not in get_args(Verdict):
         raise DefenseError(
-            f"{name}: expected scores of finite numbers, text, lists and dictionaries, as JSON has them; found: {error}"
-        ) from None
-    for key, array in arrays.items():
+            f"{name}: expected a verdict, one of {', '.join(get_args(Verdict))}; found {found.verdict!r}"
+        )
+    for part, kind in (("sentence", str), ("scores", dict), ("arrays", dict)):
+        if not isinstance(value := getattr(found, part), kind):
+            raise DefenseError(f"{name}: expected {part} of type {kind.__name__}; found {type(value).__name__}")
+    _check_plain(name, found.sentence, "sentence")
+    _check_plain(name, found.scores, "scores")
+    for key, array in found.arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype.hasobject:
             raise DefenseError(f"{name}: expected numpy arrays of numbers; found {type(array).__name__} as {key!r}")
+        if not isinstance(key, str) or not _ARRAY_NAME.fullmatch(key):
+            raise DefenseError(
+                f"{name}: expected arrays named by letters, digits, underscores and dots, and none 'file', "
+                f"'allow_pickle', 'scoring_...' or '....npy'; found {key!r}"
+            )
+
+
+def _check_plain(name: str, value: object, place: str) -> None:
+    for fault in _unfit(value, place):
+        raise DefenseError(
+            f"{name}: expected finite numbers, text, lists and dictionaries by name, as JSON has them; found {fault}"
+        )
 
 
 class Defense(ABC):
@@ -253,7 +281,7 @@ class Defense(ABC):
     """
 
     name: ClassVar[str]
-    """What it is called on the command line and in files: small letters, digits and hyphens."""
+    """What it is called in files, and if it is built in on the command line: small letters, digits and hyphens."""
     minimum_images: ClassVar[int] = 2
     """Fewer clean images than this are refused."""
 
@@ -264,7 +292,14 @@ class Defense(ABC):
                 f"{type(self).__name__}: expected settings derived from inputaware.defenses.settings.Settings; "
                 f"found {settings!r}"
             )
+        kind = type(settings)
+        if "__dataclass_fields__" not in vars(kind):
+            raise ConfigError(
+                f"{type(self).__name__}: expected settings that are a dataclass, or none would be recorded; "
+                f"found {kind.__name__}, a plain class; write @dataclass(frozen=True, kw_only=True) above it"
+            )
         settings.check()
+        _check_plain(type(self).__name__, asdict(settings), "settings")
         self.settings = settings
 
     @final
@@ -294,22 +329,12 @@ class Defense(ABC):
         started = time.perf_counter()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        training = {module: module.training for module in suspect.classifier.modules()}
-        frozen = {parameter: parameter.requires_grad for parameter in suspect.classifier.parameters()}
-        try:
-            # No defense changes the weights that it was given, so none of their gradients is computed.
-            suspect.classifier.eval().requires_grad_(False)
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(seed)
-                suspect.logits(in_chunks(clean.pixels)[0])
-                found = self.examine(suspect, clean, seed, progress)
-        finally:
-            for module, mode in training.items():
-                module.training = mode
-            for parameter, wanted in frozen.items():
-                parameter.requires_grad_(wanted)
+        own = CleanData(clean.images.clone(), clean.labels.clone(), clean.split)
+        with _lent(suspect, seed, device) as lent:
+            lent.logits(in_chunks(own.pixels)[0])
+            found = self.examine(lent, own, seed, progress)
         progress(1.0)
-        found.check(self.name)
+        _check_answer(self.name, Examination, found)
         return Finding(
             defense=self.name,
             verdict=found.verdict,
@@ -323,9 +348,32 @@ class Defense(ABC):
             peak_memory_mib=peak_memory_mib(device),
         )
 
+    @final
+    def rate(
+        self, finding: Finding, suspect: Suspect, trial: Trial, *, progress: Progress = lambda share: None
+    ) -> Score:
+        """Score a finding as :meth:`score` does, which gets a copy of the suspect, and the finding's seed.
+
+        Args:
+            finding: what :meth:`run` returned.
+            suspect: the same suspect.
+            trial: test images, and the backdoor.
+            progress: told the share of the work that is done.
+
+        Raises:
+            DefenseError: the defense returns what no file can hold; the classifier returns numbers that are not finite.
+        """
+        with _lent(suspect, finding.seed, trial.clean.images.device) as lent:
+            score = self.score(finding, lent, trial, progress=progress)
+        _check_answer(self.name, Score, score)
+        return score
+
     @abstractmethod
     def examine(self, suspect: Suspect, clean: CleanData, seed: int, progress: Progress) -> Examination:
-        """Return verdict and scores; the data and the classifier are checked, and its weights need no gradients."""
+        """Return verdict and scores; the data and the classifier are checked, and its weights need no gradients.
+
+        Both are copies, which no other defense sees.
+        """
 
     @abstractmethod
     def score(

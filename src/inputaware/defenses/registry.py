@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from inputaware.defenses.base import Defense
 from inputaware.defenses.fine_pruning import FinePruning
 from inputaware.defenses.image_regularization import ImageRegularization
 from inputaware.defenses.neural_cleanse import NeuralCleanse
-from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
+from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, Settings
 from inputaware.defenses.strip import Strip
 from inputaware.errors import ConfigError
 
 __all__ = ["build_defense", "choose_defenses"]
+
+_LONGEST_NAME = 60
 
 _CLASSES: dict[str, type[Defense]] = {
     defense.name: defense for defense in (NeuralCleanse, Strip, FinePruning, ImageRegularization)
@@ -47,18 +49,29 @@ def choose_defenses(
     Raises:
         ConfigError: a name is unknown, taken, no name for a file, or stands twice; a setting is out of its range.
     """
-    found: dict[str, Defense] = {}
-    for one in dict.fromkeys([chosen] if isinstance(chosen, str | Defense) else chosen):
+    asked: dict[str, tuple[object, Defense]] = {}
+    for one in chosen if isinstance(chosen, Iterable) and not isinstance(chosen, str) else [chosen]:
+        if not isinstance(one, str | Defense):
+            raise ConfigError(
+                f"defense: expected a name, or an object of a class that is derived from Defense; found {one!r}"
+            )
         defense = one if isinstance(one, Defense) else build_defense(one, settings)
         kind, name = type(defense), getattr(defense, "name", None)
-        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) > _LONGEST_NAME:
             raise ConfigError(
-                f"{kind.__name__}.name: expected small letters, digits and hyphens, since files are called by it; "
-                f"found {name!r}"
+                f"{kind.__name__}.name: expected at most {_LONGEST_NAME} small letters, digits and hyphens, since "
+                f"files are called by it; found {name!r}"
             )
         if kind is not _CLASSES.get(name, kind):
-            raise ConfigError(f"{kind.__name__}.name: expected another name than that of our own; found {name!r}")
-        if name in found:
+            raise ConfigError(
+                f"{kind.__name__}.name: expected a name that no built-in defense has; found {name!r}; choose another"
+            )
+        if not isinstance(getattr(defense, "settings", None), Settings):
+            raise ConfigError(
+                f"{kind.__name__}: expected settings; found none; call super().__init__(settings) in its __init__"
+            )
+        if name not in asked:
+            asked[name] = (one, defense)
+        elif asked[name][0] is not one and (isinstance(one, Defense) or asked[name][0] != one):
             raise ConfigError(f"defense: expected each name once; found two of {name!r}")
-        found[name] = defense
-    return list(found.values())
+    return [defense for _, defense in asked.values()]

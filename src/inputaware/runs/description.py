@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from inputaware.config import Config, check_values, config_from_dict, config_to_dict
+from inputaware.config import Config, check_values, config_from_dict, config_identity, config_to_dict
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.runs.files import read_json, write_json
@@ -47,7 +47,7 @@ def write_description(folder: Path, config: Config, spec: DatasetSpec) -> None:
     Raises:
         WriteError: it cannot be written.
     """
-    write_json(folder / "config.json", _record(config, spec))
+    write_json(folder / "config.json", {**config_to_dict(config), "data": _spec_to_dict(spec)})
 
 
 def run_identity(config: Config, spec: DatasetSpec) -> str:
@@ -62,11 +62,8 @@ def run_identity(config: Config, spec: DatasetSpec) -> str:
     Returns:
         Sixteen hexadecimal digits.
     """
-    return hashlib.sha256(json.dumps(_record(config, spec), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _record(config: Config, spec: DatasetSpec) -> dict[str, Any]:
-    return {**config_to_dict(config), "data": _spec_to_dict(spec)}
+    record = {**config_identity(config), "data": _spec_to_dict(spec)}
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _spec_to_dict(spec: DatasetSpec) -> dict[str, Any]:

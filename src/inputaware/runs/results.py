@@ -104,6 +104,7 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             "defenses": {
                 path.stem: {**read_json(path), **_cost(defending[f"defense {path.stem}"])}
                 for path in sorted(folder.glob("defenses/*.json"))
+                if path.with_suffix(".npz").exists()
             },
             "device": environment["processor"] if environment["device"] == "cpu" else environment["device"],
             "gpus": 0 if environment["device"] == "cpu" else int(environment.get("processes", 1)),

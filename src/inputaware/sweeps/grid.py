@@ -17,7 +17,7 @@ from inputaware.config import (
     DATASETS,
     Config,
     check_config,
-    config_to_dict,
+    config_identity,
     fields_that_count,
     override,
     preset_config,
@@ -299,7 +299,7 @@ def _configurations(axes: Mapping[str, Any]) -> Iterable[Config]:
 
 def _name(config: Config) -> str:
     """Return a name that a person can read, made unique by a digest of the whole configuration."""
-    digest = hashlib.sha256(json.dumps(config_to_dict(config), sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(config_identity(config), sort_keys=True).encode()).hexdigest()[:8]
     dataset = re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(config.dataset))[:40].strip("-.") or "images"
     target = [] if config.attack == "none" else [config.target]
     return "-".join([dataset, config.attack, *target, config.preset, f"seed{config.seed}", digest])
