@@ -35,6 +35,24 @@ def result(attack: AttackName, seed: int, clean: float, rate: float | None, flag
     }
 
 
+def test_defenses_of_ones_own_have_columns_too() -> None:
+    runs = [result("badnets", seed, 0.9, 1.0, []) for seed in range(3)]
+    for number, run in enumerate(runs):
+        own = {"settings": {}, "seconds": 1.0, "scores": {}, "scoring": {"scores": {}}}
+        if number < 2:
+            run["defenses"]["judge"] = {**own, "verdict": "flagged" if number else "not-flagged"}
+        scoring = {"scores": {"false_acceptance_rate": number / 10}}
+        run["defenses"]["sieve"] = {**own, "verdict": "no-verdict", "scoring": scoring}
+    runs.extend(result("none", seed, 0.9, None, []) for seed in range(2))
+    found = over_seeds({f"run{number}": run for number, run in enumerate(runs)})
+    assert found is not None
+    assert found["columns"][-3:] == ["triggers that pass sieve", "Neural Cleanse flags", "judge flags"]
+    assert [row["cells"][-3:] for row in found["rows"]] == [
+        ["10.00 (0.00 to 20.00)", "0 of 3", "1 of 2"],
+        ["-", "0 of 2", "-"],
+    ]
+
+
 def test_means_and_differences_of_what_has_several_seeds() -> None:
     found = over_seeds(
         {

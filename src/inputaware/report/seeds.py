@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inputaware.evaluation.aggregate import aggregate, by_setting, comparisons, setting_in_words, spread
+from inputaware.report.verdict import DEFENSE_TITLES
 
 __all__ = ["over_seeds"]
 
@@ -13,14 +14,14 @@ _COLUMNS = {
     "clean": "clean_accuracy",
     "attack": "attack_success_rate",
     "cross": "cross_accuracy",
-    "triggers that pass STRIP": "defenses.strip.scoring.false_acceptance_rate",
     "attack left by pruning": "defenses.fine-pruning.scoring.pruned.attack.attack_success_rate",
     "attack left by fine-tuning": "defenses.fine-pruning.scoring.fine_tuned.attack.attack_success_rate",
     "attack left by the best filter": "defenses.image-regularization.best_filter.attack_success_rate",
 }
 """The columns of rates, and where an aggregated setting has each."""
 
-_FLAGGED = "defenses.neural-cleanse.flagged"
+_JUDGED = {"triggers that pass {}": ".scoring.false_acceptance_rate", "{} flags": ".flagged"}
+"""What a defense says of images and of models, the built-in ones and others, and where an aggregated setting has it."""
 
 
 def over_seeds(results: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
@@ -46,12 +47,16 @@ def over_seeds(results: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
     shown = [number for number, record in enumerate(records) if len(record["seeds"]) > 1]
     cells = [_cells(records[number]) for number in shown]
     # Columns that say something of some setting.
-    columns = [name for name in cells[0] if any(row[name] != "-" for row in cells)]
+    columns = [
+        name
+        for name in dict.fromkeys(name for row in cells for name in row)
+        if any(row.get(name, "-") != "-" for row in cells)
+    ]
     otherwise = {name for number in shown for name in records[number]["defended_otherwise"]}
     return {
         "columns": columns,
         "rows": [
-            {"setting": words[number], "runs": runs[number], "cells": [row[name] for name in columns]}
+            {"setting": words[number], "runs": runs[number], "cells": [row.get(name, "-") for name in columns]}
             for number, row in zip(shown, cells, strict=True)
         ],
         "twice": len(published) - counted,
@@ -70,18 +75,24 @@ def over_seeds(results: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return seeds, rates in percent, and how many Neural Cleanse flags, by the names of columns."""
+    """Return seeds, rates in percent, and how many models defenses flag, by the names of columns."""
     found, seeds = record["measures"], len(record["seeds"])
 
     def cell(measure: Mapping[str, Any] | None) -> str:
         few = measure is not None and measure["count"] < seeds
         return spread(measure) + (f", {measure['count']} of {seeds} seeds" if measure is not None and few else "")
 
-    flagged = found.get(_FLAGGED)
+    judged = {}
+    for words, end in _JUDGED.items():
+        for path, measure in found.items():
+            if path.startswith("defenses.") and path.endswith(end):
+                name = path.removeprefix("defenses.").removesuffix(end)
+                share = end == ".flagged"
+                judged[words.format(DEFENSE_TITLES.get(name, name))] = (
+                    f"{measure['mean'] * measure['count']:.0f} of {measure['count']}" if share else cell(measure)
+                )
     return {
         "seeds": ", ".join(map(str, record["seeds"])),
         **{name: cell(found.get(path)) for name, path in _COLUMNS.items()},
-        "Neural Cleanse flags": "-"
-        if flagged is None
-        else f"{flagged['mean'] * flagged['count']:.0f} of {flagged['count']}",
+        **judged,
     }
