@@ -6,8 +6,8 @@ import copy
 import inspect
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,15 +102,16 @@ def test_settings_that_nothing_would_record_are_refused(settings: Any, message: 
 
 
 NO_JSON: list[tuple[Any, str]] = [
-    ({"rate": torch.zeros(())}, "Tensor as {}.rate"),
-    ({"rate": np.float32(1)}, "float32 as {}.rate"),
+    ({"rate": torch.zeros(())}, "torch.Tensor as {}.rate"),
+    ({"rate": np.float32(1)}, "numpy.float32 as {}.rate"),
+    ({"right": np.bool_(True)}, f"numpy.{np.bool_.__name__} as {{}}.right"),
     ({"rates": [0.5, float("nan")]}, "nan as {}.rates"),
     ({"rate": -math.inf}, "-inf as {}.rate"),
     ({"count": 10**400}, "a number above 1e308 as {}.count"),
     ({"a": {1: 2}}, "1 as name in {}.a"),
     ({"word": "\ud800"}, "'\\ud800' as {}.word, which is no text"),
     ({"\ud800": 1}, "'\\ud800' as name in {}, which is no text"),
-    ({"where": Path("x")}, "PosixPath as {}.where"),
+    ({"where": Fraction(1, 2)}, "fractions.Fraction as {}.where"),
 ]
 
 

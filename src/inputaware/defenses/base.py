@@ -236,7 +236,8 @@ def _unfit(value: object, place: str) -> Iterator[str]:
         if not abs(value) < 1e308:
             yield f"{value if isinstance(value, float) else 'a number above 1e308'} as {place}"
     elif value is not None:
-        yield f"{type(value).__name__} as {place}"
+        # numpy's bool and float are none of Python's.
+        yield f"{type(value).__module__.partition('.')[0]}.{type(value).__name__} as {place}"
 
 
 def _check_answer(name: str, expected: type[Examination] | type[Score], found: object) -> None:
@@ -380,6 +381,8 @@ class Defense(ABC):
         self, finding: Finding, suspect: Suspect, trial: Trial, *, progress: Progress = lambda share: None
     ) -> Score:
         """Return how the finding does on images that the defense did not see, with and without triggers.
+
+        The trial is shared by all defenses of one call: nothing of it may be changed in place.
 
         Args:
             finding: what :meth:`run` returned.
