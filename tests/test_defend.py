@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -254,24 +253,23 @@ def test_a_strangers_file_among_the_results_is_let_be(run: Run) -> None:
     assert collect_result(run.folder.path, run.config)["defenses"].keys() == {"strip"}
 
 
-def test_the_example_catches_what_smoothing_takes_away(trained: Path, tmp_path: Path) -> None:
-    example = Path(__file__).parents[1] / "examples/own_defense.py"
+def test_the_example_runs_beside_the_built_in_ones(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples/own_defense.py"))["main"]
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     for _ in range(2):  # a second time it replaces its own result
-        done = subprocess.run(
-            [sys.executable, "-W", "error", example, folder], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert "feature-squeezing" in done.stdout
+        assert example([str(folder)]) == 0
+        assert "feature-squeezing" in capsys.readouterr().out
     record = read_json(folder / "defenses/feature-squeezing.json")
     assert record["settings"] == {"side": 3, "false_rejection_rate": 0.01}
     scores = record["scoring"]["scores"]
     assert scores.keys() == {"false_rejection_rate", "false_acceptance_rate", "auroc"}
     assert 0 <= scores["auroc"] <= 1
-    done = subprocess.run([sys.executable, example, tmp_path], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"own_defense: {tmp_path}")
+    assert example([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"own_defense: {tmp_path}")
+    assert example([]) == 2
 
 
 def test_a_kill_leaves_no_result_without_its_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,8 +146,8 @@ def test_memory_stays_flat_over_many_runs(tmp_path: Path) -> None:
     memory: Any = pytest.importorskip("robustness.memory")
     if not Path("/proc/self/statm").exists():
         pytest.skip("resident memory is read from Linux's /proc")
-    held = memory.train_many(tmp_path, 5)
-    assert held[-1] - held[2] < 30
+    held = memory.train_many(tmp_path, 4)
+    assert held[-1] - held[1] < 30
 
 
 def test_the_run_of_a_small_configuration_is_whole(tmp_path: Path) -> None:
