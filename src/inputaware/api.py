@@ -181,7 +181,7 @@ class Run:
 
     def defend(
         self,
-        names: DefenseName | Defense | Sequence[DefenseName | Defense] = DEFENSES,
+        defenses: DefenseName | Defense | Sequence[DefenseName | Defense] = DEFENSES,
         settings: DefenseSettings | None = None,
         *,
         seed: int = 0,
@@ -196,7 +196,7 @@ class Run:
         may have changed.
 
         Args:
-            names: which defenses, by name, or defenses of your own; one may stand by itself.
+            defenses: which ones, by name, or defenses of your own; one may stand by itself.
             settings: the settings of the defenses that are named; none: the defaults.
             seed: of the defenses' random choices.
             overwrite: replace results that were made with other settings, or by a defense of your own.
@@ -215,28 +215,28 @@ class Run:
             WriteError: the disk is full, or the folder is gone.
         """
         check_seed(seed)
-        defenses = choose_defenses(names, settings)
+        chosen = choose_defenses(defenses, settings)
         keep_freed_memory()
         with self.folder.lock():
             kept: dict[str, dict[str, Any]] = {}
             if not overwrite:
                 # All are looked at before any work: one that was made otherwise is refused.
-                for defense in defenses:
+                for defense in chosen:
                     if defense.name not in DEFENSES:
                         check_no_finding(self.folder.defenses, defense.name)
                     elif record := kept_finding(self.folder.defenses, defense.name, asdict(defense.settings), seed):
                         kept[defense.name] = record
-            if len(kept) < len(defenses):
+            if len(kept) < len(chosen):
                 suspect = self.suspect()
                 clean = CleanData(*self.images("defender"), split="defender")
                 trial = Trial(CleanData(*self.images("test"), split="test"), self.backdoor)
-                for defense in defenses:
+                for defense in chosen:
                     if defense.name not in kept:
                         defense.check(suspect, clean)
-            for defense in defenses:
+            for defense in chosen:
                 if defense.name not in kept:
                     kept[defense.name] = self._defend(defense, suspect, clean, trial, seed, progress)
-        return {defense.name: kept[defense.name] for defense in defenses}
+        return {defense.name: kept[defense.name] for defense in chosen}
 
     def _defend(
         self,

@@ -72,6 +72,6 @@ def choose_defenses(
             )
         if name not in asked:
             asked[name] = (one, defense)
-        elif asked[name][0] is not one and (isinstance(one, Defense) or asked[name][0] != one):
+        elif asked[name][0] != one:
             raise ConfigError(f"defense: expected each name once; found two of {name!r}")
     return [defense for _, defense in asked.values()]

@@ -87,10 +87,8 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
         for path, measure in found.items():
             if path.startswith("defenses.") and path.endswith(end):
                 name = path.removeprefix("defenses.").removesuffix(end)
-                share = end == ".flagged"
-                judged[words.format(DEFENSE_TITLES.get(name, name))] = (
-                    f"{measure['mean'] * measure['count']:.0f} of {measure['count']}" if share else cell(measure)
-                )
+                flagged = f"{measure['mean'] * measure['count']:.0f} of {measure['count']}"
+                judged[words.format(DEFENSE_TITLES.get(name, name))] = flagged if end == ".flagged" else cell(measure)
     return {
         "seeds": ", ".join(map(str, record["seeds"])),
         **{name: cell(found.get(path)) for name, path in _COLUMNS.items()},
