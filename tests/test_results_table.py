@@ -73,7 +73,7 @@ def test_no_results_yet(project: Project) -> None:
 
 
 def test_table(project: Project) -> None:
-    project.publish("b", CLEAN)
+    project.publish("b", {**CLEAN, "beside": 1})
     project.publish("a", ATTACKED)
     found = project.run()
     assert (found.returncode, found.stdout) == (0, "README.md: 2 results written\n")
@@ -85,11 +85,11 @@ def test_table(project: Project) -> None:
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
         "| mnist | input-aware | all-to-one, class 0 | fast | 3 | 99.00 (99.54) | 98.77 (99.54) | 90.00 (95.25) "
         f"| 10.00 | 0.250 | - | 62 | Some CPU | {command} |",
-        f"| mnist | none | - | fast | 3 | 50.00 | - | - | - | - | - | 62 | Some CPU | {command} |",
+        f"| mnist | none | - | fast | 3 | 50.00 | - | - | - | - | - | 62 (beside 1) | Some CPU | {command} |",
         "",
         "Rates and mask area in percent, the paper's in brackets. Distances: root mean square between two images' "
         "masks or patterns, pixels in [0, 1]. Seconds: the whole command, from reading the data to the finished "
-        "evaluation.",
+        "evaluation; beside how many others on the same GPU.",
     ]
     assert lines[:2] == ["# Name", ""]
     assert lines[-2] == "The end."
@@ -147,12 +147,15 @@ def test_table_of_defenses(project: Project) -> None:
     project.readme.write_text("<!-- defenses:begin -->\n<!-- defenses:end -->\n", encoding="utf-8")
     project.publish("a", DEFENDED)
     project.publish("b", ATTACKED)
+    project.publish("c", {**ATTACKED, "beside": 2, "defenses": {"strip": DEFENDED["defenses"]["strip"]}})
     found = project.run("--table", "defenses")
-    assert (found.returncode, found.stdout) == (0, "README.md: 1 results written\n")
-    assert project.readme.read_text(encoding="utf-8").split("\n")[3] == (
+    assert (found.returncode, found.stdout) == (0, "README.md: 2 results written\n")
+    assert project.readme.read_text(encoding="utf-8").split("\n")[3:5] == [
         "| mnist | input-aware | all-to-one, class 0 | 3 | flagged: class 0, 3 | 2.35 | 0.510 | 98.70 | 40 channels "
-        "| 50.00 / 96.00 | 25.00 / 98.00 | 30.00 / 70.00 (feature-squeezing, k=3) | 20 |"
-    )
+        "| 50.00 / 96.00 | 25.00 / 98.00 | 30.00 / 70.00 (feature-squeezing, k=3) | 20 |",
+        "| mnist | input-aware | all-to-one, class 0 | 3 | not run | not run | 0.510 | 98.70 | not run "
+        "| not run | not run | not run | 5 (beside 2) |",
+    ]
 
 
 def test_a_clean_model_in_the_table_of_defenses(project: Project) -> None:
@@ -177,6 +180,7 @@ def test_what_many_runs_cost_on_cores_and_on_gpus(project: Project) -> None:
     project.publish("a", {**ATTACKED, "threads": "2", "peak_memory_mib": 512, "wall_seconds": 36.0})
     project.publish("b", {**ATTACKED, "threads": "16", "peak_memory_mib": 700, "wall_seconds": 72.0, "gpus": 1})
     project.publish("c", {"configurations": [], "comparisons": []})
+    project.publish("d", {**ATTACKED, "peak_memory_mib": 700, "gpus": 1, "beside": 2})
     assert project.run("--table", "cost").returncode == 0
     lines = project.readme.read_text(encoding="utf-8").splitlines()
     assert lines[3:5] == [
@@ -320,6 +324,7 @@ def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Proj
         return {"mean": 0.9, "lowest": 0.8, "highest": 1.0, "count": 5, "t_interval": [0.9 - half, 0.9 + half]}
 
     setting = {"dataset": "mnist", "attack": "input-aware", "target": "all-to-all", "preset": "fast", "changes": {}}
+    setting["target_class"] = None
     measures: dict[str, Any] = {
         "clean_accuracy": estimate(0.99, 0.99),
         "attack_success_rate": estimate(0.9, 0.98),
@@ -338,6 +343,8 @@ def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Proj
             "measures": {"clean_accuracy": many(0.0123)},
         },
     ]
+    of_one = {name: measures[name] for name in measures if name.startswith("defenses.strip")}
+    rows.append({**rows[2], "dataset": "gtsrb", "measures": of_one})
     project.publish("a", {"configurations": rows, "comparisons": []})
     project.readme.write_text("<!-- glance:begin -->\n<!-- glance:end -->\n", encoding="utf-8")
     assert project.run("--table", "glance").returncode == 0
@@ -351,4 +358,14 @@ def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Proj
     assert project.run("--table", "glance-defenses").returncode == 0
     assert project.readme.read_text(encoding="utf-8").splitlines()[3] == (
         "| MNIST: input-aware, all-to-all | 1 of 2 | 60.00 (50.00 to 70.00) | - | - | - |"
+    )
+    assert project.readme.read_text(encoding="utf-8").splitlines()[4] == (
+        "| GTSRB: input-aware, all-to-all | not run | 60.00 (50.00 to 70.00) | not run | not run | not run |"
+    )
+    # Of five seeds two met the defense.
+    project.readme.write_text("<!-- seeds-defenses:begin -->\n<!-- seeds-defenses:end -->\n", encoding="utf-8")
+    assert project.run("--table", "seeds-defenses").returncode == 0
+    assert project.readme.read_text(encoding="utf-8").splitlines()[4] == (
+        "| gtsrb, input-aware, all-to-all, fast | 2 | not run | not run | - | 60.00 (50.00 to 70.00) "
+        "| not run | not run | not run |"
     )

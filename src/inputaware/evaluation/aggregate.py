@@ -65,12 +65,14 @@ def best_filter(record: Mapping[str, Any]) -> tuple[float, float, str] | None:
 def measures(result: Mapping[str, Any]) -> dict[str, float]:
     """Return every number of a result that is one number a run, by its path with dots.
 
-    Rates are fractions. ``defenses.NAME.flagged`` is 1 where the verdict is flagged, 0 where it is not, and missing
+    Rates are fractions. Seconds of a run that had others beside it on one GPU (``beside``) are left out.
+    ``defenses.NAME.flagged`` is 1 where the verdict is flagged, 0 where it is not, and missing
     where a defense gives none.
     """
+    cost = ("peak_memory_mib",) if result.get("beside") else ("wall_seconds", "peak_memory_mib")
     found = {
         # None of a run that was trained elsewhere.
-        **{name: float(result[name]) for name in ("wall_seconds", "peak_memory_mib") if result[name] is not None},
+        **{name: float(result[name]) for name in cost if result[name] is not None},
         **_numbers(result["evaluation"], ""),
     }
     for name, record in result.get("defenses", {}).items():
