@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -22,8 +23,9 @@ import pytest
 import tyro
 from PIL import Image
 
-from inputaware import cli
+from inputaware import cli, preset_config, train
 from inputaware.config import check_config
+from inputaware.defenses.settings import DefenseSettings, StripSettings
 from inputaware.errors import DataError, DeviceError, UsageError, WriteError
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.journal import Journal
@@ -220,6 +222,31 @@ def test_what_is_stopped_soon_keeps_its_guess_and_no_step_is_begun_in_the_grace(
     suite.do(script.Cell("second", 0, (steps[1],)))
     assert suite.states["second"] == {"state": "stopped", "why": "at the end of a piece, before defend"}
     assert not (suite.work / "logs/second.log").exists()
+
+
+def test_of_a_cell_that_is_stopped_or_fails_the_defenses_that_were_done_are_kept(script, make, capsys):
+    defend = script.Step("defend", ("60", "--output", "results/a.json", "0"))
+    suite = make(seconds=60)
+    config = preset_config(
+        "fast", dataset="digits", attack="badnets", train_images=60, joint_stage={"epochs": 1, "batch_size": 30}
+    )
+    train(config, suite.work / "runs/a").defend(["strip"], DefenseSettings(strip=StripSettings(overlays=2)))
+    one = script.Cell("defend-a", 0, (script.Step("train", ("train",)), defend), "a")
+    suite.stop_at = time.monotonic() + 1
+    suite.do(one)
+    assert suite.states["defend-a"]["state"] == "stopped"
+    result = suite.work / "results/a.json"
+    assert list(read_json(result)["defenses"]) == ["strip"]
+    assert (suite.work / "arrays/a/strip.npz").exists()
+    result.unlink()
+    suite.stop_at = time.monotonic() + 60
+    suite.do(replace(one, steps=(replace(defend, arguments=("0", "--output", "results/a.json", "7")),)))
+    assert suite.states["defend-a"]["state"] == "failed"
+    assert list(read_json(result)["defenses"]) == ["strip"]
+    (suite.work / "runs/a/evaluation.json").write_text("{")
+    capsys.readouterr()
+    suite.do(replace(one, steps=(replace(defend, arguments=("0", "--output", "results/a.json", "7")),)))
+    assert "defend-a: nothing of it is kept: " in capsys.readouterr().out
 
 
 LONG = """

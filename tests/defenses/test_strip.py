@@ -19,6 +19,7 @@ from inputaware.defenses.strip import (
     Strip,
     area_under_curve,
     blended_entropies,
+    entropy_quantile,
     entropy_threshold,
     shannon_entropy,
     sigmoid_entropy,
@@ -127,6 +128,16 @@ def test_the_threshold_is_a_quantile_of_the_normal_distribution() -> None:
     assert entropy_threshold(torch.from_numpy(values), 0.01) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.25, 0.5])
+def test_the_quantile_is_that_of_the_entropies_themselves(rate: float) -> None:
+    values = np.random.default_rng(2).exponential(1.0, 2000)
+    found = entropy_quantile(torch.from_numpy(values), rate)
+    assert found == pytest.approx(np.quantile(values, rate), rel=1e-12)
+    assert np.sum(values < found) == 2000 * rate
+    # Taken for normal, they would have none below.
+    assert np.sum(values < entropy_threshold(torch.from_numpy(values), 0.01)) == 0
+
+
 def test_the_area_under_the_curve_counts_pairs() -> None:
     draw = np.random.default_rng(3)
     clean, triggered = draw.integers(3, 12, 40).astype(float), draw.integers(0, 8, 30).astype(float)
@@ -160,6 +171,13 @@ def test_a_finding_holds_threshold_and_realised_rate() -> None:
     interval = stats.binomtest(int(refused.sum()), 25).proportion_ci(method="wilson")
     assert scores["held_out_false_rejection_interval"] == pytest.approx(list(interval), abs=1e-12)
     assert f"{scores['threshold']:.3f} bits" in finding.sentence
+    quantile = np.quantile(setting, 0.3)
+    assert scores["quantile_threshold"] == pytest.approx(quantile, abs=1e-5)
+    refused = expected_entropies(pixels[finding.arrays["held_out_indices"]], overlays) < quantile
+    assert scores["quantile_held_out_false_rejection_rate"] == np.mean(refused)
+    interval = stats.binomtest(int(refused.sum()), 25).proportion_ci(method="wilson")
+    assert scores["quantile_held_out_false_rejection_interval"] == pytest.approx(list(interval), abs=1e-12)
+    assert f"own quantile, {scores['quantile_threshold']:.3f} bits" in finding.sentence
 
 
 def scored(backdoor: Backdoor | None, **changes: object) -> tuple[Finding, Score, CleanData]:
@@ -181,6 +199,9 @@ def test_a_score_tells_triggered_from_clean_images() -> None:
     assert scores["images"] == 45
     assert scores["false_rejection_rate"] == np.mean(high < threshold)
     assert scores["false_acceptance_rate"] == np.mean(low >= threshold)
+    assert scores["quantile_threshold"] == finding.scores["quantile_threshold"] != threshold
+    assert scores["quantile_false_rejection_rate"] == np.mean(high < scores["quantile_threshold"])
+    assert scores["quantile_false_acceptance_rate"] == np.mean(low >= scores["quantile_threshold"])
     others = test.labels.numpy() != 0
     assert scores["false_acceptance_rate_excluding_target"] == np.mean(low[others] >= threshold)
     assert scores["auroc"] == np.mean(low[:, None] < high[None])
@@ -198,7 +219,7 @@ def test_a_score_takes_the_same_images_with_and_without_triggers() -> None:
 def test_a_clean_model_has_nothing_to_catch() -> None:
     _, score, _ = scored(None)
     assert score.scores["auroc"] is None
-    assert score.scores["false_acceptance_rate"] is None
+    assert score.scores["false_acceptance_rate"] is score.scores["quantile_false_acceptance_rate"] is None
     assert score.scores["false_rejection_rate"] is not None
     assert "triggered_histogram" not in score.arrays
     assert score.sentence.endswith("the model is clean, so there is nothing to catch.")

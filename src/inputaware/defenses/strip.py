@@ -22,6 +22,7 @@ __all__ = [
     "Strip",
     "area_under_curve",
     "blended_entropies",
+    "entropy_quantile",
     "entropy_threshold",
     "shannon_entropy",
     "sigmoid_entropy",
@@ -105,6 +106,16 @@ def entropy_threshold(entropies: Float[Tensor, " batch"], rate: float) -> float:
     return float(values.mean()) + NormalDist().inv_cdf(rate) * float(values.std())
 
 
+def entropy_quantile(entropies: Float[Tensor, " batch"], rate: float) -> float:
+    """Return the entropy below which a share of these clean images falls: their own quantile, not a normal's.
+
+    Args:
+        entropies: of clean images, two or more; between two of them the quantile is interpolated.
+        rate: false-rejection rate, in (0, 0.5].
+    """
+    return float(entropies.cpu().double().quantile(rate))
+
+
 def area_under_curve(clean: Float[Tensor, " clean"], triggered: Float[Tensor, " triggered"]) -> float:
     """Return the area under the ROC curve: how often a triggered image has a lower entropy than a clean one.
 
@@ -128,6 +139,10 @@ class Strip(Defense):
 
     Deviation: the overlays are drawn once and blended with every image, where the paper draws anew for each. So that
     what is scored later is judged by the same overlays.
+
+    Beside the paper's threshold, which takes entropies for normally distributed, stands that of their own quantile
+    (``quantile_...`` in the scores). Where they are not normal, the first refuses another share of clean images than
+    was asked for, and rates of acceptance of two models do not compare.
 
     Args:
         settings: how many overlays and images, and the rate that the threshold is set at.
@@ -162,13 +177,15 @@ class Strip(Defense):
         tested = clean.pixels[torch.cat([setting, held_out]).to(clean.images.device)]
         entropies, _ = blended_entropies(suspect, tested, to_pixels(overlays), progress=progress)
         threshold = entropy_threshold(entropies[:half], settings.false_rejection_rate)
-        refused = entropies[half:] < threshold
-        rate, low, high = _rate(refused)
+        quantile = entropy_quantile(entropies[:half], settings.false_rejection_rate)
+        rate, low, high = _rate(entropies[half:] < threshold)
+        by_quantile, *interval = _rate(entropies[half:] < quantile)
         return Examination(
             "no-verdict",
             f"Images with an entropy below {threshold:.3f} bits are refused. Of {len(held_out)} held-out clean images "
             f"{rate:.1%} are (95 % interval {low:.1%} to {high:.1%}), "
-            f"where {settings.false_rejection_rate:.1%} was asked for.",
+            f"where {settings.false_rejection_rate:.1%} was asked for; below the clean images' own quantile, "
+            f"{quantile:.3f} bits, {by_quantile:.1%} are.",
             {
                 "threshold": threshold,
                 "overlays": len(chosen),
@@ -177,6 +194,9 @@ class Strip(Defense):
                 "mean_entropy": float(entropies[:half].mean()),
                 "held_out_false_rejection_rate": rate,
                 "held_out_false_rejection_interval": [low, high],
+                "quantile_threshold": quantile,
+                "quantile_held_out_false_rejection_rate": by_quantile,
+                "quantile_held_out_false_rejection_interval": interval,
             },
             {
                 "overlays": overlays.cpu().numpy(),
@@ -197,7 +217,7 @@ class Strip(Defense):
         """
         pixels = trial.clean.pixels
         overlays = to_pixels(torch.from_numpy(finding.arrays["overlays"])).to(pixels.device)
-        threshold = finding.scores["threshold"]
+        threshold, quantile = finding.scores["threshold"], finding.scores["quantile_threshold"]
         order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(finding.seed))
         chosen = order[: self.settings.images].to(pixels.device)
         share = 1.0 if trial.backdoor is None else 0.5
@@ -206,6 +226,7 @@ class Strip(Defense):
         )
         edges = np.linspace(0, math.log2(suspect.classes), _BINS + 1)
         rate, low, high = _rate(clean < threshold)
+        by_quantile = _rate(clean < quantile)[0]
         scores: dict[str, Any] = {
             "threshold": threshold,
             "images": len(chosen),
@@ -214,6 +235,9 @@ class Strip(Defense):
             "false_acceptance_rate": None,
             "false_acceptance_interval": None,
             "false_acceptance_rate_excluding_target": None,
+            "quantile_threshold": quantile,
+            "quantile_false_rejection_rate": by_quantile,
+            "quantile_false_acceptance_rate": None,
             "auroc": None,
             "mean_entropy_clean": float(clean.mean()),
             "mean_entropy_triggered": None,
@@ -237,12 +261,14 @@ class Strip(Defense):
             scores["false_acceptance_rate"] = missed
             scores["false_acceptance_interval"] = [low, high]
             scores["false_acceptance_rate_excluding_target"] = mean_over(accepted, others)
+            scores["quantile_false_acceptance_rate"] = _rate(triggered >= quantile)[0]
             scores["auroc"] = area_under_curve(clean, triggered)
             scores["mean_entropy_triggered"] = float(triggered.mean())
             arrays["triggered_entropies"] = triggered.cpu().numpy()
             arrays["triggered_histogram"] = _histogram(triggered, edges)
             words += (
-                f", and {missed:.1%} of those with a trigger are accepted; "
+                f", and {missed:.1%} of those with a trigger are accepted; with the threshold at the clean images' own "
+                f"quantile {by_quantile:.1%} and {scores['quantile_false_acceptance_rate']:.1%}; "
                 f"the area under the ROC curve is {scores['auroc']:.3f}."
             )
         scores["release_rule_min_entropy"] = float(release.min())
