@@ -53,7 +53,7 @@ def small() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Place, "config", config)
-        patch.setattr("inputaware.api.DefenseSettings", lambda: QUICK)
+        patch.setattr("inputaware.defenses.registry.DefenseSettings", lambda: QUICK)
         patch.setattr("inputaware.reproduction.works._PASSES", 4)
         patch.setattr("inputaware.reproduction.works._WARM_UP", 1)
         yield
@@ -89,6 +89,15 @@ def test_every_item_is_there_in_every_format(made: Path) -> None:
         assert (made / address).is_file()
     with Image.open(made / "digits/figure1.png") as file:
         assert file.width > 1000
+
+
+def test_defenses_are_quick_in_these_tests(made: Path) -> None:
+    """Where they are looked up elsewhere, the change of their settings above would do nothing but cost minutes."""
+    rounds = {
+        json.loads(path.read_text())["settings"]["rounds"]
+        for path in (made / "runs").glob("*/defenses/neural-cleanse.json")
+    }
+    assert rounds == {2}
 
 
 def test_runs_are_named_by_what_they_are(made: Path) -> None:
