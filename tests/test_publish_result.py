@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from inputaware import preset_config, train
 from inputaware.runs.files import read_json, write_json
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "publish-result"
@@ -25,8 +26,8 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def publish(project: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(project / "scripts/publish-result"), str(project / "sweep"), "name"]
+def publish(project: Path, *more: str, folder: str = "sweep") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(project / "scripts/publish-result"), str(project / folder), "name", *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -56,3 +57,26 @@ def test_a_sweep_that_is_not_whole_is_not_published(cells: Any, words: str, proj
         f"found {words}; go on with the same inputaware sweep\n",
     )
     assert not (project / "results/name.json").exists()
+
+
+def test_runs_that_shared_a_gpu_say_so_and_no_others(project: Path) -> None:
+    config = preset_config(
+        "fast", dataset="digits", attack="none", train_images=60, joint_stage={"epochs": 1, "batch_size": 30}
+    )
+    train(config, project / "run")
+    write_json(project / "sweep/summary.json", {"cells": {"finished": 3, "broken": 0, "left": 0}})
+    for folder, count, words in (
+        ("run", "1", "expected a run that was trained on a GPU; found none; leave it out"),
+        ("run", "-1", "expected a number of at least 0; found -1"),
+        ("sweep", "1", "expected the folder of one run; found that of a sweep; leave it out"),
+    ):
+        found = publish(project, f"--beside={count}", folder=folder)
+        assert found.returncode == 2
+        assert found.stderr.endswith(f"error: --beside: {words}\n")
+        assert not (project / "results/name.json").exists()
+    environment = read_json(project / "run/environment.json")
+    write_json(project / "run/environment.json", {**environment, "device": "Some GPU"})
+    assert publish(project, "--beside", "2", folder="run").returncode == 0
+    assert read_json(project / "results/name.json")["beside"] == 2
+    assert publish(project, folder="run").returncode == 0
+    assert "beside" not in read_json(project / "results/name.json")

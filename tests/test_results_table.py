@@ -344,7 +344,7 @@ def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Proj
         },
     ]
     of_one = {name: measures[name] for name in measures if name.startswith("defenses.strip")}
-    rows.append({**rows[2], "dataset": "gtsrb", "measures": of_one})
+    rows.append({**rows[2], "dataset": "gtsrb", "measures": of_one, "defended_otherwise": ["fine-pruning"]})
     project.publish("a", {"configurations": rows, "comparisons": []})
     project.readme.write_text("<!-- glance:begin -->\n<!-- glance:end -->\n", encoding="utf-8")
     assert project.run("--table", "glance").returncode == 0
@@ -360,12 +360,13 @@ def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Proj
         "| MNIST: input-aware, all-to-all | 1 of 2 | 60.00 (50.00 to 70.00) | - | - | - |"
     )
     assert project.readme.read_text(encoding="utf-8").splitlines()[4] == (
-        "| GTSRB: input-aware, all-to-all | not run | 60.00 (50.00 to 70.00) | not run | not run | not run |"
+        "| GTSRB: input-aware, all-to-all | not run | 60.00 (50.00 to 70.00), 2 of 5 seeds "
+        "| settings differ | settings differ | not run |"
     )
     # Of five seeds two met the defense.
     project.readme.write_text("<!-- seeds-defenses:begin -->\n<!-- seeds-defenses:end -->\n", encoding="utf-8")
     assert project.run("--table", "seeds-defenses").returncode == 0
     assert project.readme.read_text(encoding="utf-8").splitlines()[4] == (
-        "| gtsrb, input-aware, all-to-all, fast | 2 | not run | not run | - | 60.00 (50.00 to 70.00) "
-        "| not run | not run | not run |"
+        "| gtsrb, input-aware, all-to-all, fast | 5 | not run | not run | -, 2 of 5 seeds "
+        "| 60.00 (50.00 to 70.00), 2 of 5 seeds | settings differ | settings differ | not run |"
     )

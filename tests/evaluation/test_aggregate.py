@@ -90,7 +90,8 @@ def test_measures_are_every_number_of_a_run() -> None:
     assert found["clean_accuracy"] == 0.9
     assert found["trigger.mask_area"] == 0.02
     assert found["wall_seconds"] == 10.0
-    assert "wall_seconds" not in measures({**run, "beside": 2})
+    shared = measures({**run, "beside": 2})
+    assert found.keys() - shared.keys() == {name for name in found if name.endswith("seconds")}
     assert found["defenses.strip.threshold"] == 0.5
     assert found["defenses.strip.scoring.auroc"] == 0.6
     assert found["defenses.neural-cleanse.flagged"] == 1.0

@@ -142,7 +142,7 @@ class Strip(Defense):
 
     Beside the paper's threshold, which takes entropies for normally distributed, stands that of their own quantile
     (``quantile_...`` in the scores). Where they are not normal, the first refuses another share of clean images than
-    was asked for, and rates of acceptance of two models do not compare.
+    was asked for. Of a few dozen images the second is no better: a quantile of 22 numbers lies near the smallest.
 
     Args:
         settings: how many overlays and images, and the rate that the threshold is set at.
@@ -184,8 +184,8 @@ class Strip(Defense):
             "no-verdict",
             f"Images with an entropy below {threshold:.3f} bits are refused. Of {len(held_out)} held-out clean images "
             f"{rate:.1%} are (95 % interval {low:.1%} to {high:.1%}), "
-            f"where {settings.false_rejection_rate:.1%} was asked for; below the clean images' own quantile, "
-            f"{quantile:.3f} bits, {by_quantile:.1%} are.",
+            f"where {settings.false_rejection_rate:.1%} was asked for; with the threshold at their own "
+            f"{settings.false_rejection_rate:.1%} quantile, {quantile:.3f} bits, {by_quantile:.1%} are.",
             {
                 "threshold": threshold,
                 "overlays": len(chosen),
@@ -247,7 +247,10 @@ class Strip(Defense):
             "clean_entropies": clean.cpu().numpy(),
             "clean_histogram": _histogram(clean, edges),
         }
-        words = f"{rate:.1%} of {len(chosen)} clean test images are refused"
+        words = (
+            f"{rate:.1%} of {len(chosen)} clean test images are refused ({by_quantile:.1%} at the clean images' own "
+            f"{self.settings.false_rejection_rate:.1%} quantile)"
+        )
         if trial.poisoned is None:
             words += "; the model is clean, so there is nothing to catch."
         else:
@@ -267,9 +270,8 @@ class Strip(Defense):
             arrays["triggered_entropies"] = triggered.cpu().numpy()
             arrays["triggered_histogram"] = _histogram(triggered, edges)
             words += (
-                f", and {missed:.1%} of those with a trigger are accepted; with the threshold at the clean images' own "
-                f"quantile {by_quantile:.1%} and {scores['quantile_false_acceptance_rate']:.1%}; "
-                f"the area under the ROC curve is {scores['auroc']:.3f}."
+                f", and {missed:.1%} ({scores['quantile_false_acceptance_rate']:.1%}) of those with a trigger are "
+                f"accepted; the area under the ROC curve is {scores['auroc']:.3f}."
             )
         scores["release_rule_min_entropy"] = float(release.min())
         scores["release_rule_flags"] = scores["release_rule_min_entropy"] < _RELEASE_BOUNDARY

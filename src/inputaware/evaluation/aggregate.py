@@ -65,7 +65,8 @@ def best_filter(record: Mapping[str, Any]) -> tuple[float, float, str] | None:
 def measures(result: Mapping[str, Any]) -> dict[str, float]:
     """Return every number of a result that is one number a run, by its path with dots.
 
-    Rates are fractions. Seconds of a run that had others beside it on one GPU (``beside``) are left out.
+    Rates are fractions. Seconds of a run that had others beside it on one GPU (``beside``), and of its defenses, are
+    left out.
     ``defenses.NAME.flagged`` is 1 where the verdict is flagged, 0 where it is not, and missing
     where a defense gives none.
     """
@@ -78,7 +79,8 @@ def measures(result: Mapping[str, Any]) -> dict[str, float]:
     for name, record in result.get("defenses", {}).items():
         found |= _numbers(record["scores"], f"defenses.{name}.")
         found |= _numbers(record["scoring"]["scores"], f"defenses.{name}.scoring.")
-        found[f"defenses.{name}.seconds"] = float(record["seconds"])
+        if not result.get("beside"):
+            found[f"defenses.{name}.seconds"] = float(record["seconds"])
         if record["verdict"] != "no-verdict":
             found[f"defenses.{name}.flagged"] = float(record["verdict"] == "flagged")
         if name == "image-regularization" and (best := best_filter(record)):
