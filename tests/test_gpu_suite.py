@@ -127,7 +127,7 @@ def test_the_second_piece_goes_on_from_the_archive_alone(data: Path, tmp_path: P
     epochs = Journal(tmp_path / "kept/records/mnist-paper-all-to-one-seed-0/metrics.jsonl").rows()
     assert [(row["stage"], row["epoch"]) for row in epochs] == [
         ("mask", 1),
-        *(("joint", number) for number in range(1, 21)),
+        *(("joint", number) for number in range(1, 81)),
     ]
     assert not (tmp_path / "kept/runs").exists()
 
