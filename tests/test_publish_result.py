@@ -80,3 +80,9 @@ def test_runs_that_shared_a_gpu_say_so_and_no_others(project: Path) -> None:
     assert read_json(project / "results/name.json")["beside"] == 2
     assert publish(project, folder="run").returncode == 0
     assert "beside" not in read_json(project / "results/name.json")
+    for file in (project / "run/evaluation.json", project / "results/name.json"):
+        file.unlink()
+    found = publish(project, folder="run")
+    assert found.returncode == 2
+    assert "expected a finished run with an evaluation.json; found none" in found.stderr
+    assert not (project / "results/name.json").exists()

@@ -14,7 +14,7 @@ from inputaware.config import AttackName, Config, TargetName, config_to_dict, ov
 from inputaware.errors import RunFolderError
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.journal import Journal
-from inputaware.runs.results import collect_result, published, published_filters, write_result
+from inputaware.runs.results import collect_result, published, published_filters
 
 # The main paper's table for all-to-one, the supplement's table 3 for all-to-all, in percent.
 PAPER = {
@@ -149,19 +149,18 @@ def test_a_run_that_was_trained_elsewhere_has_no_cost(run: Path, config: Config)
 
 
 def test_a_result_is_written_as_json(run: Path, config: Config, tmp_path: Path) -> None:
-    write_result(run, config, tmp_path / "result.json")
+    write_json(tmp_path / "result.json", collect_result(run, config))
     assert read_json(tmp_path / "result.json") == json.loads(json.dumps(collect_result(run, config)))
 
 
-def test_a_run_that_is_not_finished_is_refused(run: Path, config: Config, tmp_path: Path) -> None:
+def test_a_run_that_is_not_finished_is_refused(run: Path, config: Config) -> None:
     (run / "evaluation.json").unlink()
     with pytest.raises(RunFolderError) as caught:
-        write_result(run, config, tmp_path / "result.json")
+        collect_result(run, config)
     assert str(caught.value) == (
         f"{run}: expected a finished run with an evaluation.json; found none; "
         f"go on with: inputaware train --resume --output {run}"
     )
-    assert not (tmp_path / "result.json").exists()
 
 
 @pytest.mark.parametrize(

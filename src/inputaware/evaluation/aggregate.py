@@ -66,9 +66,8 @@ def measures(result: Mapping[str, Any]) -> dict[str, float]:
     """Return every number of a result that is one number a run, by its path with dots.
 
     Rates are fractions. Seconds of a run that had others beside it on one GPU (``beside``), and of its defenses, are
-    left out.
-    ``defenses.NAME.flagged`` is 1 where the verdict is flagged, 0 where it is not, and missing
-    where a defense gives none.
+    left out. ``defenses.NAME.flagged`` is 1 where the verdict is flagged, 0 where it is not, and missing where a
+    defense gives none.
     """
     cost = ("peak_memory_mib",) if result.get("beside") else ("wall_seconds", "peak_memory_mib")
     found = {

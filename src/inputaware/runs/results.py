@@ -8,7 +8,7 @@ from typing import Any
 
 from inputaware.config import Config, config_to_dict
 from inputaware.errors import RunFolderError
-from inputaware.runs.files import read_json, write_json
+from inputaware.runs.files import read_json
 from inputaware.runs.journal import Journal
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "published_filters",
     "published_latency",
     "read_evaluation",
-    "write_result",
 ]
 
 _SHOWN = (
@@ -145,13 +144,3 @@ def read_evaluation(file: Path) -> dict[str, Any]:
             f"make it again with: inputaware evaluate {file.parent}"
         )
     return result
-
-
-def write_result(folder: Path, config: Config, output: Path) -> None:
-    """Write the published result of a finished run.
-
-    Raises:
-        RunFolderError: the run is not finished.
-        WriteError: the file cannot be written.
-    """
-    write_json(output, collect_result(folder, config))
