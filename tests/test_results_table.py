@@ -232,6 +232,46 @@ def test_settings_stand_in_one_order_whatever_their_files_are_called(project: Pr
     assert beside == {f"{name}, input-aware, all-to-one, class 0, fast" for name in ("mnist", "/my/cats")}
 
 
+def test_what_all_settings_of_a_data_set_change_is_named_once(project: Project) -> None:
+    setting: dict[str, Any] = {
+        "attack": "input-aware",
+        "target": "all-to-one",
+        "target_class": 0,
+        "preset": "fast",
+        "seeds": [0],
+        "measures": {},
+    }
+
+    def configuration(dataset: str, **changes: object) -> dict[str, Any]:
+        return {**setting, "dataset": dataset, "changes": changes}
+
+    small = {"width": 0.25, "flip": True}
+    project.publish("a", {"configurations": [configuration("cifar10", **small, epochs=14)], "comparisons": []})
+    others = [
+        configuration("cifar10", **small, epochs=10),
+        configuration("gtsrb", **small, epochs=10),
+        configuration("mnist", padding=2),
+        configuration("mnist"),
+        configuration("digits", batch=64),
+        configuration("digits", batch=64),
+    ]
+    project.publish("b", {"configurations": others, "comparisons": []})
+    project.readme.write_text("<!-- seeds:begin -->\n<!-- seeds:end -->\n", encoding="utf-8")
+    assert project.run("--table", "seeds").returncode == 0
+    lines = project.readme.read_text(encoding="utf-8").splitlines()
+    start = "input-aware, all-to-one, class 0, fast"
+    assert [line.removeprefix("| ").split(" | ")[0] for line in lines[3:10]] == [
+        f"cifar10, {start}, epochs 14",
+        f"cifar10, {start}, epochs 10",
+        f"gtsrb, {start}, width 0.25, flip True, epochs 10",
+        f"mnist, {start}, padding 2",
+        f"mnist, {start}",
+        f"digits, {start}",
+        f"digits, {start}",
+    ]
+    assert lines[11].endswith(" All of cifar10 with `width` 0.25, `flip` True; all of digits with `batch` 64.")
+
+
 def test_check_writes_nothing(project: Project) -> None:
     project.publish("a", ATTACKED)
     before = project.readme.read_text(encoding="utf-8")
