@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from inputaware.defenses.base import CleanData, Defense, Examination, Finding, P
 from inputaware.defenses.registry import build_defense
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, StripSettings
 from inputaware.errors import ConfigError, DefenseError, RunFolderError
-from inputaware.runs.files import read_json
+from inputaware.runs.files import read_json, write_json
 from inputaware.runs.results import collect_result
 
 FEW = DefenseSettings(strip=StripSettings(overlays=5))
@@ -118,6 +119,18 @@ def test_a_result_with_other_settings_is_refused_and_left_alone(run: Run) -> Non
         "replace it with --overwrite, or give the options that it was made with"
     )
     assert files(run) == before
+
+
+def test_a_setting_younger_than_a_result_counts_as_its_default(run: Run) -> None:
+    first = run.defend(["strip"], FEW)["strip"]
+    path = run.folder.defenses / "strip.json"
+    record = read_json(path)
+    usual = record["settings"].pop("false_rejection_rate")
+    write_json(path, record)
+    kept = run.defend(["strip"], FEW)["strip"]
+    assert kept == {**first, "settings": record["settings"]}
+    with pytest.raises(RunFolderError, match=f"found false_rejection_rate {usual} there, 0.05 here; "):
+        run.defend(["strip"], DefenseSettings(strip=replace(FEW.strip, false_rejection_rate=0.05)))
 
 
 @pytest.mark.parametrize("seed", [-1, 10**23])

@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -224,7 +223,7 @@ class Run:
                 for defense in chosen:
                     if defense.name not in DEFENSES:
                         check_no_finding(self.folder.defenses, defense.name)
-                    elif record := kept_finding(self.folder.defenses, defense.name, asdict(defense.settings), seed):
+                    elif record := kept_finding(self.folder.defenses, defense.name, defense.settings, seed):
                         kept[defense.name] = record
             if len(kept) < len(chosen):
                 suspect = self.suspect()

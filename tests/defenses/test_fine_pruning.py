@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import math
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
+from inputaware.config import AugmentationConfig
+from inputaware.data.augment import augment
 from inputaware.defenses.base import CleanData, Finding, Suspect, Trial
 from inputaware.defenses.fine_pruning import FeatureCut, FinePruning, channel_activity, most_pruned
 from inputaware.defenses.registry import build_defense
@@ -322,6 +326,66 @@ def test_the_seed_decides() -> None:
     assert not np.array_equal(one.arrays[name], other.arrays[name])
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_fine_tuning_is_sgd_by_its_formula(schedule: Literal["constant", "cosine"]) -> None:
+    found = trained("preact-resnet18")
+    chosen = FinePruningSettings(
+        epochs=2, batch_size=5, learning_rate=0.02, schedule=schedule, weight_decay=0.01, held_out=0.4
+    )
+    defense = FinePruning(chosen)
+    finding = defense.run(found, data(), seed=3)
+    ranking, _ = defense._divide(data().labels, 3)
+    images, labels = data().pixels[ranking], data().labels[ranking]
+    tuned = copy.deepcopy(found.classifier).train().requires_grad_(True)
+    layer = last_convolution(tuned)
+    assert layer is not None
+    keep = torch.ones(len(finding.arrays["order"]), 1, 1)
+    keep[finding.arrays["order"][: finding.scores["pruned_channels"]]] = 0
+    layer.register_forward_hook(lambda module, inputs, output: output * keep)
+    generator = torch.Generator().manual_seed(3)
+    velocity = [torch.zeros_like(weight) for weight in tuned.parameters()]
+    steps = 2 * -(-len(images) // 5)
+    step = 0
+    for _ in range(2):
+        for batch in torch.split(torch.randperm(len(images), generator=generator), 5):
+            loss = F.cross_entropy(tuned(images[batch]), labels[batch])
+            gradients = torch.autograd.grad(loss, list(tuned.parameters()))
+            rate = 0.02 * (0.5 + 0.5 * math.cos(math.pi * step / steps) if schedule == "cosine" else 1.0)
+            with torch.no_grad():
+                for weight, moved, gradient in zip(tuned.parameters(), velocity, gradients, strict=True):
+                    moved.mul_(0.9).add_(gradient + 0.01 * weight)
+                    weight.sub_(rate * moved)
+            step += 1
+    assert step == steps
+    for name, values in tuned.state_dict().items():
+        np.testing.assert_allclose(finding.arrays[f"fine_tuned.{name}"], values.numpy(), rtol=1e-3, atol=1e-5)
+
+
+def test_images_of_the_fine_tuning_are_shifted_and_mirrored_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[AugmentationConfig] = []
+
+    def noted(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+        seen.append(config)
+        return augment(images, config, generator)
+
+    monkeypatch.setattr("inputaware.defenses.fine_pruning.augment", noted)
+    plain, *others = (
+        FinePruning(FinePruningSettings(epochs=1, **options)).run(trained("preact-resnet18"), data(), seed=1)
+        for options in ({}, {"crop_padding": 4}, {"horizontal_flip": True})
+    )
+    assert list(dict.fromkeys((one.crop_padding, one.horizontal_flip, one.rotation_degrees) for one in seen)) == [
+        (0, False, 0.0),
+        (4, False, 0.0),
+        (0, True, 0.0),
+    ]
+    name = "fine_tuned.output.weight"
+    for finding in others:
+        assert not np.array_equal(finding.arrays[name], plain.arrays[name])
+        # Ranking and choice are on the images as they are.
+        assert finding.scores["held_out_accuracy"]["pruned"] == plain.scores["held_out_accuracy"]["pruned"]
+        np.testing.assert_array_equal(finding.arrays["activity"], plain.arrays["activity"])
+
+
 def test_without_epochs_the_network_is_only_pruned() -> None:
     found = suspect("mnist-cnn")
     finding = FinePruning(FinePruningSettings(epochs=0)).run(found, data())
@@ -398,11 +462,17 @@ def test_a_layer_that_cuts_nothing_is_refused(case, message: str) -> None:
         ({"tolerance": 1.5}, "fine_pruning.tolerance: expected a number of at least 0 and at most 1; found 1.5"),
         ({"held_out": 0.0}, "fine_pruning.held_out: expected a number of at least 0.05 and at most 0.95; found 0.0"),
         ({"epochs": -1}, "fine_pruning.epochs: expected a number of at least 0; found -1"),
+        ({"schedule": "linear"}, "fine_pruning.schedule: expected constant or cosine; found 'linear'"),
+        ({"weight_decay": -0.1}, "fine_pruning.weight_decay: expected a number of at least 0; found -0.1"),
+        ({"crop_padding": -1}, "fine_pruning.crop_padding: expected a number of at least 0; found -1"),
         ({"batch_size": 0}, "fine_pruning.batch_size: expected a number of at least 1; found 0"),
         ({"learning_rate": 0.0}, "fine_pruning.learning_rate: expected a number above 0; found 0.0"),
     ],
 )
-def test_settings_out_of_range(settings: dict[str, float], message: str) -> None:
+def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
+    made = object.__new__(FinePruningSettings)
+    for name, value in {**vars(FinePruningSettings()), **settings}.items():
+        object.__setattr__(made, name, value)
     with pytest.raises(ConfigError) as error:
-        FinePruning(FinePruningSettings(**settings))  # type: ignore[arg-type]
+        FinePruning(made)
     assert str(error.value) == message

@@ -7,6 +7,7 @@ order of their activity on clean images; how clean and attack accuracy fall with
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from inputaware.data.loader import in_chunks
+from inputaware.config import AugmentationConfig
+from inputaware.data.augment import augment
+from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.data.splits import subset_indices
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.settings import FinePruningSettings
@@ -220,7 +223,7 @@ class FinePruning(Defense):
         count = most_pruned(accuracy, self.settings.tolerance)
         keep = _kept(order, count).to(clean.images.device)
         tuned, layer = self._fine_tune(
-            suspect, keep, clean.pixels[ranking], clean.labels[ranking], seed, lambda share: progress(0.5 + share / 2)
+            suspect, keep, clean.images[ranking], clean.labels[ranking], seed, lambda share: progress(0.5 + share / 2)
         )
         tuned_accuracy = mean_over(
             _predict_pruned(tuned, layer, keep, clean.pixels[held_out]) == clean.labels[held_out]
@@ -308,17 +311,29 @@ class FinePruning(Defense):
         """Return a copy that was trained on clean images with its pruned channels at zero, and its feature layer."""
         tuned, layer = _copy(suspect)
         tuned.train().requires_grad_(True)
-        optimizer = torch.optim.SGD(tuned.parameters(), lr=self.settings.learning_rate, momentum=_MOMENTUM)
+        settings = self.settings
+        optimizer = torch.optim.SGD(
+            tuned.parameters(), lr=settings.learning_rate, momentum=_MOMENTUM, weight_decay=settings.weight_decay
+        )
+        steps = settings.epochs * math.ceil(len(images) / settings.batch_size)
+
+        def share_of_rate(step: int) -> float:
+            return (1 + math.cos(math.pi * step / steps)) / 2 if settings.schedule == "cosine" and steps else 1.0
+
+        course = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_rate)
+        changes = AugmentationConfig(crop_padding=settings.crop_padding, horizontal_flip=settings.horizontal_flip)
         generator = torch.Generator().manual_seed(seed)
         with full_float32(), _changed_output(layer, lambda output: _pruned(output, keep)):
-            for epoch in range(self.settings.epochs):
+            for epoch in range(settings.epochs):
                 shuffled = torch.randperm(len(images), generator=generator)
-                for batch in torch.split(shuffled.to(images.device), self.settings.batch_size):
+                for batch in torch.split(shuffled.to(images.device), settings.batch_size):
                     optimizer.zero_grad()
-                    loss = F.cross_entropy(tuned(images[batch]), labels[batch])
+                    logits = tuned(to_pixels(augment(images[batch], changes, generator)))
+                    loss = F.cross_entropy(logits, labels[batch])
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
-                progress((epoch + 1) / self.settings.epochs)
+                    course.step()
+                progress((epoch + 1) / settings.epochs)
         return tuned.eval().requires_grad_(False), layer
 
 

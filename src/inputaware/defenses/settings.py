@@ -145,6 +145,14 @@ class FinePruningSettings(Settings):
     """Images in a step of the fine-tuning."""
     learning_rate: float = 0.01
     """Learning rate of the fine-tuning, SGD with momentum 0.9."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Course of the learning rate: constant, or along half a cosine to zero."""
+    weight_decay: float = 0.0
+    """L2 penalty on the weights in the fine-tuning."""
+    crop_padding: int = 0
+    """Zero padding in pixels before a random crop of each image of the fine-tuning; 0: none."""
+    horizontal_flip: bool = False
+    """Mirror each image of the fine-tuning with probability one half."""
 
     def check(self) -> None:
         """Check every range.
@@ -157,6 +165,10 @@ class FinePruningSettings(Settings):
         _number("fine_pruning.epochs", self.epochs, 0)
         _number("fine_pruning.batch_size", self.batch_size, 1)
         _number("fine_pruning.learning_rate", self.learning_rate, 0, open_low=True)
+        if self.schedule not in ("constant", "cosine"):
+            raise ConfigError(f"fine_pruning.schedule: expected constant or cosine; found {self.schedule!r}")
+        _number("fine_pruning.weight_decay", self.weight_decay, 0)
+        _number("fine_pruning.crop_padding", self.crop_padding, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inputaware.errors import RunFolderError
 from inputaware.runs.files import read_json
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 __all__ = ["check_no_finding", "kept_finding"]
 
 
-def kept_finding(folder: Path, name: str, settings: Mapping[str, Any], seed: int) -> dict[str, Any] | None:
+def kept_finding(folder: Path, name: str, settings: DataclassInstance, seed: int) -> dict[str, Any] | None:
     """Return the result of a defense that is in a run folder already; none where it or its arrays are missing.
+
+    A setting that a result does not name is younger than it, and counts as its default: a new setting's default is
+    what the defense did without it.
 
     Args:
         folder: the run folder's ``defenses``.
         name: of the defense.
-        settings: of the defense, by name.
+        settings: of the defense, a dataclass.
         seed: of its random choices.
 
     Raises:
@@ -35,8 +41,9 @@ def kept_finding(folder: Path, name: str, settings: Mapping[str, Any], seed: int
             "replace it with --overwrite"
         )
     # As a file holds them: lists for tuples.
-    asked = json.loads(json.dumps({**settings, "seed": seed}))
-    found = {**record["settings"], "seed": record.get("seed")}
+    asked = json.loads(json.dumps({**asdict(settings), "seed": seed}))
+    defaults = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
+    found = {**json.loads(json.dumps(defaults)), **record["settings"], "seed": record.get("seed")}
     if different := [
         f"{key} {found.get(key)!r} there, {asked.get(key)!r} here"
         for key in asked | found

@@ -146,9 +146,7 @@ def _is_finished(cell: Cell, sweep: Sweep, output: Path) -> bool:
     if not (folder / "evaluation.json").exists():
         return False
     return all(
-        kept_finding(
-            folder / "defenses", name, asdict(getattr(sweep.settings, name.replace("-", "_"))), cell.config.seed
-        )
+        kept_finding(folder / "defenses", name, getattr(sweep.settings, name.replace("-", "_")), cell.config.seed)
         for name in sweep.defenses
     )
 
