@@ -34,6 +34,8 @@ check-tables: .venv/.installed-dev
 	@$(BIN)/python scripts/results-table --check --results results/presets --page docs/presets.md
 	@$(BIN)/python scripts/results-table --check --results results/small --page docs/without-a-gpu.md
 	@$(BIN)/python scripts/results-table --check --table filters --results results/small --page docs/without-a-gpu.md
+	@$(BIN)/python scripts/results-table --check --table fine-tuning --results results/small results/fine-tuning \
+	  --page docs/defense/fine-pruning.md
 	@for table in seeds seeds-defenses; do \
 	  $(BIN)/python scripts/results-table --check --table $$table --results results/shares --page docs/presets.md || exit 1; done
 	@$(BIN)/python scripts/results-table --check --table seeds --results results/schedules --page docs/performance.md

@@ -356,6 +356,44 @@ def test_table_of_filters(project: Project) -> None:
     assert "attack, trigger then filter | 100.00 | 10.00 | - | - | - | - |" in lines[5]
 
 
+def test_table_of_fine_tuning_reads_several_folders(project: Project, tmp_path: Path) -> None:
+    def defended(settings: dict[str, Any], attack: dict[str, float] | None) -> dict[str, Any]:
+        tuned = {"clean_accuracy": 0.7, "attack": attack}
+        scores = {"original": {"clean_accuracy": 0.9}, "pruned": {"clean_accuracy": 0.86}, "fine_tuned": tuned}
+        held_out = {"original": 0.91, "pruned": 0.87, "fine_tuned": 0.72}
+        record = {"settings": settings, "scores": {"held_out_accuracy": held_out}, "scoring": {"scores": scores}}
+        return {"defenses": {"fine-pruning": record}}
+
+    plain = {
+        "learning_rate": 0.01,
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "crop_padding": 0,
+        "horizontal_flip": False,
+    }
+    annealed = {
+        "learning_rate": 0.03,
+        "schedule": "cosine",
+        "weight_decay": 0.0005,
+        "crop_padding": 4,
+        "horizontal_flip": True,
+    }
+    attack = {"attack_success_rate": 0.2, "attack_success_rate_excluding_target": 0.11}
+    project.publish("b", {**ATTACKED, **defended(plain, attack)})
+    project.publish("c", ATTACKED)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.json").write_text(json.dumps({**CLEAN, **defended(annealed, None)}), encoding="utf-8")
+    project.readme.write_text("<!-- fine-tuning:begin -->\n<!-- fine-tuning:end -->\n", encoding="utf-8")
+    found = project.run("--table", "fine-tuning", "--results", str(project.results), str(other))
+    assert (found.returncode, found.stdout) == (0, "README.md: 2 results written\n")
+    numbers = "91.00 | 87.00 | 72.00 | 90.00 | 86.00 | 70.00"
+    assert project.readme.read_text(encoding="utf-8").splitlines()[3:5] == [
+        f"| mnist | none | 0.03, cosine, weight decay 0.0005, shifted by 4, mirrored | {numbers} | - | - |",
+        f"| mnist | input-aware | 0.01, constant | {numbers} | 20.00 | 11.00 |",
+    ]
+
+
 def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Project) -> None:
     def estimate(low: float, high: float) -> dict[str, float]:
         return {"mean": (low + high) / 2, "lowest": low, "highest": high, "count": 2}
