@@ -1,22 +1,18 @@
-"""A defense of one's own on some runs, as the built-in ones run: python examples/own_defense.py RUN [RUN ...].
+"""A defense of one's own: inputaware defend RUN examples/own_defense.py:FeatureSqueezing.
 
 Feature squeezing as a detector (Xu, Evans & Qi 2018, *Feature Squeezing*, NDSS): what the classifier says of an
 image and of the smoothed image is compared. Where the two are far apart, the image is refused.
 """
 
-import sys
 from dataclasses import dataclass
 
-from rich.console import Console
 from torch import Tensor
 
-from inputaware import Run
-from inputaware.console import defense_table, named_progress
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.image_regularization import median_filter
 from inputaware.defenses.settings import Settings
 from inputaware.defenses.strip import area_under_curve
-from inputaware.errors import ConfigError, InputAwareError
+from inputaware.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +35,7 @@ class FeatureSqueezing(Defense):
 
     name = "feature-squeezing"  # its result is RUN/defenses/feature-squeezing.json
 
-    settings: SqueezingSettings
+    settings: SqueezingSettings  # whose defaults are taken where none are handed over
 
     def distances(self, suspect: Suspect, pixels: Tensor) -> Tensor:
         """Return ``|p(x) - p(squeezed x)|``, summed over the classes: from 0 to 2."""
@@ -77,26 +73,3 @@ class FeatureSqueezing(Defense):
                 f"the area under the ROC curve is {scores['auroc']:.3f}"
             )
         return Score(words + ".", scores)
-
-
-def main(folders: list[str]) -> int:
-    """Run the defense on each run folder, write its result there, and print it; 2: a folder is not as expected."""
-    if not folders:
-        print(__doc__)
-        return 2
-    console = Console()
-    try:
-        for folder in folders:
-            run = Run.load(folder)
-            with named_progress(Console(stderr=True)) as progress:
-                # An older result may come from older code: it is replaced.
-                records = run.defend(FeatureSqueezing(SqueezingSettings()), overwrite=True, progress=progress)
-            console.print(defense_table(records, f"{folder}: {run.config.attack}"))
-    except InputAwareError as error:
-        print(f"own_defense: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -372,7 +372,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "unknown defense": (
         ["defend", "{run}", "strop"],
-        "defense: expected one of neural-cleanse, strip, fine-pruning, image-regularization; found 'strop'",
+        "defense: expected one of neural-cleanse, strip, fine-pruning, image-regularization, or FILE.py:CLASS, a class "
+        "of your own; found 'strop'",
     ),
     "setting of a defense": (
         ["defend", "{run}", "strip", "--strip.overlays=0"],

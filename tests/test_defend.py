@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -199,7 +198,7 @@ def test_a_result_of_ones_own_defense_is_never_taken_for_the_same(run: Run) -> N
         run.defend(["strip", Own()], FEW)
     assert str(error.value) == (
         f"{run.folder.defenses}/own.json: expected no result of this defense yet, since its code may have changed; "
-        "found one; replace it with overwrite=True"
+        "found one; replace it with --overwrite"
     )
     assert files(run) == before
     changed = Own()
@@ -266,23 +265,22 @@ def test_a_strangers_file_among_the_results_is_let_be(run: Run) -> None:
     assert collect_result(run.folder.path, run.config)["defenses"].keys() == {"strip"}
 
 
-def test_the_example_runs_beside_the_built_in_ones(
+def test_the_example_runs_from_the_command_line(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    example = runpy.run_path(str(Path(__file__).parents[1] / "examples/own_defense.py"))["main"]
+    example = f"{Path(__file__).parents[1] / 'examples/own_defense.py'}:FeatureSqueezing"
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    for _ in range(2):  # a second time it replaces its own result
-        assert example([str(folder)]) == 0
-        assert "feature-squeezing" in capsys.readouterr().out
+    assert main(["defend", str(folder), example]) == 0
+    assert "feature-squeezing" in capsys.readouterr().out
+    assert main(["defend", str(folder), example]) == 2
+    assert "found one; replace it with --overwrite" in capsys.readouterr().err
+    assert main(["defend", str(folder), example, "--overwrite"]) == 0
     record = read_json(folder / "defenses/feature-squeezing.json")
     assert record["settings"] == {"side": 3, "false_rejection_rate": 0.01}
     scores = record["scoring"]["scores"]
     assert scores.keys() == {"false_rejection_rate", "false_acceptance_rate", "auroc"}
     assert 0 <= scores["auroc"] <= 1
-    assert example([str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"own_defense: {tmp_path}")
-    assert example([]) == 2
 
 
 def test_a_kill_leaves_no_result_without_its_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

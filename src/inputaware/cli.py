@@ -29,7 +29,7 @@ from inputaware.config import (
     override,
     preset_config,
 )
-from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
+from inputaware.defenses.settings import DEFENSES, DefenseSettings
 from inputaware.errors import ConfigError, InputAwareError, UsageError, WriteError
 
 __all__ = [
@@ -162,7 +162,7 @@ class DefendCommand:
     run: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = DEFENSES
-    """Which defenses; all, where none is named."""
+    """Which defenses; all, where none is named. FILE.py:CLASS or module:CLASS is one of your own, whose code is run."""
     settings: Annotated[DefenseSettings, tyro.conf.arg(name="")] = field(default_factory=DefenseSettings)
     seed: int = 0
     """Seed of the defenses' random choices."""
@@ -428,19 +428,23 @@ def _poison(command: PoisonCommand) -> None:
 
 
 def _defend(command: DefendCommand) -> None:
-    names: list[DefenseName] = []
     for name in command.names:
-        if name not in DEFENSES:
-            raise ConfigError(f"defense: expected one of {', '.join(DEFENSES)}; found {name!r}")
-        names.append(name)
+        if name not in DEFENSES and ":" not in name:
+            raise ConfigError(
+                f"defense: expected one of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; found {name!r}"
+            )
     from rich.console import Console
 
     from inputaware.api import Run
     from inputaware.console import defense_table, named_progress
+    from inputaware.defenses.registry import import_defense
 
+    chosen = [name if name in DEFENSES else import_defense(name) for name in command.names]
     run = Run.load(command.run, device=command.device)
     with named_progress(Console(stderr=True)) as progress:
-        records = run.defend(names, command.settings, seed=command.seed, overwrite=command.overwrite, progress=progress)
+        records = run.defend(
+            chosen, command.settings, seed=command.seed, overwrite=command.overwrite, progress=progress
+        )
     if command.json:
         print(json.dumps(records, indent=2))
         return

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, final, get_args
+from typing import Any, ClassVar, Literal, final, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -263,6 +263,18 @@ def _check_answer(name: str, expected: type[Examination] | type[Score], found: o
             )
 
 
+def _annotated_settings(kind: type) -> type[Settings]:
+    """Return the class that a defense's ``settings`` are annotated with; that without settings where they are not."""
+    try:
+        annotated = get_type_hints(kind).get("settings")
+    except NameError as error:
+        raise ConfigError(
+            f"{kind.__name__}: expected annotations of names that are there when it runs; found {error.name!r}; import "
+            "it, or hand the settings over"
+        ) from None
+    return annotated if isinstance(annotated, type) and issubclass(annotated, Settings) else Settings
+
+
 def _check_plain(name: str, value: object, place: str) -> None:
     for fault in _unfit(value, place):
         raise DefenseError(
@@ -275,19 +287,19 @@ class Defense(ABC):
 
     Args:
         settings: a frozen dataclass derived from :class:`~inputaware.defenses.settings.Settings`, checked when the
-            defense is made; none: the defense has no settings.
+            defense is made; none: the defaults of the class that ``settings`` is annotated with, if it is.
 
     Raises:
         ConfigError: a setting is out of its range, or the settings are something else.
     """
 
     name: ClassVar[str]
-    """What it is called in files, and if it is built in on the command line: small letters, digits and hyphens."""
+    """What it is called in files, and on the command line where it is built in: small letters, digits and hyphens."""
     minimum_images: ClassVar[int] = 2
     """Fewer clean images than this are refused."""
 
     def __init__(self, settings: Any = None) -> None:
-        settings = Settings() if settings is None else settings
+        settings = _annotated_settings(type(self))() if settings is None else settings
         if not isinstance(settings, Settings):
             raise ConfigError(
                 f"{type(self).__name__}: expected settings derived from inputaware.defenses.settings.Settings; "

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
+import sys
+import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from inputaware.defenses.base import Defense
 from inputaware.defenses.fine_pruning import FinePruning
@@ -13,7 +20,7 @@ from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings,
 from inputaware.defenses.strip import Strip
 from inputaware.errors import ConfigError
 
-__all__ = ["build_defense", "choose_defenses"]
+__all__ = ["build_defense", "choose_defenses", "import_defense"]
 
 _LONGEST_NAME = 60
 
@@ -75,3 +82,53 @@ def choose_defenses(
         elif asked[name][0] != one:
             raise ConfigError(f"defense: expected each name once; found two of {name!r}")
     return [defense for _, defense in asked.values()]
+
+
+def import_defense(reference: str) -> Defense:
+    """Return a defense that somebody else wrote; the Python code that the reference names is run.
+
+    Args:
+        reference: ``FILE.py:NAME`` or ``package.module:NAME``; the name is that of a class derived from
+            :class:`Defense` that can be made without arguments, or of an object of one. Beside the file lies what it
+            imports.
+
+    Raises:
+        ConfigError: there is no such file, module or name, its code fails, or it is something else.
+    """
+    place, _, name = reference.rpartition(":")
+    try:
+        module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        found: Any = getattr(module, name, None)
+        if isinstance(found, type) and issubclass(found, Defense):
+            found = found()
+    except ConfigError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+        where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+        raise ConfigError(
+            f"defense: expected code that runs in {reference}; found {type(error).__name__}: {error}{where}; mend it"
+        ) from error
+    if not isinstance(found, Defense):
+        held = f"no {name!r}" if found is None else f"{name!r}, {found!r}"
+        raise ConfigError(
+            f"defense: expected a class derived from Defense, or an object of one, in {reference}; found {held}"
+        )
+    return found
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Run a file as a module of its own, which is registered since dataclasses look their module up."""
+    if not path.is_file():
+        raise ConfigError(f"defense: expected a file with Python code at {path}; found none")
+    name = f"{path.stem} (a file)"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    # Last, so that no file there hides a module of Python's own.
+    sys.path.append(str(path.parent.resolve()))
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,133 @@
+"""A defense of one's own, by the file or the module that it is in."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from inputaware.defenses.base import Defense
+from inputaware.defenses.registry import import_defense
+from inputaware.defenses.settings import Settings
+from inputaware.defenses.strip import Strip
+from inputaware.errors import ConfigError
+
+SOURCE = """
+from __future__ import annotations
+from dataclasses import dataclass
+from inputaware.defenses.base import Defense, Examination, Score
+from inputaware.defenses.settings import Settings
+from helper_of_own import SIDE
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSettings(Settings):
+    side: int = SIDE
+
+class Own(Defense):
+    name = "own"
+    settings: OwnSettings
+
+    def examine(self, suspect, clean, seed, progress):
+        return Examination("no-verdict", "It was.", {})
+
+    def score(self, finding, suspect, trial, *, progress=lambda share: None):
+        return Score("So it was.", {})
+
+made = Own(OwnSettings(side=7))
+number = 3
+
+class Half(Own):
+    def __init__(self, side):
+        super().__init__(OwnSettings(side=side))
+
+class Lost(Own):
+    settings: Nowhere
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    (tmp_path / "helper_of_own.py").write_text("SIDE = 5\n", encoding="utf-8")
+    # Named like a module of Python's own, which must stay what it is.
+    path = tmp_path / "string.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    return path
+
+
+def side(defense: Defense) -> int:
+    settings = defense.settings
+    assert isinstance(settings, Settings)
+    found: int = settings.side  # type: ignore[attr-defined]
+    return found
+
+
+def test_a_class_of_a_file_is_made_with_the_settings_it_is_annotated_with(file: Path) -> None:
+    assert side(import_defense(f"{file}:Own")) == 5
+    assert side(import_defense(f"{file}:made")) == 7
+    import string
+
+    assert string.digits == "0123456789"
+
+
+def test_a_module_is_imported_by_its_name() -> None:
+    assert isinstance(import_defense("inputaware.defenses.strip:Strip"), Strip)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("number", "a class derived from Defense, or an object of one, in {file}:number; found 'number', 3"),
+        ("none", "a class derived from Defense, or an object of one, in {file}:none; found no 'none'"),
+        ("", "a class derived from Defense, or an object of one, in {file}:; found no ''"),
+        (
+            "Half",
+            "code that runs in {file}:Half; found TypeError: Half.__init__() missing 1 required positional argument: "
+            "'side'; mend it",
+        ),
+    ],
+)
+def test_what_is_no_defense_is_named(file: Path, name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{file}:{name}")
+    assert str(error.value) == f"defense: expected {message.format(file=file)}"
+
+
+def test_an_annotation_that_names_nothing_is_named(file: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{file}:Lost")
+    assert str(error.value) == (
+        "Lost: expected annotations of names that are there when it runs; found 'Nowhere'; import it, or hand the "
+        "settings over"
+    )
+
+
+def test_code_that_fails_is_named_with_its_line(file: Path) -> None:
+    file.write_text("value = 1\nvalue / 0\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{file}:Own")
+    assert str(error.value) == (
+        f"defense: expected code that runs in {file}:Own; found ZeroDivisionError: division by zero "
+        f"({file}, line 2); mend it"
+    )
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder"])
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "own.py"
+    if kind == "folder":
+        path.mkdir()
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{path}:Own")
+    assert str(error.value) == f"defense: expected a file with Python code at {path}; found none"
+
+
+def test_a_module_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense("nowhere_at_all:Own")
+    assert str(error.value) == (
+        "defense: expected code that runs in nowhere_at_all:Own; found ModuleNotFoundError: No module named "
+        "'nowhere_at_all'; mend it"
+    )
