@@ -33,7 +33,8 @@ check-tables: .venv/.installed-dev
 	  $(BIN)/python scripts/results-table --check --table $$table --page docs/results.md || exit 1; done
 	@$(BIN)/python scripts/results-table --check --results results/presets --page docs/presets.md
 	@$(BIN)/python scripts/results-table --check --results results/small --page docs/without-a-gpu.md
-	@$(BIN)/python scripts/results-table --check --table filters --results results/small --page docs/without-a-gpu.md
+	@for table in defenses filters; do \
+	  $(BIN)/python scripts/results-table --check --table $$table --results results/small --page docs/without-a-gpu.md || exit 1; done
 	@$(BIN)/python scripts/results-table --check --table fine-tuning --results results/small results/fine-tuning \
 	  --page docs/defense/fine-pruning.md
 	@for table in seeds seeds-defenses; do \

@@ -232,6 +232,15 @@ def test_settings_stand_in_one_order_whatever_their_files_are_called(project: Pr
     assert beside == {f"{name}, input-aware, all-to-one, class 0, fast" for name in ("mnist", "/my/cats")}
 
 
+def test_a_patch_that_is_not_the_usual_one_is_named(project: Project) -> None:
+    for patch in ("checkerboard", "white"):
+        config = preset_config("fast", dataset="mnist", attack="badnets", patch=patch)
+        project.publish(patch, {**ATTACKED, "attack": "badnets", "config": config_to_dict(config)})
+    assert project.run().returncode == 0
+    lines = project.readme.read_text(encoding="utf-8").splitlines()
+    assert [line.split(" | ")[1] for line in lines[5:7]] == ["badnets", "badnets, white"]
+
+
 def test_what_all_settings_of_a_data_set_change_is_named_once(project: Project) -> None:
     setting: dict[str, Any] = {
         "attack": "input-aware",
@@ -389,8 +398,8 @@ def test_table_of_fine_tuning_reads_several_folders(project: Project, tmp_path: 
     assert (found.returncode, found.stdout) == (0, "README.md: 2 results written\n")
     numbers = "91.00 | 87.00 | 72.00 | 90.00 | 86.00 | 70.00"
     assert project.readme.read_text(encoding="utf-8").splitlines()[3:5] == [
-        f"| mnist | none | 0.03, cosine, weight decay 0.0005, shifted by 4, mirrored | {numbers} | - | - |",
         f"| mnist | input-aware | 0.01, constant | {numbers} | 20.00 | 11.00 |",
+        f"| mnist | none | 0.03, cosine, weight decay 0.0005, shifted by 4, mirrored | {numbers} | - | - |",
     ]
 
 
