@@ -198,7 +198,7 @@ def test_a_result_of_ones_own_defense_is_never_taken_for_the_same(run: Run) -> N
         run.defend(["strip", Own()], FEW)
     assert str(error.value) == (
         f"{run.folder.defenses}/own.json: expected no result of this defense yet, since its code may have changed; "
-        "found one; replace it with --overwrite"
+        "found one; replace it with --overwrite, in Python overwrite=True"
     )
     assert files(run) == before
     changed = Own()
@@ -281,6 +281,45 @@ def test_the_example_runs_from_the_command_line(
     scores = record["scoring"]["scores"]
     assert scores.keys() == {"false_rejection_rate", "false_acceptance_rate", "auroc"}
     assert 0 <= scores["auroc"] <= 1
+
+
+NOISY = """
+import sys
+from inputaware.defenses.base import Defense, Examination, Score
+
+class Noisy(Defense):
+    name = "noisy"
+
+    def examine(self, suspect, clean, seed, progress):
+        print("hello")
+        return Examination("not-flagged", "It was looked at.", {})
+
+    def score(self, finding, suspect, trial, *, progress=lambda share: None):
+        return Score("So it was.", {})
+
+class Ending(Noisy):
+    def examine(self, suspect, clean, seed, progress):
+        sys.exit("enough")
+"""
+
+
+def test_what_ones_own_defense_prints_or_ends_stays_out_of_the_answer(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "noisy_one.py"
+    path.write_text(NOISY, encoding="utf-8")
+    assert main(["defend", str(run.folder.path), f"{path}:Noisy", "--json"]) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["noisy"]["sentence"] == "It was looked at."
+    assert "hello" in found.err
+    assert main(["defend", str(run.folder.path), f"{path}:Ending", "--overwrite"]) == 2
+    assert "defense: expected one that returns; found one that ends Python (enough); mend it" in capsys.readouterr().err
+    other = tmp_path / "elsewhere" / "own.py"
+    assert main(["defend", str(run.folder.path), f"{path}:Noisy", f"{other}:Own"]) == 2
+    assert capsys.readouterr().err == (
+        "inputaware: defense: expected the files of your own defenses in one folder, since they import what lies "
+        f"beside them; found {tmp_path}, {other.parent}; call inputaware defend for each\n"
+    )
 
 
 def test_a_kill_leaves_no_result_without_its_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -368,7 +368,9 @@ def test_table_of_filters(project: Project) -> None:
 def test_table_of_fine_tuning_reads_several_folders(project: Project, tmp_path: Path) -> None:
     def defended(settings: dict[str, Any], attack: dict[str, float] | None) -> dict[str, Any]:
         tuned = {"clean_accuracy": 0.7, "attack": attack}
-        scores = {"original": {"clean_accuracy": 0.9}, "pruned": {"clean_accuracy": 0.86}, "fine_tuned": tuned}
+        before = {"clean_accuracy": 0.9, "attack": {"attack_success_rate": 0.95} if attack else None}
+        pruned = {"clean_accuracy": 0.86, "attack": {"attack_success_rate": 0.94} if attack else None}
+        scores = {"original": before, "pruned": pruned, "fine_tuned": tuned}
         held_out = {"original": 0.91, "pruned": 0.87, "fine_tuned": 0.72}
         record = {"settings": settings, "scores": {"held_out_accuracy": held_out}, "scoring": {"scores": scores}}
         return {"defenses": {"fine-pruning": record}}
@@ -396,11 +398,19 @@ def test_table_of_fine_tuning_reads_several_folders(project: Project, tmp_path: 
     project.readme.write_text("<!-- fine-tuning:begin -->\n<!-- fine-tuning:end -->\n", encoding="utf-8")
     found = project.run("--table", "fine-tuning", "--results", str(project.results), str(other))
     assert (found.returncode, found.stdout) == (0, "README.md: 2 results written\n")
-    numbers = "91.00 | 87.00 | 72.00 | 90.00 | 86.00 | 70.00"
+    numbers = "91.00 / 87.00 / 72.00 | 90.00 / 86.00 / 70.00"
+    learning = "learning rate 0.03, cosine, weight decay 0.0005, shifted by 4, mirrored"
     assert project.readme.read_text(encoding="utf-8").splitlines()[3:5] == [
-        f"| mnist | input-aware | 0.01, constant | {numbers} | 20.00 | 11.00 |",
-        f"| mnist | none | 0.03, cosine, weight decay 0.0005, shifted by 4, mirrored | {numbers} | - | - |",
+        f"| mnist | input-aware | learning rate 0.01, constant | {numbers} | 95.00 / 94.00 / 20.00 | 11.00 |",
+        f"| mnist | none | {learning} | {numbers} | - | - |",
     ]
+    found = project.run("--table", "fine-tuning", "--results", str(project.results), str(tmp_path / "none"))
+    assert (found.returncode, found.stderr) == (
+        2,
+        f"results-table: {tmp_path}/none: expected a folder of results; found none\n",
+    )
+    found = project.run("--table", "seeds", "--results", str(project.results), str(other))
+    assert found.stderr == "results-table: --results: expected one folder for the table seeds; found 2\n"
 
 
 def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -30,7 +31,7 @@ from inputaware.config import (
     preset_config,
 )
 from inputaware.defenses.settings import DEFENSES, DefenseSettings
-from inputaware.errors import ConfigError, InputAwareError, UsageError, WriteError
+from inputaware.errors import ConfigError, DefenseError, InputAwareError, UsageError, WriteError
 
 __all__ = [
     "BenchmarkCommand",
@@ -433,18 +434,31 @@ def _defend(command: DefendCommand) -> None:
             raise ConfigError(
                 f"defense: expected one of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; found {name!r}"
             )
+    folders = {Path(name.rpartition(":")[0]).resolve().parent for name in command.names if ".py:" in name}
+    if len(folders) > 1:
+        raise ConfigError(
+            f"defense: expected the files of your own defenses in one folder, since they import what lies beside them; "
+            f"found {', '.join(sorted(map(str, folders)))}; call inputaware defend for each"
+        )
     from rich.console import Console
 
     from inputaware.api import Run
     from inputaware.console import defense_table, named_progress
     from inputaware.defenses.registry import import_defense
 
-    chosen = [name if name in DEFENSES else import_defense(name) for name in command.names]
-    run = Run.load(command.run, device=command.device)
-    with named_progress(Console(stderr=True)) as progress:
-        records = run.defend(
-            chosen, command.settings, seed=command.seed, overwrite=command.overwrite, progress=progress
-        )
+    # What a defense of one's own prints must not stand in the JSON.
+    with contextlib.redirect_stdout(sys.stderr):
+        chosen = [name if name in DEFENSES else import_defense(name) for name in command.names]
+        run = Run.load(command.run, device=command.device)
+        with named_progress(Console(stderr=True)) as progress:
+            try:
+                records = run.defend(
+                    chosen, command.settings, seed=command.seed, overwrite=command.overwrite, progress=progress
+                )
+            except SystemExit as error:
+                raise DefenseError(
+                    f"defense: expected one that returns; found one that ends Python ({error}); mend it"
+                ) from error
     if command.json:
         print(json.dumps(records, indent=2))
         return

@@ -464,7 +464,7 @@ def test_a_layer_that_cuts_nothing_is_refused(case, message: str) -> None:
         ({"epochs": -1}, "fine_pruning.epochs: expected a number of at least 0; found -1"),
         ({"schedule": "linear"}, "fine_pruning.schedule: expected constant or cosine; found 'linear'"),
         ({"weight_decay": -0.1}, "fine_pruning.weight_decay: expected a number of at least 0; found -0.1"),
-        ({"crop_padding": -1}, "fine_pruning.crop_padding: expected a number of at least 0; found -1"),
+        ({"crop_padding": -1}, "fine_pruning.crop_padding: expected a number of at least 0 and at most 1000; found -1"),
         ({"batch_size": 0}, "fine_pruning.batch_size: expected a number of at least 1; found 0"),
         ({"learning_rate": 0.0}, "fine_pruning.learning_rate: expected a number above 0; found 0.0"),
     ],

@@ -10,7 +10,6 @@ import pytest
 from inputaware.defenses.base import Defense
 from inputaware.defenses.registry import import_defense
 from inputaware.defenses.settings import Settings
-from inputaware.defenses.strip import Strip
 from inputaware.errors import ConfigError
 
 SOURCE = """
@@ -43,6 +42,13 @@ class Half(Own):
 
 class Lost(Own):
     settings: Nowhere
+
+class Perhaps(Own):
+    settings: OwnSettings | None
+
+class Aside(Own):
+    # There for the type checker alone.
+    cache: Tensor
 """
 
 
@@ -67,25 +73,46 @@ def side(defense: Defense) -> int:
 def test_a_class_of_a_file_is_made_with_the_settings_it_is_annotated_with(file: Path) -> None:
     assert side(import_defense(f"{file}:Own")) == 5
     assert side(import_defense(f"{file}:made")) == 7
+    assert side(import_defense(f"{file}:Aside")) == 5
     import string
 
     assert string.digits == "0123456789"
 
 
-def test_a_module_is_imported_by_its_name() -> None:
-    assert isinstance(import_defense("inputaware.defenses.strip:Strip"), Strip)
+def test_a_module_is_imported_by_its_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(file.parent))
+    file.rename(file.with_name("mine_alone.py"))
+    assert side(import_defense("mine_alone:Own")) == 5
+
+
+def test_a_built_in_class_is_no_defense_of_ones_own() -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense("inputaware.defenses.strip:Strip")
+    assert str(error.value) == (
+        "defense: expected a class of your own in inputaware.defenses.strip:Strip; found a built-in one; say strip"
+    )
+
+
+@pytest.mark.parametrize("reference", ["own.py:", ":Own"])
+def test_half_a_reference_is_named(reference: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense(reference)
+    assert str(error.value) == f"defense: expected FILE.py:CLASS, or module:CLASS; found {reference!r}"
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("number", "a class derived from Defense, or an object of one, in {file}:number; found 'number', 3"),
+        (
+            "number",
+            "a class derived from Defense, or an object of one, in {file}:number; found 'number', which is something "
+            "else",
+        ),
         ("none", "a class derived from Defense, or an object of one, in {file}:none; found no 'none'"),
-        ("", "a class derived from Defense, or an object of one, in {file}:; found no ''"),
         (
             "Half",
-            "code that runs in {file}:Half; found TypeError: Half.__init__() missing 1 required positional argument: "
-            "'side'; mend it",
+            "a class that can be made without arguments in {file}:Half; found: Half.__init__() missing 1 required "
+            "positional argument: 'side'; make one in the code, my_defense = Half(...), and say {file}:my_defense",
         ),
     ],
 )
@@ -95,13 +122,28 @@ def test_what_is_no_defense_is_named(file: Path, name: str, message: str) -> Non
     assert str(error.value) == f"defense: expected {message.format(file=file)}"
 
 
-def test_an_annotation_that_names_nothing_is_named(file: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "Lost",
+            "Lost.settings: expected the annotation of a class that is there when the code runs; found 'Nowhere' (name "
+            "'Nowhere' is not defined); import the class, or hand the settings over",
+        ),
+        (
+            "Perhaps",
+            "Perhaps.settings: expected the annotation of a class derived from Settings; found {kind}; annotate it, or "
+            "hand the settings over",
+        ),
+    ],
+)
+def test_an_annotation_that_is_no_settings_is_named(file: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        import_defense(f"{file}:Lost")
-    assert str(error.value) == (
-        "Lost: expected annotations of names that are there when it runs; found 'Nowhere'; import it, or hand the "
-        "settings over"
-    )
+        import_defense(f"{file}:{name}")
+    found = str(error.value)
+    start, _, end = message.partition("{kind}")
+    assert found.startswith(start)
+    assert found.endswith(end)
 
 
 def test_code_that_fails_is_named_with_its_line(file: Path) -> None:
@@ -109,8 +151,17 @@ def test_code_that_fails_is_named_with_its_line(file: Path) -> None:
     with pytest.raises(ConfigError) as error:
         import_defense(f"{file}:Own")
     assert str(error.value) == (
-        f"defense: expected code that runs in {file}:Own; found ZeroDivisionError: division by zero "
+        f"defense: expected code that can be imported in {file}:Own; found ZeroDivisionError: division by zero "
         f"({file}, line 2); mend it"
+    )
+
+
+def test_code_that_ends_python_is_named(file: Path) -> None:
+    file.write_text("raise SystemExit('bye')\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{file}:Own")
+    assert str(error.value) == (
+        f"defense: expected code that can be imported in {file}:Own; found SystemExit: bye ({file}, line 1); mend it"
     )
 
 
@@ -128,6 +179,6 @@ def test_a_module_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError) as error:
         import_defense("nowhere_at_all:Own")
     assert str(error.value) == (
-        "defense: expected code that runs in nowhere_at_all:Own; found ModuleNotFoundError: No module named "
-        "'nowhere_at_all'; mend it"
+        "defense: expected an installed module, or one in PYTHONPATH, in nowhere_at_all:Own; found none; for a file "
+        "say nowhere_at_all.py:Own"
     )

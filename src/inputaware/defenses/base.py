@@ -8,13 +8,16 @@ Whether the finding is right is asked afterwards by :meth:`Defense.score`, which
 from __future__ import annotations
 
 import copy
+import inspect
 import re
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, final, get_args, get_type_hints
 
 import numpy as np
@@ -265,14 +268,27 @@ def _check_answer(name: str, expected: type[Examination] | type[Score], found: o
 
 def _annotated_settings(kind: type) -> type[Settings]:
     """Return the class that a defense's ``settings`` are annotated with; that without settings where they are not."""
-    try:
-        annotated = get_type_hints(kind).get("settings")
-    except NameError as error:
-        raise ConfigError(
-            f"{kind.__name__}: expected annotations of names that are there when it runs; found {error.name!r}; import "
-            "it, or hand the settings over"
-        ) from None
-    return annotated if isinstance(annotated, type) and issubclass(annotated, Settings) else Settings
+    for base in kind.__mro__:
+        annotation = inspect.get_annotations(base).get("settings")
+        if annotation is None:
+            continue
+        if isinstance(annotation, str):
+            # Only this one: what others name may be there for the type checker alone.
+            alone = SimpleNamespace(__annotations__={"settings": annotation})
+            try:
+                annotation = get_type_hints(alone, vars(sys.modules[base.__module__]))["settings"]
+            except Exception as error:
+                raise ConfigError(
+                    f"{kind.__name__}.settings: expected the annotation of a class that is there when the code runs; "
+                    f"found {annotation!r} ({error}); import the class, or hand the settings over"
+                ) from None
+        if not (isinstance(annotation, type) and issubclass(annotation, Settings)):
+            raise ConfigError(
+                f"{kind.__name__}.settings: expected the annotation of a class derived from Settings; found "
+                f"{annotation!r}; annotate it, or hand the settings over"
+            )
+        return annotation
+    return Settings
 
 
 def _check_plain(name: str, value: object, place: str) -> None:

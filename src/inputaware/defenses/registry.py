@@ -96,26 +96,49 @@ def import_defense(reference: str) -> Defense:
         ConfigError: there is no such file, module or name, its code fails, or it is something else.
     """
     place, _, name = reference.rpartition(":")
+    if not place or not name:
+        raise ConfigError(f"defense: expected FILE.py:CLASS, or module:CLASS; found {reference!r}")
     try:
         module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-        found: Any = getattr(module, name, None)
-        if isinstance(found, type) and issubclass(found, Defense):
-            found = found()
     except ConfigError:
         raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        theirs = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
-        where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and not place.endswith(".py") and place.startswith(str(error.name)):
+            raise ConfigError(
+                f"defense: expected an installed module, or one in PYTHONPATH, in {reference}; found none; for a "
+                f"file say {place.replace('.', '/')}.py:{name}"
+            ) from None
         raise ConfigError(
-            f"defense: expected code that runs in {reference}; found {type(error).__name__}: {error}{where}; mend it"
+            f"defense: expected code that can be imported in {reference}; found {type(error).__name__}: {error}"
+            f"{_where(error, Path(place))}; mend it"
         ) from error
+    found: Any = getattr(module, name, None)
+    if found in _CLASSES.values():
+        raise ConfigError(
+            f"defense: expected a class of your own in {reference}; found a built-in one; say {found.name}"
+        )
+    if isinstance(found, type) and issubclass(found, Defense):
+        try:
+            found = found()
+        except TypeError as error:
+            raise ConfigError(
+                f"defense: expected a class that can be made without arguments in {reference}; found: {error}"
+                f"{_where(error, Path(place))}; make one in the code, my_defense = {name}(...), and say "
+                f"{place}:my_defense"
+            ) from error
     if not isinstance(found, Defense):
-        held = f"no {name!r}" if found is None else f"{name!r}, {found!r}"
+        held = f"no {name!r}" if found is None else f"{name!r}, which is something else"
         raise ConfigError(
             f"defense: expected a class derived from Defense, or an object of one, in {reference}; found {held}"
         )
     return found
+
+
+def _where(error: BaseException, path: Path) -> str:
+    """Return the last line of a file that an error passed on its way; nothing where it passed none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+    return f" ({path}, line {lines[-1]})" if lines else ""
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -69,7 +69,7 @@ def check_no_finding(folder: Path, name: str) -> None:
     if (folder / f"{name}.json").exists():
         raise RunFolderError(
             f"{folder / name}.json: expected no result of this defense yet, since its code may have changed; "
-            "found one; replace it with --overwrite"
+            "found one; replace it with --overwrite, in Python overwrite=True"
         )
 
 
