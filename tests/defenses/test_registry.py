@@ -105,21 +105,25 @@ def test_half_a_reference_is_named(reference: str) -> None:
     [
         (
             "number",
-            "a class derived from Defense, or an object of one, in {file}:number; found 'number', which is something "
-            "else",
+            "defense: expected a class derived from Defense, or an object of one, in {file}:number; found 'number', "
+            "which is something else",
         ),
-        ("none", "a class derived from Defense, or an object of one, in {file}:none; found no 'none'"),
+        (
+            "none",
+            "defense: expected a class derived from Defense, or an object of one, in {file}:none; found no 'none'",
+        ),
         (
             "Half",
-            "a class that can be made without arguments in {file}:Half; found: Half.__init__() missing 1 required "
-            "positional argument: 'side'; make one in the code, my_defense = Half(...), and say {file}:my_defense",
+            "defense: expected a class that can be made without arguments in {file}:Half; found: Half.__init__() "
+            "missing 1 required positional argument: 'side'; make one in the code, my_defense = Half(...), and say "
+            "{file}:my_defense",
         ),
     ],
 )
 def test_what_is_no_defense_is_named(file: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         import_defense(f"{file}:{name}")
-    assert str(error.value) == f"defense: expected {message.format(file=file)}"
+    assert str(error.value) == message.format(file=file)
 
 
 @pytest.mark.parametrize(
