@@ -15,6 +15,7 @@ from inputaware.errors import ConfigError
 SOURCE = """
 from __future__ import annotations
 from dataclasses import dataclass
+import numpy
 from inputaware.defenses.base import Defense, Examination, Score
 from inputaware.defenses.settings import Settings
 from helper_of_own import SIDE
@@ -35,6 +36,7 @@ class Own(Defense):
 
 made = Own(OwnSettings(side=7))
 number = 3
+array = numpy.zeros(2)
 
 class Half(Own):
     def __init__(self, side):
@@ -150,22 +152,19 @@ def test_an_annotation_that_is_no_settings_is_named(file: Path, name: str, messa
     assert found.endswith(end)
 
 
-def test_code_that_fails_is_named_with_its_line(file: Path) -> None:
-    file.write_text("value = 1\nvalue / 0\n", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("value = 1\nvalue / 0\n", "ZeroDivisionError: division by zero ({file}, line 2)"),
+        ("raise SystemExit('bye')\n", "SystemExit: bye ({file}, line 1)"),
+    ],
+)
+def test_code_that_fails_or_ends_python_is_named_with_its_line(file: Path, code: str, found: str) -> None:
+    file.write_text(code, encoding="utf-8")
     with pytest.raises(ConfigError) as error:
         import_defense(f"{file}:Own")
     assert str(error.value) == (
-        f"defense: expected code that can be imported in {file}:Own; found ZeroDivisionError: division by zero "
-        f"({file}, line 2); mend it"
-    )
-
-
-def test_code_that_ends_python_is_named(file: Path) -> None:
-    file.write_text("raise SystemExit('bye')\n", encoding="utf-8")
-    with pytest.raises(ConfigError) as error:
-        import_defense(f"{file}:Own")
-    assert str(error.value) == (
-        f"defense: expected code that can be imported in {file}:Own; found SystemExit: bye ({file}, line 1); mend it"
+        f"defense: expected code that can be imported in {file}:Own; found {found.format(file=file)}; mend it"
     )
 
 

@@ -113,11 +113,11 @@ def import_defense(reference: str) -> Defense:
             f"{_where(error, Path(place))}; mend it"
         ) from error
     found: Any = getattr(module, name, None)
-    if found in _CLASSES.values():
-        raise ConfigError(
-            f"defense: expected a class of your own in {reference}; found a built-in one; say {found.name}"
-        )
     if isinstance(found, type) and issubclass(found, Defense):
+        if found in _CLASSES.values():
+            raise ConfigError(
+                f"defense: expected a class of your own in {reference}; found a built-in one; say {found.name}"
+            )
         try:
             found = found()
         except TypeError as error:
