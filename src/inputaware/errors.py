@@ -63,7 +63,7 @@ class RunFolderError(UsageError):
 
 
 class TrainingError(InputAwareError):
-    """Training cannot go on from here; the last good checkpoint is kept."""
+    """Training, or a defense's fine-tuning, cannot go on from here; the last good checkpoint is kept."""
 
 
 class WriteError(InputAwareError):

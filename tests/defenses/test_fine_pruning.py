@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import math
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from inputaware.defenses.base import CleanData, Finding, Suspect, Trial
 from inputaware.defenses.fine_pruning import FeatureCut, FinePruning, channel_activity, most_pruned
 from inputaware.defenses.registry import build_defense
 from inputaware.defenses.settings import FinePruningSettings
-from inputaware.errors import ConfigError, DefenseError
+from inputaware.errors import ConfigError, DefenseError, TrainingError
 from inputaware.models.mnist_cnn import MnistCnn
 from inputaware.models.normalize import Normalize
 from inputaware.models.preact_resnet import PreActResNet18
@@ -359,6 +360,19 @@ def test_fine_tuning_is_sgd_by_its_formula(schedule: Literal["constant", "cosine
     assert step == steps
     for name, values in tuned.state_dict().items():
         np.testing.assert_allclose(finding.arrays[f"fine_tuned.{name}"], values.numpy(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fine_tuning_that_diverges_is_refused(kind: str) -> None:
+    found = trained(kind)
+    before = copy.deepcopy(found.classifier.state_dict())
+    message = (
+        "fine-pruning: expected a finite loss in fine-tuning; found nan at the end of epoch 1; "
+        "choose a lower --fine-pruning.learning-rate"
+    )
+    with pytest.raises(TrainingError, match=rf"^{re.escape(message)}$"):
+        FinePruning(FinePruningSettings(epochs=3, batch_size=4, learning_rate=1e30)).run(found, data())
+    assert all(torch.equal(before[name], values) for name, values in found.classifier.state_dict().items())
 
 
 def test_images_of_the_fine_tuning_are_shifted_and_mirrored_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.data.splits import subset_indices
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.settings import FinePruningSettings
-from inputaware.errors import DefenseError
+from inputaware.errors import DefenseError, TrainingError
 from inputaware.evaluation.metrics import attack_rates, mean_over
 from inputaware.models.registry import head_after
 from inputaware.runs.environment import full_float32
@@ -213,7 +213,12 @@ class FinePruning(Defense):
     settings: FinePruningSettings
 
     def examine(self, suspect: Suspect, clean: CleanData, seed: int, progress: Progress) -> Examination:
-        """Rank channels, choose how many to prune, and fine-tune a copy; no verdict, for it judges no model."""
+        """Rank channels, choose how many to prune, and fine-tune a copy; no verdict, for it judges no model.
+
+        Raises:
+            DefenseError: the features cannot be cut.
+            TrainingError: the loss of the fine-tuning is not finite.
+        """
         ranking, held_out = self._divide(clean.labels, seed)
         cut = FeatureCut(suspect, clean.pixels[:8])
         activity = cut.activity(clean.pixels[ranking])
@@ -333,6 +338,12 @@ class FinePruning(Defense):
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     course.step()
+                # Once an epoch, for a look makes a GPU wait; weights that are no numbers stay so.
+                if not math.isfinite(last := float(loss.detach())):
+                    raise TrainingError(
+                        f"fine-pruning: expected a finite loss in fine-tuning; found {last} at the end of epoch "
+                        f"{epoch + 1}; choose a lower --fine-pruning.learning-rate"
+                    )
                 progress((epoch + 1) / settings.epochs)
         return tuned.eval().requires_grad_(False), layer
 
