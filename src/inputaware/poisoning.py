@@ -17,9 +17,9 @@ from torch import Tensor
 
 from inputaware.api import EvaluationSplit, Run
 from inputaware.attacks.base import Backdoor, Poisoned
-from inputaware.data.loader import in_chunks
 from inputaware.data.sources import IMAGE_SUFFIXES, open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
+from inputaware.evaluation.evaluate import probabilities
 from inputaware.evaluation.metrics import round_to_8_bits
 from inputaware.runs.files import check_new_folder, write_atomically, write_folder, writing
 
@@ -61,11 +61,11 @@ def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
     files = _find_images(source)
     pixels = np.stack([resize_image(open_image(file), run.spec, str(file)) for file in files])
     images = torch.from_numpy(pixels).float().to(run.device) / 255
-    before = _probabilities(run, images)
+    before = probabilities(run.classifier, images)
     guessed = before.argmax(1)
     poisoned = backdoor.poison(images, guessed)
     # What is predicted is what the written file holds.
-    after = _probabilities(run, round_to_8_bits(poisoned.images))
+    after = probabilities(run.classifier, round_to_8_bits(poisoned.images))
     names = _picture_names(files, source)
     rows = []
     for index, file in enumerate(files):
@@ -107,11 +107,6 @@ def _picture_names(files: list[Path], source: Path) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _probabilities(run: Run, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([run.classifier(chunk).softmax(1) for chunk in in_chunks(images)])
 
 
 def _write_pictures(folder: Path, names: list[str], poisoned: Poisoned, rows: list[dict[str, Any]]) -> None:

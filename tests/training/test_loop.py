@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from inputaware.api import train
+from inputaware.attacks.base import StepLoss
 from inputaware.attacks.registry import build_attack
 from inputaware.config import Config, preset_config
 from inputaware.data.cache import load_images
@@ -23,6 +24,7 @@ from inputaware.runs.journal import Journal
 from inputaware.training import loop
 from inputaware.training.loop import EpochReport, Listener, Trainer
 from inputaware.training.processes import Processes
+from inputaware.training.step import TrainingStep
 from inputaware.training.watch import Look, LossWatch
 
 VARYING = {"environment.json", "timing.jsonl"}
@@ -247,7 +249,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     config = tiny(joint_stage={"classifier": {"learning_rate": 1e30, "schedule": "step"}})
     with pytest.raises(TrainingError, match=r"expected a finite loss; found (nan|inf)") as caught:
         train(config, tmp_path / "run")
-    assert str(caught.value).startswith("stage joint, epoch 1, step 3: ")
+    # A checkpoint is due at once, so that each step is looked at.
+    assert str(caught.value).startswith("stage joint, epoch 1, step 2: ")
     assert f"kept in {tmp_path}/run/checkpoint/state.safetensors" in str(caught.value)
     assert (tmp_path / "run/checkpoint/state.safetensors").exists()
     assert not (tmp_path / "run/classifier.safetensors").exists()
@@ -350,6 +353,31 @@ def test_a_resumed_run_keeps_its_precision_though_the_stopwatch_says_otherwise(
     assert read_json(run.folder.environment)["resumed"][0]["precision"] == "32"
 
 
+@pytest.mark.parametrize(("seconds", "saved"), [(4.0, [(0, 0, 4), (0, 1, 3), (0, 2, 0)]), (16.0, None)])
+def test_a_checkpoint_is_never_older_than_fifteen_seconds_and_a_step(
+    seconds: float, saved: list[tuple[int, int, int]] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    found: list[tuple[int, int, int]] = []
+    step, save = TrainingStep.__call__, Trainer._save
+
+    def slow(self: TrainingStep, *arguments: Any, **options: Any) -> StepLoss:
+        clock[0] += seconds
+        return step(self, *arguments, **options)
+
+    def noted(self: Trainer, index: int, epoch: int, trained: Any, loader: Any, begun: Any = None) -> None:
+        found.append((index, epoch, begun.steps if begun else 0))
+        save(self, index, epoch, trained, loader, begun)
+
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(TrainingStep, "__call__", slow)
+    monkeypatch.setattr(Trainer, "_save", noted)
+    config = tiny(train_images=150, precision="32", mask_stage={"epochs": 2}, joint_stage={"epochs": 1})
+    train(config, tmp_path / "run")
+    steps = [(0, epoch, step) for epoch in (0, 1) for step in range(1, 6)] + [(0, 2, 0)]
+    assert [one for one in found if one[0] == 0] == (saved or steps)
+
+
 def test_an_epoch_that_was_stopped_counts_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_LOOK_EVERY", 1)
     path = tmp_path / "run"
@@ -358,7 +386,7 @@ def test_an_epoch_that_was_stopped_counts_whole(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(loop.time, "perf_counter", lambda: clock.seconds)
     monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(attack="none"), path, listener=clock)
+        train(tiny(attack="none", precision="32"), path, listener=clock)
     checkpoint = load_checkpoint(path / "checkpoint/state.safetensors")
     assert (checkpoint.epoch, checkpoint.steps) == (0, 3)
     clock.seconds, clock.last = 1e6, 99

@@ -22,6 +22,7 @@ from inputaware.attacks.trigger import apply_trigger
 from inputaware.config import OptimizerConfig, TargetName
 from inputaware.data.loader import Batch, in_chunks
 from inputaware.errors import DataError
+from inputaware.models.precision import full_float32
 
 __all__ = ["Attack", "Backdoor", "Poisoned", "Recipe", "Stage", "StepLoss"]
 
@@ -66,13 +67,13 @@ class Backdoor(ABC):
     def make_trigger(
         self, images: Float[Tensor, "batch channel height width"]
     ) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch channel height width"]]:
-        """Return mask and pattern of each image of a chunk; called without gradients, in evaluation mode."""
+        """Return mask and pattern of each image of a chunk; called in evaluation mode, float32, without gradients."""
 
     @final
     def trigger(
         self, images: Float[Tensor, "batch channel height width"]
     ) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch channel height width"]]:
-        """Return mask and pattern of each image.
+        """Return mask and pattern of each image, computed in float32 as all that judges a trigger is.
 
         Args:
             images: clean images, pixels in [0, 1].
@@ -95,7 +96,7 @@ class Backdoor(ABC):
                 f"images: expected pixels in [0, 1]; found {images.min().item():g} to {images.max().item():g}; "
                 "divide bytes by 255"
             )
-        with torch.no_grad():
+        with torch.no_grad(), full_float32():
             parts = [self.make_trigger(chunk) for chunk in in_chunks(images)]
         return torch.cat([mask for mask, _ in parts]), torch.cat([pattern for _, pattern in parts])
 

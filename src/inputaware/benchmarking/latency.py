@@ -17,7 +17,7 @@ from inputaware.config import preset_config
 from inputaware.data.loader import to_pixels
 from inputaware.data.spec import dataset_spec
 from inputaware.evaluation.statistics import percentile, ratios, summary
-from inputaware.runs.environment import full_float32
+from inputaware.models.precision import full_float32
 from inputaware.runs.results import published_latency
 
 __all__ = ["LATENCY_BATCHES", "LATENCY_DATASETS", "NETWORKS", "measure_latency"]

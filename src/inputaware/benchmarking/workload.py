@@ -18,7 +18,7 @@ from inputaware.benchmarking.baseline import plain_stage
 from inputaware.config import Config, preset_config
 from inputaware.data.loader import Batch, Loader
 from inputaware.data.spec import DatasetSpec, dataset_spec
-from inputaware.runs.environment import full_float32
+from inputaware.models.precision import full_float32
 from inputaware.training.step import TrainingStep, place_modules
 
 __all__ = ["MIDDLE", "STAGES", "TRAINING_IMAGES", "StageName", "Workload", "random_images"]

@@ -30,7 +30,8 @@ from inputaware.attacks.base import Backdoor, Poisoned
 from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.defenses.settings import Settings
 from inputaware.errors import ConfigError, DefenseError
-from inputaware.runs.environment import full_float32, peak_memory_mib
+from inputaware.models.precision import full_float32
+from inputaware.runs.environment import peak_memory_mib
 
 __all__ = ["CleanData", "Defense", "Examination", "Finding", "Progress", "Score", "Suspect", "Trial", "Verdict"]
 

@@ -26,8 +26,8 @@ from inputaware.defenses.base import CleanData, Defense, Examination, Finding, P
 from inputaware.defenses.settings import FinePruningSettings
 from inputaware.errors import DefenseError, TrainingError
 from inputaware.evaluation.metrics import attack_rates, mean_over
+from inputaware.models.precision import full_float32
 from inputaware.models.registry import head_after
-from inputaware.runs.environment import full_float32
 
 __all__ = ["FeatureCut", "FinePruning", "channel_activity", "most_pruned"]
 

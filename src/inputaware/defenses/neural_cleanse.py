@@ -16,7 +16,7 @@ from torch import Tensor
 from inputaware.attacks.trigger import apply_trigger
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial, Verdict
 from inputaware.defenses.settings import NeuralCleanseSettings
-from inputaware.runs.environment import full_float32
+from inputaware.models.precision import full_float32
 
 __all__ = [
     "ClassSearch",
@@ -259,6 +259,7 @@ def reverse_triggers(
     )
 
 
+@full_float32()
 def _search(
     suspect: Suspect,
     images: Float[Tensor, "batch channel height width"],
@@ -347,10 +348,7 @@ def _logits(
     suspect: Suspect, images: Float[Tensor, "batch channel height width"], settings: NeuralCleanseSettings
 ) -> Float[Tensor, "batch classes"]:
     """Return logits in float32 whose gradients for the images can be had."""
-    with (
-        full_float32(),
-        torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"),
-    ):
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
         logits: Tensor = suspect.classifier(images)
     suspect.check(logits.detach())
     return logits.float()

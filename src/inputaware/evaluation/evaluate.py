@@ -22,9 +22,9 @@ from inputaware.evaluation.metrics import (
     round_to_8_bits,
     structural_similarity,
 )
-from inputaware.runs.environment import full_float32
+from inputaware.models.precision import full_float32
 
-__all__ = ["evaluate", "predict", "three_accuracies"]
+__all__ = ["evaluate", "predict", "probabilities", "three_accuracies"]
 
 _PAIRINGS = 3
 """Cross-trigger pairings that are averaged."""
@@ -40,6 +40,20 @@ def predict(classifier: nn.Module, images: Float[Tensor, "batch channel height w
     classifier.eval()
     with torch.no_grad():
         return torch.cat([classifier(chunk).argmax(1) for chunk in in_chunks(images)])
+
+
+def probabilities(
+    classifier: nn.Module, images: Float[Tensor, "batch channel height width"]
+) -> Float[Tensor, "batch classes"]:
+    """Return the softmax of the classifier's logits for each image, in evaluation mode, in float32, without gradients.
+
+    Args:
+        classifier: maps pixels in [0, 1] to logits.
+        images: pixels in [0, 1].
+    """
+    classifier.eval()
+    with torch.no_grad(), full_float32():
+        return torch.cat([classifier(chunk).softmax(1) for chunk in in_chunks(images)])
 
 
 def _pairings(count: int, number: int, device: torch.device) -> list[Tensor]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
-from inputaware.runs.environment import full_float32
+from inputaware.models.precision import full_float32
 
 __all__ = ["concentration", "grad_cam", "heat_auroc", "heat_share"]
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
-from inputaware.data.loader import in_chunks, to_pixels
+from inputaware.data.loader import to_pixels
 from inputaware.data.splits import subset_indices
+from inputaware.evaluation.evaluate import probabilities
 from inputaware.figures.pictures import enlarge, grid, show_heat, show_pixels, show_residuals
 from inputaware.inspection.cross_trigger import choose_of_each, cross_triggers
 from inputaware.inspection.gallery import choose_images, make_gallery
 from inputaware.inspection.grad_cam import concentration, grad_cam, heat_auroc, heat_share
-from inputaware.runs.environment import full_float32
 
 __all__ = ["Inspection", "inspect_classifier"]
 
@@ -86,7 +86,7 @@ def inspect_classifier(
     chosen = choose_images(labels, each, seed).to(labels.device)
     measured = subset_indices(labels, torch.arange(len(labels)), min(_MEASURED, len(labels)), seed).to(labels.device)
     samples, sample_labels = to_pixels(images[chosen]), labels[chosen]
-    clean = _probabilities(classifier, samples)
+    clean = probabilities(classifier, samples)
     clean_heat = grad_cam(classifier, layer, samples, clean.argmax(1))
     progress(0.1)
     arrays: dict[str, NDArray[Any]] = {"index": chosen.cpu().numpy(), "label": sample_labels.cpu().numpy()}
@@ -101,7 +101,7 @@ def inspect_classifier(
     else:
         gallery = make_gallery(backdoor, images[chosen], sample_labels)
         targets = gallery.targets
-        poisoned = _probabilities(classifier, gallery.poisoned)
+        poisoned = probabilities(classifier, gallery.poisoned)
         poisoned_heat = grad_cam(classifier, layer, gallery.poisoned, poisoned.argmax(1))
         arrays |= {
             "mask": gallery.masks.cpu().numpy(),
@@ -169,8 +169,8 @@ def _crossed(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return the images with one another's triggers and what the classifier says of them, and how often it errs."""
     crossed, targets = cross_triggers(backdoor, images), backdoor.targets(labels)
-    probabilities = _probabilities(classifier, crossed.flatten(0, 1)).view(*crossed.shape[:2], -1)
-    predicted = probabilities.argmax(2)
+    said = probabilities(classifier, crossed.flatten(0, 1)).view(*crossed.shape[:2], -1)
+    predicted = said.argmax(2)
     own = torch.eye(len(images), dtype=torch.bool, device=labels.device)
     # An image that is already of the class that the attacker wants shows nothing.
     hits, kept, wanted = predicted == targets, predicted == labels, (labels != targets).expand_as(own)
@@ -189,7 +189,7 @@ def _crossed(
         "label": labels,
         "target": targets,
         "poisoned": crossed,
-        "probabilities": probabilities,
+        "probabilities": said,
     }
     return {name: values.cpu().numpy() for name, values in arrays.items()}, numbers
 
@@ -212,7 +212,7 @@ def _heat_on_triggers(
     }
     arrays: dict[str, NDArray[Any]] = {}
     for done, (name, shown) in enumerate((("backdoor", poisoned.images), ("clean", images))):
-        predicted = _probabilities(classifier, shown).argmax(1)
+        predicted = probabilities(classifier, shown).argmax(1)
         heat = grad_cam(classifier, layer, shown, predicted).cpu()
         found = {
             "heat_share": heat_share(heat, masks),
@@ -234,21 +234,13 @@ def _finite_mean(values: Float64[Tensor, " batch"]) -> float | None:
     return None if math.isnan(mean) else mean
 
 
-def _probabilities(
-    classifier: nn.Module, images: Float[Tensor, "batch channel height width"]
-) -> Float[Tensor, "batch classes"]:
-    classifier.eval()
-    with torch.no_grad(), full_float32():
-        return torch.cat([classifier(chunk).softmax(1) for chunk in in_chunks(images)])
-
-
-def _said(probabilities: Float[Tensor, " classes"], class_names: tuple[str, ...]) -> dict[str, Any]:
+def _said(shares: Float[Tensor, " classes"], class_names: tuple[str, ...]) -> dict[str, Any]:
     """Return the predicted class with its name and probability."""
-    label = int(probabilities.argmax())
+    label = int(shares.argmax())
     return {
         "prediction": label,
         "class": class_names[label],
-        "probability": round(float(probabilities[label]), 4),
+        "probability": round(float(shares[label]), 4),
     }
 
 
@@ -257,7 +249,7 @@ def _map_size(layer: nn.Module, classifier: nn.Module, images: Tensor) -> tuple[
     sizes: list[tuple[int, int]] = []
     handle = layer.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[2:])))
     try:
-        _probabilities(classifier, images)
+        probabilities(classifier, images)
     finally:
         handle.remove()
     return sizes[0]

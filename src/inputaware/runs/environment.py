@@ -12,8 +12,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +28,6 @@ __all__ = [
     "command_line",
     "describe_environment",
     "fingerprint",
-    "full_float32",
     "keep_freed_memory",
     "peak_memory_mib",
     "resolve_device",
@@ -152,17 +149,6 @@ def keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3  # the names' numbers in malloc.h
     change(mmap_threshold, 32 * 2**20)  # the highest that glibc takes
     change(trim_threshold, 2**31 - 1)
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Let convolutions on a GPU compute in float32; left alone they round their factors to TF32's 10 bits."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def peak_memory_mib(device: torch.device) -> int:

@@ -17,8 +17,9 @@ from inputaware.attacks.base import Attack, Stage
 from inputaware.config import Config
 from inputaware.data.loader import Loader
 from inputaware.errors import RunFolderError, TrainingError, WriteError
+from inputaware.models.precision import full_float32
 from inputaware.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from inputaware.runs.environment import full_float32, peak_memory_mib
+from inputaware.runs.environment import peak_memory_mib
 from inputaware.runs.folder import RunFolder
 from inputaware.training.interruption import DeferredSignals
 from inputaware.training.processes import Processes
@@ -28,7 +29,7 @@ from inputaware.training.watch import LossWatch
 __all__ = ["EpochReport", "Listener", "Trainer", "training_state"]
 
 _LOOK_EVERY = 10
-"""Steps between two looks at the loss, and at the clock."""
+"""Steps between two looks at the loss."""
 _SAVE_EVERY = 15.0
 """Seconds between two checkpoints; the last epoch of a stage is always saved, and so is what a signal stops."""
 
@@ -232,8 +233,8 @@ class Trainer:
             for name, part in {"total": loss.total, **loss.parts}.items():
                 value = part.detach().float()
                 sums[name] = sums[name] + value if name in sums else value
-            if steps % _LOOK_EVERY == 0 or steps == len(loader) or signals.waiting:
-                saving = bool(signals.waiting) or time.perf_counter() - self.saved_at > _SAVE_EVERY
+            saving = bool(signals.waiting) or self._is_save_due()
+            if saving or steps % _LOOK_EVERY == 0 or steps == len(loader):
                 look = watch.look(steps, {"": sums["total"], **loss.parts}, now=saving or steps == len(loader))
                 latest: dict[str, float] = {}
                 if look is not None:
@@ -268,7 +269,7 @@ class Trainer:
         row = {"stage": stage.name, "epoch": epoch + 1, "losses": losses, "validation": validation}
         self.folder.metrics.append(row, after=self.rows)
         self.rows += 1
-        if epoch + 1 == stage.epochs or time.perf_counter() - self.saved_at > _SAVE_EVERY:
+        if epoch + 1 == stage.epochs or self._is_save_due():
             self._save(index, epoch + 1, step.trained, loader)
         seconds = time.perf_counter() - started
         report = EpochReport(stage.name, epoch + 1, stage.epochs, losses, validation, seconds, seen / training_seconds)
@@ -282,6 +283,10 @@ class Trainer:
             }
         )
         self.listener.epoch_finished(report)
+
+    def _is_save_due(self) -> bool:
+        """Tell whether the last checkpoint of the process that writes them is old."""
+        return self.processes.writes and time.perf_counter() - self.saved_at > _SAVE_EVERY
 
     def _share_statistics(self, trained: dict[str, TrainedModule]) -> None:
         """Give all processes the first one's batch-norm statistics, as the run folder and its checkpoint hold them."""
