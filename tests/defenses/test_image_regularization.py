@@ -209,6 +209,25 @@ def test_the_finding_names_what_every_filter_costs() -> None:
     )
 
 
+def test_the_score_names_the_best_filter_that_a_defender_can_afford() -> None:
+    defense = ImageRegularization(ImageRegularizationSettings())
+    score = defense.score(defense.run(suspect(), data()), suspect(), Trial(data(), backdoor()))
+    assert score.sentence == (
+        "Without a filter the attack succeeds on 100.0 % of the images; of the filters that cost at most 4 points of "
+        "clean accuracy on the defender's images the best (feature-squeezing, k=3, after the trigger) leaves 50.0 %, "
+        "with clean accuracy 100.0 %."
+    )
+    finding = defense.run(suspect(), data())
+    for kind in ("release", "feature-squeezing"):
+        for rates in finding.scores[kind].values():
+            rates["clean_accuracy"] = 0.9
+    score = defense.score(finding, suspect(), Trial(data(), backdoor()))
+    assert score.sentence == (
+        "Without a filter the attack succeeds on 100.0 % of the images; every filter costs more than 4 points of clean "
+        "accuracy on the defender's images."
+    )
+
+
 def test_a_clean_model_has_no_attack() -> None:
     defense = ImageRegularization(ImageRegularizationSettings())
     score = defense.score(defense.run(suspect(), data()), suspect(), Trial(data(), None))

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from inputaware.models.input_convolution import InputConvolution
+from inputaware.models.input_convolution import InputConvolution, first_order_gradients
+from inputaware.models.mnist_cnn import MnistCnn
+from inputaware.models.normalize import Normalize
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -56,3 +58,40 @@ def test_under_autocast_it_computes_in_bfloat16() -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.float32
         assert (one - other).abs().max() < 0.02 * other.abs().max()
+
+
+def network() -> MnistCnn:
+    torch.manual_seed(0)
+    return MnistCnn(3, hidden_units=16, normalize=Normalize((0.5,), (0.5,))).eval().requires_grad_(False)
+
+
+def test_in_evaluation_mode_gradients_have_gradients() -> None:
+    classifier = network()
+    images = torch.rand(2, 1, 28, 28, requires_grad=True)
+    (first,) = torch.autograd.grad(classifier(images).logsumexp(1).sum(), images, create_graph=True)
+    first.square().sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().max() > 0
+
+
+def test_in_evaluation_mode_torch_func_works() -> None:
+    classifier = network()
+    images = torch.rand(2, 1, 28, 28)
+    slopes = torch.func.vmap(torch.func.jacrev(lambda image: classifier(image[None])[0]))(images)
+    asking = images.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(classifier(asking)[:, 1].sum(), asking)
+    torch.testing.assert_close(slopes[:, 1], expected)
+
+
+def test_hastened_gradients_are_those_of_torch_and_end() -> None:
+    classifier = network()
+    images = torch.rand(2, 1, 28, 28, requires_grad=True)
+    (expected,) = torch.autograd.grad(classifier(images)[:, 1].sum(), images)
+    with first_order_gradients(classifier):
+        output = classifier(images)
+        assert "_Convolve" in str(classifier.first_convolution(images).grad_fn)
+        (found,) = torch.autograd.grad(output[:, 1].sum(), images)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ZeroDivisionError), first_order_gradients(classifier):
+        raise ZeroDivisionError
+    assert "_Convolve" not in str(classifier.first_convolution(images).grad_fn)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from inputaware.errors import DataError
 from inputaware.models.normalize import Normalize
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
@@ -35,6 +36,14 @@ def test_identity_does_no_work() -> None:
     normalize = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     assert normalize(images) is images
     assert normalize.scale(images) is images
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5,)), ((0.0,), (1.0,))])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_bytes_are_refused(mean: tuple[float], std: tuple[float], dtype: torch.dtype) -> None:
+    message = rf"^images: expected pixels in \[0, 1\] as floating-point numbers; found {dtype}; divide bytes by 255$"
+    with pytest.raises(DataError, match=message):
+        Normalize(mean, std)(torch.ones(1, 1, 2, 2, dtype=dtype))
 
 
 def test_has_no_state_and_keeps_full_precision_in_float64() -> None:

@@ -23,13 +23,16 @@ def available_memory() -> int | None:
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             found.append(int(line.split()[1]) * 2**10)
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for folder, limit, usage, idle in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        numbers = [line for line in (*_lines(limit), *_lines(usage)) if line.isdecimal()]
+        numbers = [line for name in (limit, usage) for line in _lines(f"{folder}/{name}") if line.isdecimal()]
         if len(numbers) == 2:
-            found.append(max(0, int(numbers[0]) - int(numbers[1])))
+            # Files that were read some time ago count as used, and make room for whoever asks.
+            rows = (line.split() for line in _lines(f"{folder}/memory.stat"))
+            given_up = sum(int(row[1]) for row in rows if len(row) == 2 and row[0] == idle and row[1].isdecimal())
+            found.append(max(0, int(numbers[0]) - max(0, int(numbers[1]) - given_up)))
     if not found and "SC_PHYS_PAGES" in os.sysconf_names:
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return min(found, default=None)

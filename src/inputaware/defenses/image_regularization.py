@@ -6,7 +6,7 @@ measured, the ones of the authors' release and those of feature squeezing, each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from inputaware.data.loader import in_chunks
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.settings import ImageRegularizationSettings
+from inputaware.evaluation.aggregate import AFFORDABLE, best_filter
 from inputaware.evaluation.metrics import attack_rates, mean_over
 
 __all__ = ["ImageRegularization", "floor_depth", "gaussian_blur", "median_filter", "round_depth"]
@@ -175,7 +176,7 @@ class ImageRegularization(Defense):
                 rates["trigger_then_filter"] = attack_rates(after, targets, labels)
             scores.setdefault(kind, {})[label] = rates
             progress((done + 1) / len(filters))
-        return Score(self._sentence(scores), scores)
+        return Score(_sentence(finding.scores, scores), scores)
 
     def _filters(self) -> Iterator[tuple[str, str, _Filter]]:
         """Yield each filter with its set and its name, in table 4's order."""
@@ -189,23 +190,23 @@ class ImageRegularization(Defense):
             for bits in self.settings.bits:
                 yield kind, f"{bits} {'bit' if bits == 1 else 'bits'}", partial(shrink, bits=bits)
 
-    def _sentence(self, scores: dict[str, Any]) -> str:
-        original = scores["original"]
-        if original["attack"] is None:
-            clean = _percent(original["clean_accuracy"])
-            return f"A clean model has no trigger to destroy; its clean accuracy is {clean} without a filter."
-        found = [
-            (rates["trigger_then_filter"]["attack_success_rate"], rates["clean_accuracy"], f"{kind}, {label}")
-            for kind, rows in scores.items()
-            if kind != "original"
-            for label, rates in rows.items()
-        ]
-        attack, accuracy, label = min(found)
-        return (
-            f"Without a filter the attack succeeds on {_percent(original['attack']['attack_success_rate'])} of the "
-            f"images; the filter that hurts it most ({label}, after the trigger) leaves {_percent(attack)}, "
-            f"with clean accuracy {_percent(accuracy)}."
-        )
+
+def _sentence(known: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
+    """Say what the best filter that a defender can afford leaves."""
+    original, best = scored["original"], best_filter({"scores": known, "scoring": {"scores": scored}})
+    clean = _percent(original["clean_accuracy"])
+    if original["attack"] is None:
+        return f"A clean model has no trigger to destroy; its clean accuracy is {clean} without a filter."
+    before = (
+        f"Without a filter the attack succeeds on {_percent(original['attack']['attack_success_rate'])} of the images"
+    )
+    limit = f"{100 * AFFORDABLE:g} points of clean accuracy on the defender's images"
+    if best is None:
+        return f"{before}; every filter costs more than {limit}."
+    return (
+        f"{before}; of the filters that cost at most {limit} the best ({best[2]}, after the trigger) leaves "
+        f"{_percent(best[0])}, with clean accuracy {_percent(best[1])}."
+    )
 
 
 def _percent(rate: float | None) -> str:

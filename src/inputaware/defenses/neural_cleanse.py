@@ -16,6 +16,7 @@ from torch import Tensor
 from inputaware.attacks.trigger import apply_trigger
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial, Verdict
 from inputaware.defenses.settings import NeuralCleanseSettings
+from inputaware.models.input_convolution import first_order_gradients
 from inputaware.models.precision import full_float32
 
 __all__ = [
@@ -237,20 +238,21 @@ def reverse_triggers(
     every = list(range(suspect.classes))
     parts = []
     groups = [every] if batched else [[label] for label in every]
-    for number, group in enumerate(groups):
-        parts.append(
-            _search(
-                suspect,
-                images,
-                settings,
-                labels=torch.tensor(group, device=images.device),
-                masks=masks[group],
-                patterns=patterns[group],
-                order=order,
-                images_in_flight=images_in_flight,
-                progress=lambda share, number=number: progress((number + share) / len(groups)),  # type: ignore[misc]
+    with first_order_gradients(suspect.classifier):
+        for number, group in enumerate(groups):
+            parts.append(
+                _search(
+                    suspect,
+                    images,
+                    settings,
+                    labels=torch.tensor(group, device=images.device),
+                    masks=masks[group],
+                    patterns=patterns[group],
+                    order=order,
+                    images_in_flight=images_in_flight,
+                    progress=lambda share, number=number: progress((number + share) / len(groups)),  # type: ignore[misc]
+                )
             )
-        )
     return ReversedTriggers(
         torch.cat([part.masks for part in parts]),
         torch.cat([part.patterns for part in parts]),

@@ -14,6 +14,7 @@ from inputaware.config import config_from_dict, fields_that_count, flatten, pres
 from inputaware.evaluation.statistics import CONFIDENCE, Estimate, compare, estimate, holm
 
 __all__ = [
+    "AFFORDABLE",
     "COMPARED",
     "aggregate",
     "best_filter",
@@ -36,7 +37,7 @@ COMPARED = {
 _ENOUGH = 5
 """Seeds from which on an interval stands in place of the lowest and the highest."""
 
-_AFFORDABLE = 0.04
+AFFORDABLE = 0.04
 """Clean accuracy that the filter chosen by :func:`best_filter` may cost."""
 
 
@@ -44,13 +45,15 @@ def best_filter(record: Mapping[str, Any]) -> tuple[float, float, str] | None:
     """Return what the best filter of image regularization leaves: attack success, clean accuracy, and its name.
 
     It is the one that, laid over the triggered image, leaves the attack least, of those that cost at most 4 points of
-    clean accuracy on the defender's images; none where no filter qualifies.
+    clean accuracy on the defender's images; of several the one with the best clean accuracy; none where no filter
+    qualifies.
 
     Args:
         record: what ``defenses/image-regularization.json`` holds.
     """
     scored, known = record["scoring"]["scores"], record["scores"]
-    affordable = known["original"]["clean_accuracy"] - _AFFORDABLE
+    # Far below one image's share, so that a cost of exactly 4 points is allowed.
+    affordable = known["original"]["clean_accuracy"] - AFFORDABLE - 1e-9
     return min(
         (
             (found["trigger_then_filter"]["attack_success_rate"], found["clean_accuracy"], f"{kind}, {name}")
@@ -58,6 +61,7 @@ def best_filter(record: Mapping[str, Any]) -> tuple[float, float, str] | None:
             for name, found in scored[kind].items()
             if found.get("trigger_then_filter") and known[kind][name]["clean_accuracy"] >= affordable
         ),
+        key=lambda filter: (filter[0], -filter[1], filter[2]),
         default=None,
     )
 

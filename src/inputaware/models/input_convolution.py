@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,18 +11,20 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["InputConvolution"]
+__all__ = ["InputConvolution", "first_order_gradients"]
 
 
 class InputConvolution(nn.Conv2d):
-    """A convolution of one channel, without padding, that is a matrix product wherever gradients are wanted.
+    """A convolution of one channel, without padding, that is a matrix product in training.
 
     For one input channel torch's kernels on a CPU take many times as long for both gradients as the arithmetic asks
     for. Here every window of the images is a column of a matrix; the output and the weights' gradient are products
     with it. An attack that trains a generator through a classifier also needs the gradient for the images: the output's
     gradient is multiplied with the weights, and the products are added where they belong.
 
-    The output is laid out channels last. Without gradients, and on other devices, it is torch's own convolution.
+    The output is laid out channels last. In evaluation mode, without gradients, and on other devices, it is torch's own
+    convolution: what examines a network may want gradients of gradients, or ``torch.func``, which a product of our own
+    does not have. :func:`first_order_gradients` is for those who do not.
 
     Args:
         channels: channels of the output.
@@ -29,6 +33,7 @@ class InputConvolution(nn.Conv2d):
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__(1, channels, side)
+        self.hastened = False
 
     def forward(self, input: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch channel rows columns"]:
         """Return the convolution.
@@ -36,7 +41,8 @@ class InputConvolution(nn.Conv2d):
         Args:
             input: images, in any unit.
         """
-        if input.device.type != "cpu" or not torch.is_grad_enabled():
+        wanted = torch.is_grad_enabled() and (self.training or self.hastened)
+        if input.device.type != "cpu" or not wanted:
             return super().forward(input)
         assert self.bias is not None
         values: tuple[Tensor, ...] = (input, self.weight, self.bias)
@@ -44,6 +50,23 @@ class InputConvolution(nn.Conv2d):
             values = tuple(value.to(torch.get_autocast_dtype("cpu")) for value in values)
         result: Tensor = _Convolve.apply(*values)  # type: ignore[no-untyped-call]
         return result
+
+
+@contextmanager
+def first_order_gradients(network: nn.Module) -> Iterator[None]:
+    """Let a network in evaluation mode take gradients as fast as in training; within, none can be taken of them.
+
+    Args:
+        network: any; one without :class:`InputConvolution` is left as it is.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, InputConvolution)]
+    for layer in layers:
+        layer.hastened = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.hastened = False
 
 
 class _Convolve(torch.autograd.Function):

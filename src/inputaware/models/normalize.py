@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+
+from inputaware.errors import DataError
 
 __all__ = ["Normalize"]
 
@@ -31,13 +33,21 @@ class Normalize(nn.Module):
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def forward(
-        self, images: Float[Tensor, "batch channel height width"]
+        self, images: Shaped[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch channel height width"]:
         """Return normalised images.
 
         Args:
             images: pixels in [0, 1].
+
+        Raises:
+            DataError: they are bytes or other integers, which would be normalised by constants that are rounded to 0.
         """
+        if not images.is_floating_point():
+            raise DataError(
+                f"images: expected pixels in [0, 1] as floating-point numbers; found {images.dtype}; "
+                "divide bytes by 255"
+            )
         if self.identity:
             return images
         mean, std = self._constants_for(images)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from inputaware.config import (
     DATASETS,
@@ -180,18 +180,17 @@ def parse_option(text: str) -> tuple[str, list[Any]]:
     name, equals, values = text.partition("=")
     if not name or not equals or not values:
         raise ConfigError(f"set: expected FIELD=VALUE or FIELD=VALUE,VALUE,...; found {text!r}")
-    try:
-        # As one list: so that values that are lists themselves keep their commas.
-        return name.replace("-", "_"), json.loads(f"[{values}]")
-    except ValueError:
-        return name.replace("-", "_"), [_plain(value) for value in values.split(",")]
+    field = name.replace("-", "_")
+    # Values that are lists themselves keep their commas.
+    return field, [_plain(value, field) for value in re.split(r",(?![^\[]*\])", values)]
 
 
-def _plain(text: str) -> Any:
+def _plain(text: str, field: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return {"none": None}.get(text, text)
+        # "none" is no value, but where it is one of the choices, as for the attack.
+        return None if text == "none" and "none" not in get_args(get_type_hints(Config).get(field)) else text
 
 
 def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> Sweep:
