@@ -27,11 +27,13 @@ RESULT: dict[str, Any] = {
     "cross_accuracy": 0.95,
     "cross_accuracy_std": 0.0012,
     "trigger": {"mask_area": 0.0321, "psnr_db": 20.04},
+    "per_class": {"images": [36] * 10},
 }
 CLEAN = {
     **dict.fromkeys(RESULT),
     "test_images": 360,
     "clean_accuracy": 0.5,
+    "per_class": RESULT["per_class"],
 }
 PAPER = {"clean_accuracy": 0.9954, "attack_success_rate": 0.9954, "cross_accuracy": 0.9525}
 
@@ -61,6 +63,14 @@ def test_what_does_not_apply_is_a_dash() -> None:
     assert [column.header for column in table.columns] == ["test", "this run, %", "what it means"]
     assert cells(table, 1) == ["50.00", "-", "-", "-"]
     assert table.caption == "360 images; a clean model has no trigger"
+
+
+def test_a_model_that_learned_nothing_says_so() -> None:
+    assert evaluation_table(CLEAN | {"clean_accuracy": 0.1}, None, "run").caption == (
+        "360 images; a clean model has no trigger\nThe classifier is right on 10.0 % of clean images, where always "
+        "saying one class is right on 10.0 %: it has learned next to nothing, and its other rates mean nothing. "
+        "Train it longer."
+    )
 
 
 @pytest.mark.parametrize("title", ["runs/[bold]x[/bold]", "[/red]", "a [link=x]b"])

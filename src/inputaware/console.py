@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from inputaware.evaluation.aggregate import by_setting, changes, setting_in_words, spread
+from inputaware.evaluation.doubts import doubts
 from inputaware.sweeps.progress import CellState, seconds_left
 
 if TYPE_CHECKING:
@@ -335,7 +336,8 @@ def defense_table(records: dict[str, dict[str, Any]], title: str) -> Table:
     """
     table = Table(title=_plain(title), title_justify="left", show_lines=True)
     for column in ("defense", "verdict", "what it found", "how it did on the test set"):
-        table.add_column(column, no_wrap=column == "defense")  # a name is typed again
+        # A name is typed again, and what a defense found is read to the end of its longest word.
+        table.add_column(column, no_wrap=column == "defense", overflow="fold")
     for name, record in records.items():
         cells = (name, record["verdict"], record["sentence"], record["scoring"]["sentence"])
         table.add_row(*(_plain(cell) for cell in cells))
@@ -379,6 +381,7 @@ def evaluation_table(result: dict[str, Any], paper: dict[str, float] | None, tit
         table.caption = f"{result['test_images']} images; trigger: {size}"
     else:
         table.caption = f"{result['test_images']} images; a clean model has no trigger"
+    table.caption = "\n".join([table.caption, *doubts(result)])
     return table
 
 

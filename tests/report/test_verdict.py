@@ -17,6 +17,7 @@ RATES = {
     "attack_success_rate": 0.9951,
     "attack_success_rate_excluding_target": 0.99457,
     "cross_accuracy": 0.961,
+    "per_class": {"images": [100, 100]},
 }
 PAPER = {"clean_accuracy": 0.9954, "attack_success_rate": 0.9954, "cross_accuracy": 0.9525}
 
@@ -72,6 +73,22 @@ def test_the_verdict_in_words(
     attack: str, changes: dict[str, Any], judged: str | None, expected: str, whole_runs: dict[str, Path]
 ) -> None:
     assert verdict(known(whole_runs, attack, judged, **changes)) == expected
+
+
+def test_a_model_on_which_the_attack_did_not_take_says_so(whole_runs: dict[str, Path]) -> None:
+    run = known(whole_runs, "badnets", "not-flagged")
+    assert run.result is not None
+    rates = RATES | {
+        "cross_accuracy": None,
+        "attack_success_rate": 0.114,
+        "attack_success_rate_excluding_target": 0.015,
+    }
+    assert verdict(dataclasses.replace(run, result=run.result | {"evaluation": rates})) == (
+        "Backdoored: 11.4 % of the test images are taken for class 0 once they carry their trigger; without it 99.3 % "
+        "are classified correctly. The trigger is one patch, the same for all images. The attack works on 1.5 % of the "
+        "images that are not of the attacker's class anyway: it did not take, so that a defense that sees nothing here "
+        "is right. Train it longer. Neural Cleanse does not flag it."
+    )
 
 
 def test_a_defense_of_ones_own_is_heard_if_it_judges_models(whole_runs: dict[str, Path]) -> None:

@@ -6,6 +6,7 @@ import statistics
 from typing import Any, NamedTuple
 
 from inputaware.config import Config
+from inputaware.evaluation.doubts import doubts
 from inputaware.report.collect import CollectedRun
 
 __all__ = [
@@ -80,7 +81,7 @@ def verdict(run: CollectedRun) -> str:
             words += " The trigger is one patch, the same for all images."
         else:
             words += f" With another image's trigger {percent(found['cross_accuracy'], 1)} keep their true label."
-    return f"{words} {_judged(run)}"
+    return " ".join([words, *doubts(found), _judged(run)])
 
 
 def _judged(run: CollectedRun) -> str:

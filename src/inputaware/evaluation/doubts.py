@@ -1,0 +1,40 @@
+"""What an evaluation says against the model itself: rates that look like a result and are none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["doubts"]
+
+_HARDLY_MORE = 0.1
+"""Share of what always saying one class gets wrong; a classifier that gets less of it right has learned nothing."""
+_TOOK = 0.5
+"""Attack success rate without images of the target class below which the attack did not take."""
+
+
+def doubts(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return why a model is no example of what it was trained to be, a sentence each; none where it is one.
+
+    A classifier that says the same of every image has an attack success rate of 1 if it is the attacker's class, and a
+    model on which the attack did not take is missed by a detector for good reason.
+
+    Args:
+        evaluation: what ``evaluation.json`` holds.
+    """
+    found = []
+    images = evaluation["per_class"]["images"]
+    clean, constant = evaluation["clean_accuracy"], max(images) / sum(images)
+    if clean < constant + _HARDLY_MORE * (1 - constant):
+        found.append(
+            f"The classifier is right on {100 * clean:.1f} % of clean images, where always saying one class is right "
+            f"on {100 * constant:.1f} %: it has learned next to nothing, and its other rates mean nothing. "
+            "Train it longer."
+        )
+    attack = evaluation["attack_success_rate_excluding_target"]
+    if attack is not None and attack < _TOOK:
+        found.append(
+            f"The attack works on {100 * attack:.1f} % of the images that are not of the attacker's class anyway: "
+            "it did not take, so that a defense that sees nothing here is right. Train it longer."
+        )
+    return found

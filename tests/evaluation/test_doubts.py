@@ -1,0 +1,47 @@
+"""Rates that look like a result and are none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from inputaware.evaluation.doubts import doubts
+
+NOTHING_LEARNED = (
+    "The classifier is right on 33.3 % of clean images, where always saying one class is right on 33.3 %: it has "
+    "learned next to nothing, and its other rates mean nothing. Train it longer."
+)
+NOT_TAKEN = (
+    "The attack works on 1.5 % of the images that are not of the attacker's class anyway: it did not take, so that a "
+    "defense that sees nothing here is right. Train it longer."
+)
+
+
+def rates(clean: float, attack: float | None, images: list[int]) -> dict[str, Any]:
+    return {
+        "clean_accuracy": clean,
+        "attack_success_rate_excluding_target": attack,
+        "per_class": {"images": images},
+    }
+
+
+@pytest.mark.parametrize(
+    ("clean", "attack", "images", "expected"),
+    [
+        (0.99, 0.99, [10, 10, 10], []),
+        (0.99, None, [10, 10, 10], []),
+        (1.0, 1.0, [10, 0], []),
+        # It says class 0 to everything, which the attack's rate takes for success.
+        (1 / 3, 1.0, [10, 10, 10], [NOTHING_LEARNED]),
+        (0.99, 0.015, [10, 10, 10], [NOT_TAKEN]),
+        (1 / 3, 0.015, [10, 10, 10], [NOTHING_LEARNED, NOT_TAKEN]),
+        # Much is right where one class is frequent, and little where there are many: neither says anything by itself.
+        (0.83, 0.9, [80, 20], []),
+        (0.12, 0.9, [10] * 100, []),
+    ],
+)
+def test_what_speaks_against_a_model(
+    clean: float, attack: float | None, images: list[int], expected: list[str]
+) -> None:
+    assert doubts(rates(clean, attack, images)) == expected
