@@ -39,6 +39,9 @@ check-tables: .venv/.installed-dev
 	  --page docs/defense/fine-pruning.md
 	@for table in seeds seeds-defenses; do \
 	  $(BIN)/python scripts/results-table --check --table $$table --results results/shares --page docs/presets.md || exit 1; done
+	@for table in seeds seeds-defenses; do \
+	  $(BIN)/python scripts/results-table --check --table $$table --results results/epochs \
+	    --page docs/defense/neural-cleanse.md || exit 1; done
 	@$(BIN)/python scripts/results-table --check --table seeds --results results/schedules --page docs/performance.md
 	@for table in seeds differences; do \
 	  $(BIN)/python scripts/results-table --check --table $$table --results results/sensitivity --page docs/sensitivity.md || exit 1; done
