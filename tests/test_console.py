@@ -68,8 +68,7 @@ def test_what_does_not_apply_is_a_dash() -> None:
 def test_a_model_that_learned_nothing_says_so() -> None:
     assert evaluation_table(CLEAN | {"clean_accuracy": 0.1}, None, "run").caption == (
         "360 images; a clean model has no trigger\nThe classifier is right on 10.0 % of clean images, where always "
-        "saying one class is right on 10.0 %: it has learned next to nothing, and its other rates mean nothing. "
-        "Train it longer."
+        "saying one class is right on 10.0 %: it has learned next to nothing, and its other rates mean nothing."
     )
 
 

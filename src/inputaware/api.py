@@ -211,6 +211,7 @@ class Run:
             DataError: the data set is missing or corrupt.
             RunFolderError: a result with other settings is there, or one of a defense of your own, or the folder
                 cannot be written or is in use.
+            TrainingError: a defense's fine-tuning did not stay finite.
             WriteError: the disk is full, or the folder is gone.
         """
         check_seed(seed)

@@ -10,7 +10,7 @@
     │   ├── DefenseError           a suspect or clean data that a defense cannot work with
     │   ├── DeviceError            the device or precision asked for is not there
     │   └── RunFolderError         a run folder is missing, in the way, corrupt, locked or of another kind
-    ├── TrainingError              training cannot go on (a loss that is not finite): exit code 1
+    ├── TrainingError              training or fine-tuning cannot go on (numbers that are not finite): exit code 1
     └── WriteError                 the disk is full, or a folder is gone or read-only: exit code 1, what was there stays
 
 A message says what was expected, what was found and what to do.
@@ -63,7 +63,7 @@ class RunFolderError(UsageError):
 
 
 class TrainingError(InputAwareError):
-    """Training, or a defense's fine-tuning, cannot go on from here; the last good checkpoint is kept."""
+    """Training cannot go on from here, and its last good checkpoint is kept; or a defense's fine-tuning cannot."""
 
 
 class WriteError(InputAwareError):

@@ -363,15 +363,19 @@ def test_fine_tuning_is_sgd_by_its_formula(schedule: Literal["constant", "cosine
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fine_tuning_that_diverges_is_refused(kind: str) -> None:
+@pytest.mark.parametrize("batch_size", [4, 1000])
+def test_fine_tuning_that_diverges_is_refused(kind: str, batch_size: int) -> None:
     found = trained(kind)
     before = copy.deepcopy(found.classifier.state_dict())
     message = (
-        "fine-pruning: expected a finite loss in fine-tuning; found nan at the end of epoch 1; "
-        "choose a lower --fine-pruning.learning-rate"
+        "fine-pruning: expected finite weights in fine-tuning; found others after epoch 1; "
+        "choose a lower --fine-pruning.learning-rate, or name the other defenses alone"
     )
+    # Of one batch the loss is that of the weights before its step.
     with pytest.raises(TrainingError, match=rf"^{re.escape(message)}$"):
-        FinePruning(FinePruningSettings(epochs=3, batch_size=4, learning_rate=1e30)).run(found, data())
+        FinePruning(FinePruningSettings(epochs=1, batch_size=batch_size, learning_rate=1e38, weight_decay=1e3)).run(
+            found, data()
+        )
     assert all(torch.equal(before[name], values) for name, values in found.classifier.state_dict().items())
 
 

@@ -10,11 +10,11 @@ from inputaware.evaluation.doubts import doubts
 
 NOTHING_LEARNED = (
     "The classifier is right on 33.3 % of clean images, where always saying one class is right on 33.3 %: it has "
-    "learned next to nothing, and its other rates mean nothing. Train it longer."
+    "learned next to nothing, and its other rates mean nothing."
 )
 NOT_TAKEN = (
     "The attack works on 1.5 % of the images that are not of the attacker's class anyway: it did not take, so that a "
-    "defense that sees nothing here is right. Train it longer."
+    "defense that sees nothing here is right."
 )
 
 
@@ -24,6 +24,11 @@ def rates(clean: float, attack: float | None, images: list[int]) -> dict[str, An
         "attack_success_rate_excluding_target": attack,
         "per_class": {"images": images},
     }
+
+
+def test_just_below_a_half_and_a_tenth_it_speaks() -> None:
+    assert "works on 49.0 %" in doubts(rates(0.99, 0.49, [10, 10, 10]))[0]
+    assert "right on 39.0 %" in doubts(rates(0.39, 0.9, [10, 10, 10]))[0]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +41,8 @@ def rates(clean: float, attack: float | None, images: list[int]) -> dict[str, An
         (1 / 3, 1.0, [10, 10, 10], [NOTHING_LEARNED]),
         (0.99, 0.015, [10, 10, 10], [NOT_TAKEN]),
         (1 / 3, 0.015, [10, 10, 10], [NOTHING_LEARNED, NOT_TAKEN]),
+        (0.99, 0.5, [10, 10, 10], []),
+        (0.41, 0.9, [10, 10, 10], []),
         # Much is right where one class is frequent, and little where there are many: neither says anything by itself.
         (0.83, 0.9, [80, 20], []),
         (0.12, 0.9, [10] * 100, []),

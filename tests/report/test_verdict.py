@@ -87,7 +87,7 @@ def test_a_model_on_which_the_attack_did_not_take_says_so(whole_runs: dict[str, 
         "Backdoored: 11.4 % of the test images are taken for class 0 once they carry their trigger; without it 99.3 % "
         "are classified correctly. The trigger is one patch, the same for all images. The attack works on 1.5 % of the "
         "images that are not of the attacker's class anyway: it did not take, so that a defense that sees nothing here "
-        "is right. Train it longer. Neural Cleanse does not flag it."
+        "is right. Neural Cleanse does not flag it."
     )
 
 

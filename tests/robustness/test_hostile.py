@@ -702,6 +702,10 @@ def test_a_defenses_result_of_a_stranger_is_not_shown(change: Callable[[dict[str
         at("trigger", value=7),
         at("trigger", "psnr_db", value=None),
         at("test_images", value=True),
+        at("per_class", value=7),
+        at("per_class", "images", value=[]),
+        at("per_class", "images", value=[0, 0]),
+        at("per_class", "images", value=["many"]),
     ],
 )
 def test_an_evaluation_of_a_stranger_is_not_shown(

@@ -159,6 +159,7 @@ def test_an_unknown_field_is_refused(changes: dict[str, Any], message: str) -> N
         ("joint-stage.lambda-div=0,1.5", ("joint_stage.lambda_div", [0, 1.5])),
         ("partners=derangement,second-order", ("partners", ["derangement", "second-order"])),
         ("train_images=none,100", ("train_images", [None, 100])),
+        ('output="a,b",[[1,2],[3]],{"c":1,"d":2}', ("output", ["a,b", [[1, 2], [3]], {"c": 1, "d": 2}])),
         ("attack=none,input-aware", ("attack", ["none", "input-aware"])),
         ("joint_stage.generator.betas=[0.5,0.9],none", ("joint_stage.generator.betas", [[0.5, 0.9], None])),
         (

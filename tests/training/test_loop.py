@@ -204,6 +204,7 @@ def test_the_first_process_alone_saves(
     monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
     monkeypatch.setattr(loop, "_LOOK_EVERY", 1)
     trainer = trainer_of(processes, tmp_path / "run", StopAfter(99))
+    assert trainer._is_save_due() is saves
     trainer.run()
     assert trainer.folder.checkpoint.exists() is saves
     # A signal ends each of them.

@@ -217,7 +217,7 @@ class FinePruning(Defense):
 
         Raises:
             DefenseError: the features cannot be cut.
-            TrainingError: the loss of the fine-tuning is not finite.
+            TrainingError: the weights of the fine-tuning are not finite.
         """
         ranking, held_out = self._divide(clean.labels, seed)
         cut = FeatureCut(suspect, clean.pixels[:8])
@@ -339,10 +339,10 @@ class FinePruning(Defense):
                     optimizer.step()
                     course.step()
                 # Once an epoch, for a look makes a GPU wait; weights that are no numbers stay so.
-                if not math.isfinite(last := float(loss.detach())):
+                if not all(torch.isfinite(weight).all() for weight in tuned.parameters()):
                     raise TrainingError(
-                        f"fine-pruning: expected a finite loss in fine-tuning; found {last} at the end of epoch "
-                        f"{epoch + 1}; choose a lower --fine-pruning.learning-rate"
+                        f"fine-pruning: expected finite weights in fine-tuning; found others after epoch {epoch + 1}; "
+                        "choose a lower --fine-pruning.learning-rate, or name the other defenses alone"
                     )
                 progress((epoch + 1) / settings.epochs)
         return tuned.eval().requires_grad_(False), layer

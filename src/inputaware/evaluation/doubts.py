@@ -28,13 +28,12 @@ def doubts(evaluation: Mapping[str, Any]) -> list[str]:
     if clean < constant + _HARDLY_MORE * (1 - constant):
         found.append(
             f"The classifier is right on {100 * clean:.1f} % of clean images, where always saying one class is right "
-            f"on {100 * constant:.1f} %: it has learned next to nothing, and its other rates mean nothing. "
-            "Train it longer."
+            f"on {100 * constant:.1f} %: it has learned next to nothing, and its other rates mean nothing."
         )
     attack = evaluation["attack_success_rate_excluding_target"]
     if attack is not None and attack < _TOOK:
         found.append(
             f"The attack works on {100 * attack:.1f} % of the images that are not of the attacker's class anyway: "
-            "it did not take, so that a defense that sees nothing here is right. Train it longer."
+            "it did not take, so that a defense that sees nothing here is right."
         )
     return found

@@ -60,13 +60,14 @@ def first_order_gradients(network: nn.Module) -> Iterator[None]:
         network: any; one without :class:`InputConvolution` is left as it is.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, InputConvolution)]
+    before = [layer.hastened for layer in layers]
     for layer in layers:
         layer.hastened = True
     try:
         yield
     finally:
-        for layer in layers:
-            layer.hastened = False
+        for layer, hastened in zip(layers, before, strict=True):
+            layer.hastened = hastened
 
 
 class _Convolve(torch.autograd.Function):

@@ -131,7 +131,7 @@ def _explained(path: object) -> Iterator[None]:
     """Say of files that are not what they should be where they are, whatever it is that trips."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise RunFolderError(
             f"{path}: expected the files of a run as inputaware writes them; found {type(error).__name__}: "
             f"{error}; restore them, or make them again with inputaware evaluate, and inspect and defend --overwrite"

@@ -181,8 +181,11 @@ def parse_option(text: str) -> tuple[str, list[Any]]:
     if not name or not equals or not values:
         raise ConfigError(f"set: expected FIELD=VALUE or FIELD=VALUE,VALUE,...; found {text!r}")
     field = name.replace("-", "_")
-    # Values that are lists themselves keep their commas.
-    return field, [_plain(value, field) for value in re.split(r",(?![^\[]*\])", values)]
+    try:
+        # As one list: so that values that are lists themselves, or quoted, keep their commas.
+        return field, json.loads(f"[{values}]")
+    except ValueError:
+        return field, [_plain(value, field) for value in re.split(r",(?![^\[]*\])", values)]
 
 
 def _plain(text: str, field: str) -> Any:
