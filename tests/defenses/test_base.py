@@ -73,6 +73,17 @@ class PlainSettings(Settings):
     value: Any = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Typed(Settings):
+    """Settings of each type that is looked at, and of one that is not."""
+
+    count: int = 3
+    share: float = 0.5
+    word: str = "one"
+    often: bool = False
+    many: tuple[int, ...] = (1, 2)
+
+
 class Undecorated(Settings):
     """Settings whose fields nobody would see."""
 
@@ -99,6 +110,33 @@ def test_settings_that_nothing_would_record_are_refused(settings: Any, message: 
     with pytest.raises(ConfigError) as error:
         Watcher(settings)
     assert str(error.value) == f"Watcher: {message}"
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        ({"count": "x"}, "count, a setting, to be of type int; found 'x'"),
+        ({"count": 1.5}, "count, a setting, to be of type int; found 1.5"),
+        ({"count": True}, "count, a setting, to be of type int; found True"),
+        ({"share": None}, "share, a setting, to be of type float; found None"),
+        ({"word": 1}, "word, a setting, to be of type str; found 1"),
+        ({"often": 1}, "often, a setting, to be of type bool; found 1"),
+    ],
+)
+def test_settings_of_another_type_are_refused(wrong: dict[str, Any], found: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Watcher(Typed(**wrong))
+    assert str(error.value) == f"Watcher: expected {found}"
+    assert Watcher(Typed(share=1, many=())).settings == Typed(share=1, many=())
+
+
+def test_settings_may_stand_in_the_class() -> None:
+    class Set(Watcher):
+        settings = PlainSettings(value=7)
+
+    assert Set().run(suspect(), data()).settings == {"value": 7}
+    assert Set(PlainSettings(value=8)).settings == PlainSettings(value=8)
 
 
 NO_JSON: list[tuple[Any, str]] = [

@@ -292,6 +292,20 @@ def _annotated_settings(kind: type) -> type[Settings]:
     return Settings
 
 
+def _check_types(name: str, settings: Settings) -> None:
+    """Refuse a number, a text or a truth value where another of them is asked for; other types are not looked at."""
+    try:
+        hints = get_type_hints(type(settings))
+    except Exception:
+        return  # a name that is there for the type checker alone
+    for key, hint in hints.items():
+        value = getattr(settings, key, None)
+        # As everywhere in Python a whole number may stand for any number; a truth value is none.
+        fits = isinstance(value, (int, float) if hint is float else hint) if hint in (bool, int, float, str) else True
+        if not fits or (hint in (int, float) and isinstance(value, bool)):
+            raise ConfigError(f"{name}: expected {key}, a setting, to be of type {hint.__name__}; found {value!r}")
+
+
 def _check_plain(name: str, value: object, place: str) -> None:
     for fault in _unfit(value, place):
         raise DefenseError(
@@ -304,10 +318,11 @@ class Defense(ABC):
 
     Args:
         settings: a frozen dataclass derived from :class:`~inputaware.defenses.settings.Settings`, checked when the
-            defense is made; none: the defaults of the class that ``settings`` is annotated with, if it is.
+            defense is made; none: those that the class has as its ``settings``, or the defaults of the class that
+            ``settings`` is annotated with, if it is.
 
     Raises:
-        ConfigError: a setting is out of its range, or the settings are something else.
+        ConfigError: a setting is out of its range or of another type, or the settings are something else.
     """
 
     name: ClassVar[str]
@@ -316,7 +331,10 @@ class Defense(ABC):
     """Fewer clean images than this are refused."""
 
     def __init__(self, settings: Any = None) -> None:
-        settings = _annotated_settings(type(self))() if settings is None else settings
+        if settings is None:
+            settings = getattr(type(self), "settings", None)
+        if settings is None:
+            settings = _annotated_settings(type(self))()
         if not isinstance(settings, Settings):
             raise ConfigError(
                 f"{type(self).__name__}: expected settings derived from inputaware.defenses.settings.Settings; "
@@ -328,6 +346,7 @@ class Defense(ABC):
                 f"{type(self).__name__}: expected settings that are a dataclass, or none would be recorded; "
                 f"found {kind.__name__}, a plain class; write @dataclass(frozen=True, kw_only=True) above it"
             )
+        _check_types(type(self).__name__, settings)
         settings.check()
         _check_plain(type(self).__name__, asdict(settings), "settings")
         self.settings = settings
