@@ -238,7 +238,8 @@ def reverse_triggers(
     every = list(range(suspect.classes))
     parts = []
     groups = [every] if batched else [[label] for label in every]
-    with first_order_gradients(suspect.classifier):
+    # Around the backward passes too, which compute as they are told when they run.
+    with first_order_gradients(suspect.classifier), full_float32():
         for number, group in enumerate(groups):
             parts.append(
                 _search(
@@ -261,7 +262,6 @@ def reverse_triggers(
     )
 
 
-@full_float32()
 def _search(
     suspect: Suspect,
     images: Float[Tensor, "batch channel height width"],

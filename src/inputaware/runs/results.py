@@ -138,11 +138,13 @@ def read_evaluation(file: Path) -> dict[str, Any]:
     numbers += [result.get(name, "none") for name in _SHOWN if result.get(name, "none") is not None]
     if trigger is not None:
         numbers += [trigger.get(name) for name in ("mask_area", "psnr_db")] if isinstance(trigger, dict) else ["none"]
-    images = result["per_class"].get("images") if isinstance(result.get("per_class"), dict) else None
-    counts = images if isinstance(images, list) else []
-    whole = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts)
+    classes = result.get("per_class")
+    counts = classes.get("images") if isinstance(classes, dict) else None
+    counts = counts if isinstance(counts, list) and counts else ["none"]
+    numbers += counts
     numeric = all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
-    if not numeric or not whole or not sum(counts):
+    # No image at all has no rates.
+    if not numeric or min(counts) < 0 or not any(counts):
         raise RunFolderError(
             f"{file}: expected an evaluation's rates; found others; "
             f"make it again with: inputaware evaluate {file.parent}"
