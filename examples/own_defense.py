@@ -1,4 +1,4 @@
-"""A defense of one's own: inputaware defend RUN examples/own_defense.py:FeatureSqueezing.
+"""A defense of one's own: inputaware defend RUN examples/own_defense.py:FeatureSqueezing --feature-squeezing.side 5.
 
 Feature squeezing as a detector (Xu, Evans & Qi 2018, *Feature Squeezing*, NDSS): what the classifier says of an
 image and of the smoothed image is compared. Where the two are far apart, the image is refused.
@@ -17,13 +17,17 @@ from inputaware.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class SqueezingSettings(Settings):
-    """Are written into the result, and checked when the defense is made."""
+    """Are options of the command line, written into the result, and checked when the defense is made."""
 
     side: int = 3
+    """Side of the median filter's window in pixels, an odd number."""
     false_rejection_rate: float = 0.01
+    """Share of the defender's clean images that the threshold refuses."""
 
     def check(self) -> None:
-        """Refuse a rate that is none."""
+        """Refuse a window without a middle, and a rate that is none."""
+        if self.side < 1 or self.side % 2 == 0:
+            raise ConfigError(f"side: expected an odd number above 0; found {self.side!r}")
         if not 0 < self.false_rejection_rate < 1:
             raise ConfigError(
                 f"false_rejection_rate: expected a number above 0 and below 1; found {self.false_rejection_rate!r}"

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -229,8 +230,8 @@ def test_an_unknown_preset_is_refused() -> None:
         ("seed", True, "seed: expected a whole number; found True"),
         ("seed", "1", "seed: expected a whole number; found '1'"),
         ("seed", None, "seed: expected a whole number; found None"),
-        ("train_images", 0.5, "train_images: expected a whole number; found 0.5"),
-        ("validation_images", False, "validation_images: expected a whole number; found False"),
+        ("train_images", 0.5, "train_images: expected a whole number or none; found 0.5"),
+        ("validation_images", False, "validation_images: expected a whole number or none; found False"),
         ("device", 0, "device: expected text; found 0"),
         ("dataset", None, "dataset: expected text; found None"),
         ("model.dropout", "0.1", "model.dropout: expected a number; found '0.1'"),
@@ -238,7 +239,7 @@ def test_an_unknown_preset_is_refused() -> None:
         (
             "joint_stage.initial_attack_probability",
             "half",
-            "joint_stage.initial_attack_probability: expected a number; found 'half'",
+            "joint_stage.initial_attack_probability: expected a number or none; found 'half'",
         ),
         (
             "augmentation.horizontal_flip",
@@ -570,3 +571,60 @@ def test_what_an_attack_does_not_read_makes_no_difference() -> None:
     for attack, count in (("badnets", 1), ("none", 0), ("input-aware", 2)):
         plain = preset_config("fast", dataset="digits", attack=attack)
         assert len(config_differences(plain, override(plain, {**changed, "patch": "white"}))) == count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Odd:
+    """What somebody's own settings may hold."""
+
+    either: int | str = 3
+    perhaps: int | str | None = None
+    table: dict[str, float] = field(default_factory=lambda: {"first": 1.0})
+    several: list[int] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+    anything: Any = None
+
+
+def test_settings_of_other_types_are_read() -> None:
+    changes = {
+        "either": "x",
+        "perhaps": 4,
+        "table": {"second": 2},
+        "several": [1],
+        "names": ["a", "b"],
+        "anything": [None],
+    }
+    assert override(Odd(), changes) == Odd(
+        either="x", perhaps=4, table={"second": 2.0}, several=[1], names=("a", "b"), anything=[None]
+    )
+    assert override(Odd(perhaps=5), {"perhaps": None}) == Odd()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"either": 1.5}, "either: expected a whole number or text; found 1.5"),
+        ({"perhaps": True}, "perhaps: expected a whole number or text or none; found True"),
+        ({"table": 3}, "table: expected values by name; found 3"),
+        ({"table": {"a": "b"}}, "table: expected a number; found 'b'"),
+        ({"several": 3}, "several: expected a list; found 3"),
+        ({"several": [1.5]}, "several: expected a whole number; found 1.5"),
+    ],
+)
+def test_settings_of_other_types_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        override(Odd(), changes)
+    assert str(error.value) == message
+
+
+def test_a_type_that_no_file_can_hold_is_named() -> None:
+    @dataclass(frozen=True)
+    class Strange:
+        number: complex = 1j
+
+    with pytest.raises(ConfigError) as error:
+        override(Strange(), {})
+    assert str(error.value) == (
+        "Strange: expected fields of numbers, text and truth values, or tuples, lists and dictionaries of them; found "
+        "one of <class 'complex'>"
+    )

@@ -191,14 +191,14 @@ def test_a_defense_of_ones_own_is_recorded_like_the_others(run: Run) -> None:
     assert collected["own"]["seconds"] > 0
 
 
-def test_a_result_of_ones_own_defense_is_never_taken_for_the_same(run: Run) -> None:
+def test_a_result_of_ones_own_object_is_never_taken_for_the_same(run: Run) -> None:
     run.defend(Own())
     before = files(run)
     with pytest.raises(RunFolderError) as error:
         run.defend(["strip", Own()], FEW)
     assert str(error.value) == (
-        f"{run.folder.defenses}/own.json: expected no result of this defense yet, since its code may have changed; "
-        "found one; replace it with --overwrite, in Python overwrite=True"
+        f"{run.folder.defenses}/own.json: expected no result of this defense with other code; found one, and it may "
+        "have changed since; replace it with --overwrite, in Python overwrite=True"
     )
     assert files(run) == before
     changed = Own()
@@ -268,19 +268,54 @@ def test_a_strangers_file_among_the_results_is_let_be(run: Run) -> None:
 def test_the_example_runs_from_the_command_line(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    example = f"{Path(__file__).parents[1] / 'examples/own_defense.py'}:FeatureSqueezing"
+    file = tmp_path / "squeezing.py"
+    shutil.copy(Path(__file__).parents[1] / "examples/own_defense.py", file)
+    example = f"{file}:FeatureSqueezing"
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    assert main(["defend", str(folder), example]) == 0
+    path = folder / "defenses/feature-squeezing.json"
+    assert main(["defend", str(folder), example, "--device", "cpu"]) == 0
     assert "feature-squeezing" in capsys.readouterr().out
-    assert main(["defend", str(folder), example]) == 2
-    assert "found one; replace it with --overwrite" in capsys.readouterr().err
-    assert main(["defend", str(folder), example, "--overwrite"]) == 0
-    record = read_json(folder / "defenses/feature-squeezing.json")
+    record = read_json(path)
     assert record["settings"] == {"side": 3, "false_rejection_rate": 0.01}
     scores = record["scoring"]["scores"]
     assert scores.keys() == {"false_rejection_rate", "false_acceptance_rate", "auroc"}
     assert 0 <= scores["auroc"] <= 1
+    # The same code with the same settings is not run again.
+    made = path.stat().st_mtime_ns
+    assert main(["defend", str(folder), example]) == 0
+    assert path.stat().st_mtime_ns == made
+    assert main(["defend", str(folder), example, "--feature-squeezing.side", "5"]) == 2
+    assert "found side 3 there, 5 here; replace it with --overwrite" in capsys.readouterr().err
+    assert main(["defend", str(folder), example, "--feature-squeezing.side=5", "--overwrite"]) == 0
+    assert read_json(path)["settings"]["side"] == 5
+    file.write_text(file.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    assert main(["defend", str(folder), example, "--feature-squeezing.side=5"]) == 2
+    assert capsys.readouterr().err.endswith(
+        f"inputaware: {path}: expected no result of this defense with other code; found one, and it has changed since; "
+        "replace it with --overwrite, in Python overwrite=True\n"
+    )
+
+
+def test_settings_of_ones_own_defense_are_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = f"{Path(__file__).parents[1] / 'examples/own_defense.py'}:FeatureSqueezing"
+    with pytest.raises(SystemExit) as ended:
+        main(["defend", "run", example, "--help"])
+    assert ended.value.code == 0
+    assert "--feature-squeezing.false-rejection-rate FLOAT" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["defend", "run", example, "--feature-squeezing.side", "wide"])
+    assert ended.value.code == 2
+    assert "expected a whole number; found 'wide'" in capsys.readouterr().err
+    arguments = ["--feature-squeezing.side=5", "--feature-squeezing.false-rejection-rate=2"]
+    assert main(["defend", str(tmp_path), example, *arguments]) == 2
+    assert capsys.readouterr().err == (
+        "inputaware: false_rejection_rate: expected a number above 0 and below 1; found 2.0\n"
+    )
+    # Of others there are none.
+    with pytest.raises(SystemExit) as ended:
+        main(["defend", "run", "strip", "--feature-squeezing.side=5"])
+    assert ended.value.code == 2
 
 
 NOISY = """
@@ -318,7 +353,7 @@ def test_what_ones_own_defense_prints_or_ends_stays_out_of_the_answer(
     assert main(["defend", str(run.folder.path), f"{path}:Noisy", f"{other}:Own"]) == 2
     assert capsys.readouterr().err == (
         "inputaware: defense: expected the files of your own defenses in one folder, since they import what lies "
-        f"beside them; found {tmp_path}, {other.parent}; call inputaware defend for each\n"
+        f"beside them; found {tmp_path}, {other.parent}; take one folder at a time\n"
     )
 
 

@@ -55,7 +55,7 @@ from inputaware.runs.environment import (
     resolve_precision,
 )
 from inputaware.runs.files import check_new_folder, read_json, write_arrays, write_folder, write_json, writing
-from inputaware.runs.findings import check_no_finding, kept_finding
+from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.import_official import OfficialCheckpoint, read_official
 from inputaware.training.loop import EpochReport, Listener, Trainer, training_state
@@ -191,14 +191,14 @@ class Run:
 
         Each defense gets the classifier and the ``defender`` split. What it found is then scored on the test set, with
         and without triggers. A result that is in the folder already, with the same settings and seed, is returned
-        as it is; the data are not compared. One of a defense of your own is never taken for the same, since its code
-        may have changed.
+        as it is; the data are not compared. One of a defense of your own is taken for the same only if it was imported
+        by its place (:func:`inputaware.defenses.own.import_defense`) and its code has not changed.
 
         Args:
             defenses: which ones, by name, or defenses of your own; one may stand by itself.
             settings: the settings of the defenses that are named; none: the defaults.
             seed: of the defenses' random choices.
-            overwrite: replace results that were made with other settings, or by a defense of your own.
+            overwrite: make all results anew, also where others are there.
             progress: told the defense that is at work and the share of it that is done.
 
         Returns:
@@ -209,8 +209,8 @@ class Run:
             DefenseError: the classifier or the data are not such that the defense can work with them, or what it
                 returns is nothing that a file can hold.
             DataError: the data set is missing or corrupt.
-            RunFolderError: a result with other settings is there, or one of a defense of your own, or the folder
-                cannot be written or is in use.
+            RunFolderError: a result with other settings, or of other code, is there, or the folder cannot be written
+                or is in use.
             TrainingError: a defense's fine-tuning did not stay finite.
             WriteError: the disk is full, or the folder is gone.
         """
@@ -222,9 +222,15 @@ class Run:
             if not overwrite:
                 # All are looked at before any work: one that was made otherwise is refused.
                 for defense in chosen:
-                    if defense.name not in DEFENSES:
-                        check_no_finding(self.folder.defenses, defense.name)
-                    elif record := kept_finding(self.folder.defenses, defense.name, defense.settings, seed):
+                    record = kept_finding(
+                        self.folder.defenses,
+                        defense.name,
+                        defense.settings,
+                        seed,
+                        own=defense.name not in DEFENSES,
+                        code=defense.code,
+                    )
+                    if record is not None:
                         kept[defense.name] = record
             if len(kept) < len(chosen):
                 suspect = self.suspect()
@@ -257,6 +263,7 @@ class Run:
         score = defense.rate(finding, suspect, trial, progress=half(0.5))
         record = {
             **finding.record(),
+            **({} if defense.code is None else {"code": defense.code}),
             "scoring": {"sentence": score.sentence, "data": trial.clean.describe(), "scores": score.scores},
         }
         with writing(self.folder.defenses):

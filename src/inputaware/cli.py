@@ -7,15 +7,16 @@ import contextlib
 import errno
 import json
 import os
+import re
 import select
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from types import FrameType, NoneType, UnionType
-from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -30,8 +31,12 @@ from inputaware.config import (
     override,
     preset_config,
 )
-from inputaware.defenses.settings import DEFENSES, DefenseSettings
-from inputaware.errors import ConfigError, DefenseError, InputAwareError, UsageError, WriteError
+from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, field_of
+from inputaware.errors import ConfigError, InputAwareError, UsageError, WriteError
+
+if TYPE_CHECKING:
+    from inputaware.defenses.base import Defense
+    from inputaware.defenses.own import OwnDefense
 
 __all__ = [
     "BenchmarkCommand",
@@ -47,6 +52,8 @@ __all__ = [
     "main",
 ]
 
+
+_Command = TypeVar("_Command")
 
 _Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -163,12 +170,13 @@ class DefendCommand:
     run: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = DEFENSES
-    """Which defenses; all, where none is named. FILE.py:CLASS or module:CLASS is one of your own, whose code is run."""
+    """Which defenses; all, where none is named. FILE.py:CLASS or module:CLASS is one of your own, whose code is run;
+    --help beside it shows its settings."""
     settings: Annotated[DefenseSettings, tyro.conf.arg(name="")] = field(default_factory=DefenseSettings)
     seed: int = 0
     """Seed of the defenses' random choices."""
     overwrite: _Flag = False
-    """Replace results in the run folder that were made with other settings."""
+    """Make these results anew, also where others are in the run folder."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     json: _Flag = False
@@ -304,7 +312,7 @@ class SweepCommand:
     """Any field of the configuration: FIELD=VALUE, or FIELD=VALUE,VALUE,... to try several, such as
     joint_stage.attack_probability=0.05,0.1."""
     defenses: tuple[str, ...] = ()
-    """Defenses that each run meets, or all."""
+    """Defenses that each run meets: names, all, or FILE.py:CLASS, one of your own, whose code is run."""
     cpus: float = 1.0
     """Processors of each run; as many run side by side as there are processors for."""
     gpus: float = 0.0
@@ -315,6 +323,8 @@ class SweepCommand:
     """How often a run is taken up again, from its checkpoint, after its worker died."""
     allow_different_machine: _Flag = False
     """Let an interrupted run go on where library, hardware or thread count differ."""
+    overwrite: _Flag = False
+    """Make results of defenses anew that are there with other settings, or that other code of yours made."""
     plan: _Flag = False
     """Show what would be run, and run nothing."""
     json: _Flag = False
@@ -428,37 +438,32 @@ def _poison(command: PoisonCommand) -> None:
     _say(f"Pictures and poison.csv: {command.output}")
 
 
-def _defend(command: DefendCommand) -> None:
+def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
     for name in command.names:
         if name not in DEFENSES and ":" not in name:
             raise ConfigError(
                 f"defense: expected one of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; found {name!r}"
             )
-    folders = {Path(name.rpartition(":")[0]).resolve().parent for name in command.names if ".py:" in name}
-    if len(folders) > 1:
-        raise ConfigError(
-            f"defense: expected the files of your own defenses in one folder, since they import what lies beside them; "
-            f"found {', '.join(sorted(map(str, folders)))}; call inputaware defend for each"
-        )
     from rich.console import Console
 
     from inputaware.api import Run
     from inputaware.console import defense_table, named_progress
-    from inputaware.defenses.registry import import_defense
+    from inputaware.defenses.own import import_defense
+
+    def chosen(name: str) -> DefenseName | Defense:
+        if name in DEFENSES:
+            return name
+        one = own.get(name) or import_defense(name)
+        return one.with_settings(getattr(command.settings, field_of(one.made.name), one.made.settings))
 
     # What a defense of one's own prints must not stand in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
-        chosen = [name if name in DEFENSES else import_defense(name) for name in command.names]
+        defenses = [chosen(name) for name in command.names]
         run = Run.load(command.run, device=command.device)
         with named_progress(Console(stderr=True)) as progress:
-            try:
-                records = run.defend(
-                    chosen, command.settings, seed=command.seed, overwrite=command.overwrite, progress=progress
-                )
-            except SystemExit as error:
-                raise DefenseError(
-                    f"defense: expected one that returns; found one that ends Python ({error}); mend it"
-                ) from error
+            records = run.defend(
+                defenses, command.settings, seed=command.seed, overwrite=command.overwrite, progress=progress
+            )
     if command.json:
         print(json.dumps(records, indent=2))
         return
@@ -595,7 +600,9 @@ def _sweep(command: SweepCommand) -> int:
     axes = {
         name: values for name in ("dataset", "attack", "target", "preset", "seed") if (values := getattr(command, name))
     }
-    sweep = plan_sweep(description, axes | parse_options(command.set, axes))
+    # What a defense of one's own prints must not stand in the JSON.
+    with contextlib.redirect_stdout(sys.stderr):
+        sweep = plan_sweep(description, axes | parse_options(command.set, axes))
     output = Console()
     if command.plan:
         rows = [{"name": cell.name, "config": config_to_dict(cell.config)} for cell in sweep.cells]
@@ -615,6 +622,7 @@ def _sweep(command: SweepCommand) -> int:
             address=command.address,
             retries=command.retries,
             allow_different_machine=command.allow_different_machine,
+            overwrite=command.overwrite,
             watch=display.watch,
         )
     names = {cell.name for cell in sweep.cells}
@@ -695,14 +703,43 @@ def _parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]
     if defaults is None and asks_for_help:
         # Of a data set that is not named help shows that it is required.
         shown = replace(_settings_from([*arguments, "--dataset", "digits"]) or shown, dataset=tyro.MISSING)
-    command = tyro.cli(
-        TrainCommand,
-        prog="inputaware train",
-        args=list(arguments),
-        default=TrainCommand(settings=shown, output=tyro.MISSING),
-        registry=_NUMBERS,
-    )
+    command = _parse("train", TrainCommand, arguments, TrainCommand(settings=shown, output=tyro.MISSING))
     return command, command.settings if defaults is not None else None
+
+
+_PLACE = re.compile(r".+\.py:[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""Of a defense of one's own: FILE.py:CLASS, or module:CLASS."""
+
+
+def _parse_defend(arguments: Sequence[str]) -> tuple[DefendCommand, dict[str, OwnDefense]]:
+    """Return the command, and the defenses of one's own by their place, whose settings are options like all others.
+
+    The first of two passes: which they are decides what options there are.
+    """
+    places = [
+        word
+        for before, word in zip(("", *arguments), arguments, strict=False)
+        if _PLACE.fullmatch(word) and before != "--device"
+    ]
+    if not places:
+        _check_once(DefendCommand, arguments)
+        return _parse("defend", DefendCommand, arguments), {}
+    from inputaware.defenses.own import import_defenses, settings_with
+
+    with contextlib.redirect_stdout(sys.stderr):
+        own = import_defenses(places)
+    settings = settings_with(list(own.values()))
+    _check_once(DefendCommand, arguments)
+    _check_once(type(settings), arguments)
+    return _parse("defend", DefendCommand, arguments, DefendCommand(run=tyro.MISSING, settings=settings)), own
+
+
+def _parse(name: str, command: type[_Command], arguments: Sequence[str], default: _Command | None = None) -> _Command:
+    """Return a command as its arguments say, which are read once its defaults are known."""
+    prog, args = f"inputaware {name}", list(arguments)
+    if default is None:
+        return tyro.cli(command, prog=prog, args=args, registry=_NUMBERS)
+    return tyro.cli(command, prog=prog, args=args, registry=_NUMBERS, default=default)
 
 
 _COMMANDS = {
@@ -746,10 +783,12 @@ def _dispatch(name: str, arguments: Sequence[str]) -> int:
     if name == "train":
         _check_once(TrainCommand, arguments)
         return _train(*_parse_train(arguments), arguments)
+    if name == "defend":
+        _defend(*_parse_defend(arguments))
+        return 0
     actions: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
         "evaluate": (EvaluateCommand, _evaluate),
         "poison": (PoisonCommand, _poison),
-        "defend": (DefendCommand, _defend),
         "inspect": (InspectCommand, _inspect),
         "sweep": (SweepCommand, _sweep),
         "report": (ReportCommand, _report),
@@ -759,7 +798,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> int:
     }
     command, action = actions[name]
     _check_once(command, arguments)
-    return action(tyro.cli(command, prog=f"inputaware {name}", args=list(arguments), registry=_NUMBERS)) or 0
+    return action(_parse(name, command, arguments)) or 0
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

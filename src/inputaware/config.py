@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from inputaware.errors import ConfigError
@@ -342,20 +343,22 @@ def override(settings: _Settings, changes: dict[str, Any]) -> _Settings:
     Raises:
         ConfigError: a field is unknown or a value has the wrong type.
     """
-    return _from_dict(_merge(_to_dict(settings), changes, ""), type(settings))
+    return _from_dict(_merge(settings, changes, ""), type(settings))
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any], prefix: str) -> dict[str, Any]:
-    merged = dict(base)
+def _merge(settings: Any, changes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return settings as plain data, with changes; the fields of a nested part are changed one by one."""
+    merged = _to_dict(settings)
     for key, value in changes.items():
-        if key not in base:
-            raise ConfigError(f"{prefix}{key}: unknown option; expected one of {', '.join(base)}")
-        if isinstance(base[key], dict):
+        if key not in merged:
+            raise ConfigError(f"{prefix}{key}: unknown option; expected one of {', '.join(merged)}")
+        part = getattr(settings, key)
+        if dataclasses.is_dataclass(part):
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
                 value = dataclasses.asdict(value)
             if not isinstance(value, dict):
                 raise ConfigError(f"{prefix}{key}: expected options by name; found {value!r}")
-            value = _merge(base[key], value, f"{prefix}{key}.")
+            value = _merge(part, value, f"{prefix}{key}.")
         merged[key] = value
     return merged
 
@@ -399,11 +402,16 @@ def config_from_dict(data: dict[str, Any]) -> Config:
 
 
 def _from_dict(data: dict[str, Any], kind: type[_Settings]) -> _Settings:
-    from cattrs.errors import ClassValidationError
+    from cattrs.errors import ClassValidationError, StructureHandlerNotFoundError
     from cattrs.v import transform_error
 
     try:
         return _converter().structure(data, kind)
+    except StructureHandlerNotFoundError as error:
+        raise ConfigError(
+            f"{kind.__name__}: expected fields of numbers, text and truth values, or tuples, lists and dictionaries of "
+            f"them; found one of {error.type_}"
+        ) from None
     except (ClassValidationError, ValueError) as error:
         reasons = (reason.rpartition(" @ $") for reason in transform_error(error, format_exception=_explain))
         raise ConfigError(
@@ -441,6 +449,31 @@ def _converter() -> cattrs.Converter:
             raise ValueError(f"expected a list of {len(kinds)} numbers; found {value!r}")
         return tuple(converter.structure(item, item_kind) for item, item_kind in zip(value, kinds, strict=True))
 
+    def structure_list(value: Any, kind: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"expected a list; found {value!r}")
+        return [converter.structure(item, get_args(kind)[0]) for item in value]
+
+    def structure_dictionary(value: Any, kind: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"expected values by name; found {value!r}")
+        kinds = get_args(kind)
+        return {converter.structure(key, kinds[0]): converter.structure(item, kinds[1]) for key, item in value.items()}
+
+    def structure_union(value: Any, kind: Any) -> Any:
+        reasons = []
+        for one in get_args(kind):
+            if one is NoneType:
+                if value is None:
+                    return None
+                reasons.append("none")
+                continue
+            try:
+                return converter.structure(value, one)
+            except ValueError as error:
+                reasons.append(str(error).partition(";")[0].removeprefix("expected "))
+        raise ValueError(f"expected {' or '.join(reasons)}; found {value!r}")
+
     def part(kind: type) -> Any:
         structure_options: Any = converter.gen_structure_attrs_fromdict(kind)
 
@@ -457,6 +490,9 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_factory(dataclasses.is_dataclass, part)
     converter.register_structure_hook_func(made_of(Literal), structure_choice)
     converter.register_structure_hook_func(made_of(tuple), structure_tuple)
+    converter.register_structure_hook_func(made_of(list), structure_list)
+    converter.register_structure_hook_func(made_of(dict), structure_dictionary)
+    converter.register_structure_hook_func(made_of(UnionType), structure_union)
     converter.register_structure_hook(bool, strict((bool,), "true or false", bool))
     converter.register_structure_hook(int, strict((int,), "a whole number", int))
     converter.register_structure_hook(float, strict((int, float), "a number", float))

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from inputaware.evaluation.aggregate import by_setting, changes, setting_in_words, spread
 from inputaware.evaluation.doubts import doubts
+from inputaware.report.seeds import defended
 from inputaware.sweeps.progress import CellState, seconds_left
 
 if TYPE_CHECKING:
@@ -589,7 +590,7 @@ def count_in_words(count: int, noun: str) -> str:
 
 
 def sweep_tables(summary: dict[str, Any]) -> list[Table]:
-    """Return means over seeds with how far these lie apart, and what differs.
+    """Return means over seeds with how far these lie apart, what defenses say, and what differs.
 
     Args:
         summary: what ``summary.json`` holds.
@@ -606,8 +607,20 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
     for words, record in zip(settings, summary["configurations"], strict=True):
         cells = [spread(record["measures"].get(key)) for key in rates.values()]
         table.add_row(_plain(words), str(len(record["seeds"])), *cells)
+    tables = [table]
+    defenses = Table(title="What defenses make of it, percent or models", title_justify="left")
+    defenses.add_column("setting")
+    defenses.add_column("what")
+    defenses.add_column("over the seeds", justify="right")
+    for words, record in zip(settings, summary["configurations"], strict=True):
+        for name, cell in defended(record).items():
+            if cell != "-":
+                defenses.add_row(_plain(words), _plain(name), cell)
+                words = ""
+    if defenses.row_count:
+        tables.append(defenses)
     if not summary["comparisons"]:
-        return [table]
+        return tables
     differences = Table(title="Differences, paired by seed", title_justify="left")
     differences.add_column("setting")
     differences.add_column("beside")
@@ -615,4 +628,4 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
     for record in summary["comparisons"]:
         cells = [settings[record["second"]], settings[record["first"]], record["words"]]
         differences.add_row(*(_plain(cell) for cell in cells))
-    return [table, differences]
+    return [*tables, differences]

@@ -42,8 +42,9 @@ SWEEP = {
     },
     # The second grid cannot train: there are fewer images than a batch holds.
     "runs": [{}, {"train_images": 10, "seed": 0}],
-    "defenses": ["image-regularization"],
-    "defense_settings": {"image_regularization": {"kernels": [3], "bits": [1]}},
+    # Beside a built-in one one that somebody else wrote.
+    "defenses": ["image-regularization", f"{Path(__file__).parents[2] / 'examples/own_defense.py'}:FeatureSqueezing"],
+    "defense_settings": {"image_regularization": {"kernels": [3], "bits": [1]}, "feature-squeezing": {"side": 5}},
 }
 CELLS = 3
 # A process that was started in the background would ignore SIGINT.

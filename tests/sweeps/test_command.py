@@ -39,7 +39,7 @@ def test_the_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         (["--dataset", "digits", "--attack", "bad"], "attack: expected one of input-aware, badnets, none; found 'bad'"),
         (["--dataset", "digits", "--set", "epochs=3"], "epochs: unknown option; expected one of dataset, attack"),
-        (["--dataset", "digits", "--defenses", "strap"], "defenses: expected all, or some of neural-cleanse"),
+        (["--dataset", "digits", "--defenses", "strap"], "defenses: expected all, some of neural-cleanse"),
         ([], "dataset: expected digits, mnist, cifar10, gtsrb or the path of a folder in every grid; found none"),
     ],
 )
@@ -176,8 +176,12 @@ def test_tables_of_a_summary() -> None:
         "seeds": [0, 1],
         "measures": {"clean_accuracy": measure},
     }
+    defended = {
+        "defenses.strip.scoring.false_acceptance_rate": measure,
+        "defenses.mine.flagged": {"mean": 0.5, "count": 2},
+    }
     summary = {
-        "configurations": [setting, {**setting, "attack": "badnets"}],
+        "configurations": [setting, {**setting, "attack": "badnets", "measures": defended}],
         "comparisons": [{"first": 0, "second": 1, "words": "clean accuracy: the same"}],
     }
     console = Console(file=StringIO(), width=200)
@@ -187,3 +191,8 @@ def test_tables_of_a_summary() -> None:
     assert "digits, none, fast, joint_stage.epochs 3" in found
     assert "50.00 (46.00 to 54.00)" in found
     assert "clean accuracy: the same" in found
+    lines = [" ".join(line.replace("│", " ").split()) for line in found.split("\n")]
+    badnets = "digits, badnets, all-to-one, class 0, fast, joint_stage.epochs 3"
+    assert f"{badnets} triggers that pass STRIP 50.00 (46.00 to 54.00)" in lines
+    assert "mine flags 1 of 2" in lines
+    assert len(sweep_tables({**summary, "configurations": [setting], "comparisons": []})) == 1

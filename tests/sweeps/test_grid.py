@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from inputaware.config import preset_config
-from inputaware.defenses.settings import DEFENSES
+from inputaware.defenses.settings import DEFENSES, StripSettings
 from inputaware.errors import ConfigError
-from inputaware.sweeps.grid import parse_option, parse_options, plan_sweep, read_description
+from inputaware.sweeps.grid import Asked, parse_option, parse_options, plan_sweep, read_description
 
 DIGITS = {"dataset": "digits"}
 
@@ -80,11 +80,42 @@ def test_names_follow_from_the_configuration_alone(tmp_path: Path, monkeypatch: 
 
 
 def test_defenses_and_their_settings() -> None:
-    assert plan_sweep({"base": DIGITS, "defenses": "all"}, {}).defenses == DEFENSES
-    assert plan_sweep({"base": DIGITS, "defenses": "strip"}, {}).defenses == ("strip",)
+    everything = plan_sweep({"base": DIGITS, "defenses": "all"}, {}).defenses
+    assert tuple(asked.name for asked in everything) == DEFENSES
+    assert plan_sweep({"base": DIGITS, "defenses": ["all", "strip"]}, {}).defenses == everything
+    assert plan_sweep({"base": DIGITS, "defenses": "strip"}, {}).defenses == (Asked("strip", "strip", StripSettings()),)
     sweep = plan_sweep({"base": DIGITS, "defenses": ["strip"], "defense_settings": {"strip": {"overlays": 5}}}, {})
-    assert sweep.defenses == ("strip",)
-    assert sweep.settings.strip.overlays == 5
+    assert sweep.defenses == (Asked("strip", "strip", StripSettings(overlays=5)),)
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_defense.py"
+
+
+def test_a_defense_of_ones_own_and_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLE.parent)
+    here = f"{EXAMPLE.name}:FeatureSqueezing"
+    asked = {"base": DIGITS, "defenses": ["all", here]}
+    own = plan_sweep(asked, {}).defenses[-1]
+    # By its absolute path: workers stand elsewhere.
+    assert own.reference == f"{EXAMPLE}:FeatureSqueezing"
+    assert (own.name, own.own) == ("feature-squeezing", True)
+    assert own.settings.side == 3  # type: ignore[attr-defined]
+    other = plan_sweep({**asked, "defense_settings": {"feature-squeezing": {"side": 5}}}, {}).defenses[-1]
+    assert other.settings.side == 5  # type: ignore[attr-defined]
+    assert other.code == own.code is not None
+    for settings, message in (
+        ({"feature-squeezing": {"size": 5}}, "feature_squeezing.size: unknown option; expected one of side, "),
+        (
+            {"feature_squeezing": {"false_rejection_rate": 2}},
+            "false_rejection_rate: expected a number above 0 and below 1; found 2.0",
+        ),
+    ):
+        with pytest.raises(ConfigError) as error:
+            plan_sweep({**asked, "defense_settings": settings}, {})
+        assert str(error.value).startswith(f"defense_settings: {message}")
+    with pytest.raises(ConfigError) as error:
+        plan_sweep({**asked, "defenses": [here, f"./{here}"]}, {})
+    assert str(error.value) == "defenses: expected each name once; found two of 'feature-squeezing'"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +141,8 @@ def test_defenses_and_their_settings() -> None:
         ({"base": DIGITS, "defenses": 3}, "defenses: expected a list of names, or all; found 3"),
         (
             {"base": DIGITS, "defenses": ["strap"]},
-            f"defenses: expected all, or some of {', '.join(DEFENSES)}; found 'strap'",
+            f"defenses: expected all, some of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; "
+            "found 'strap'",
         ),
         (
             {"base": DIGITS, "defense_settings": {"strip": {"overlays": 0}}},

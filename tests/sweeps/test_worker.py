@@ -6,11 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from inputaware.api import Run, train
 from inputaware.config import Config, config_to_dict, preset_config
 from inputaware.defenses.settings import DefenseSettings, StripSettings
+from inputaware.errors import RunFolderError
 from inputaware.sweeps.worker import CellProgress, run_cell
 
 SETTINGS = DefenseSettings(strip=StripSettings(overlays=3))
@@ -43,9 +45,9 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_cell_has_the_files_of_train_and_defend(tmp_path: Path) -> None:
     told: list[tuple[str, float]] = []
     config = tiny()
-    arguments = {
-        "defenses": ["strip", "image-regularization"],
-        "settings": asdict(SETTINGS),
+    arguments: dict[str, Any] = {
+        "defenses": [("strip", asdict(SETTINGS.strip)), ("image-regularization", {})],
+        "overwrite": False,
         "threads": torch.get_num_threads(),
         "allow_different_machine": False,
     }
@@ -63,6 +65,14 @@ def test_a_cell_has_the_files_of_train_and_defend(tmp_path: Path) -> None:
     assert files(tmp_path / "cell") == before
     assert told == []
     assert Run.load(tmp_path / "cell").folder.finished
+    arguments["defenses"] = [("strip", {"overlays": 4})]
+    with pytest.raises(RunFolderError, match="found overlays 3 there, 4 here; replace it with --overwrite"):
+        run_cell(config_to_dict(config), str(tmp_path / "cell"), **arguments, tell=lambda *what: None)
+    assert files(tmp_path / "cell") == before
+    arguments["overwrite"] = True
+    run_cell(config_to_dict(config), str(tmp_path / "cell"), **arguments, tell=lambda *what: None)
+    after = files(tmp_path / "cell")
+    assert {name for name in before if after[name] != before[name]} == {"defenses/strip.json", "defenses/strip.npz"}
 
 
 def test_shares_count_epochs_and_defenses() -> None:

@@ -20,12 +20,18 @@ __all__ = [
     "NeuralCleanseSettings",
     "Settings",
     "StripSettings",
+    "field_of",
 ]
 
 DefenseName = Literal["neural-cleanse", "strip", "fine-pruning", "image-regularization"]
 
 DEFENSES: tuple[DefenseName, ...] = get_args(DefenseName)
 """All defenses, in the order in which they run."""
+
+
+def field_of(name: str) -> str:
+    """Return what the settings of a defense are called among those of all defenses."""
+    return name.replace("-", "_")
 
 
 def _number(

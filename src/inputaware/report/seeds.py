@@ -8,17 +8,17 @@ from typing import Any
 from inputaware.evaluation.aggregate import aggregate, by_setting, comparisons, setting_in_words, spread
 from inputaware.report.verdict import DEFENSE_TITLES
 
-__all__ = ["over_seeds"]
+__all__ = ["defended", "over_seeds"]
 
-_COLUMNS = {
-    "clean": "clean_accuracy",
-    "attack": "attack_success_rate",
-    "cross": "cross_accuracy",
+_RATES = {"clean": "clean_accuracy", "attack": "attack_success_rate", "cross": "cross_accuracy"}
+"""The columns of the three tests, and where an aggregated setting has each."""
+
+_LEFT = {
     "attack left by pruning": "defenses.fine-pruning.scoring.pruned.attack.attack_success_rate",
     "attack left by fine-tuning": "defenses.fine-pruning.scoring.fine_tuned.attack.attack_success_rate",
     "attack left by the best filter": "defenses.image-regularization.best_filter.attack_success_rate",
 }
-"""The columns of rates, and where an aggregated setting has each."""
+"""The columns of what defenses leave, in the same way."""
 
 _JUDGED = {"triggers that pass {}": ".scoring.false_acceptance_rate", "{} flags": ".flagged"}
 """What a defense says of images and of models, the built-in ones and others, and where an aggregated setting has it."""
@@ -75,22 +75,35 @@ def over_seeds(results: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return seeds, rates in percent, and how many models defenses flag, by the names of columns."""
-    found, seeds = record["measures"], len(record["seeds"])
+    """Return seeds, rates in percent, and what defenses say, by the names of columns."""
+    return {
+        "seeds": ", ".join(map(str, record["seeds"])),
+        **{name: _cell(record, path) for name, path in _RATES.items()},
+        **defended(record),
+    }
 
-    def cell(measure: Mapping[str, Any] | None) -> str:
-        few = measure is not None and measure["count"] < seeds
-        return spread(measure) + (f", {measure['count']} of {seeds} seeds" if measure is not None and few else "")
 
+def defended(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what defenses leave, let pass, and flag, in percent or models, by the names of columns.
+
+    Args:
+        record: one of :func:`~inputaware.evaluation.aggregate.aggregate`.
+    """
+    found = record["measures"]
     judged = {}
     for words, end in _JUDGED.items():
         for path, measure in found.items():
             if path.startswith("defenses.") and path.endswith(end):
                 name = path.removeprefix("defenses.").removesuffix(end)
                 flagged = f"{measure['mean'] * measure['count']:.0f} of {measure['count']}"
-                judged[words.format(DEFENSE_TITLES.get(name, name))] = flagged if end == ".flagged" else cell(measure)
-    return {
-        "seeds": ", ".join(map(str, record["seeds"])),
-        **{name: cell(found.get(path)) for name, path in _COLUMNS.items()},
-        **judged,
-    }
+                judged[words.format(DEFENSE_TITLES.get(name, name))] = (
+                    flagged if end == ".flagged" else _cell(record, path)
+                )
+    return {**{name: _cell(record, path) for name, path in _LEFT.items()}, **judged}
+
+
+def _cell(record: Mapping[str, Any], path: str) -> str:
+    """Return a measure over the seeds, and of how many, where it is not of all."""
+    measure, seeds = record["measures"].get(path), len(record["seeds"])
+    few = measure is not None and measure["count"] < seeds
+    return spread(measure) + (f", {measure['count']} of {seeds} seeds" if measure is not None and few else "")

@@ -13,10 +13,12 @@ from inputaware.runs.files import read_json
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["check_no_finding", "kept_finding"]
+__all__ = ["kept_finding"]
 
 
-def kept_finding(folder: Path, name: str, settings: DataclassInstance, seed: int) -> dict[str, Any] | None:
+def kept_finding(
+    folder: Path, name: str, settings: DataclassInstance, seed: int, *, own: bool = False, code: str | None = None
+) -> dict[str, Any] | None:
     """Return the result of a defense that is in a run folder already; none where it or its arrays are missing.
 
     A setting that a result does not name is younger than it, and counts as its default: a new setting's default is
@@ -27,9 +29,11 @@ def kept_finding(folder: Path, name: str, settings: DataclassInstance, seed: int
         name: of the defense.
         settings: of the defense, a dataclass.
         seed: of its random choices.
+        own: whether somebody else wrote the defense, so that its code may have changed since.
+        code: a digest of that code; none where it is not known: then no result is taken for the same.
 
     Raises:
-        RunFolderError: it was made with other settings or another seed, or is corrupt.
+        RunFolderError: it was made with other settings, another seed or other code, or is corrupt.
     """
     path = folder / f"{name}.json"
     if not path.exists() or not path.with_suffix(".npz").exists():
@@ -39,6 +43,12 @@ def kept_finding(folder: Path, name: str, settings: DataclassInstance, seed: int
         raise RunFolderError(
             f"{path}: expected a defense's result with settings, verdict, sentence and scoring; found others; "
             "replace it with --overwrite"
+        )
+    if own and (code is None or record.get("code") != code):
+        known = "it may have" if code is None or "code" not in record else "it has"
+        raise RunFolderError(
+            f"{path}: expected no result of this defense with other code; found one, and {known} changed since; "
+            "replace it with --overwrite, in Python overwrite=True"
         )
     # As a file holds them: lists for tuples.
     asked = json.loads(json.dumps({**asdict(settings), "seed": seed}))
@@ -54,23 +64,6 @@ def kept_finding(folder: Path, name: str, settings: DataclassInstance, seed: int
             "replace it with --overwrite, or give the options that it was made with"
         )
     return record
-
-
-def check_no_finding(folder: Path, name: str) -> None:
-    """Check that a run folder has no result of a defense that was written elsewhere: its code may have changed since.
-
-    Args:
-        folder: the run folder's ``defenses``.
-        name: of the defense.
-
-    Raises:
-        RunFolderError: there is one.
-    """
-    if (folder / f"{name}.json").exists():
-        raise RunFolderError(
-            f"{folder / name}.json: expected no result of this defense yet, since its code may have changed; "
-            "found one; replace it with --overwrite, in Python overwrite=True"
-        )
 
 
 def _is_finding(record: dict[str, Any]) -> bool:

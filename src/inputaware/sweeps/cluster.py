@@ -51,6 +51,7 @@ def run_sweep(
     address: str | None = None,
     retries: int = 3,
     allow_different_machine: bool = False,
+    overwrite: bool = False,
     watch: _Watch = lambda states, slots: None,
 ) -> dict[str, Any]:
     """Run every cell that is not finished, and return what all of them say together.
@@ -67,6 +68,7 @@ def run_sweep(
         address: of a running Ray cluster; none starts a local one on the processors that this process may use.
         retries: how often a cell is taken up again after its worker died.
         allow_different_machine: let an interrupted cell go on where library, hardware or thread count differ.
+        overwrite: make defenses' results anew that are there with other settings, or of other code.
         watch: told how it goes, twice a second.
 
     Returns:
@@ -83,7 +85,8 @@ def run_sweep(
     _check_folder(folder)
     states = {
         cell.name: CellState(
-            f"{cell.config.dataset} {cell.config.attack}", "kept" if _is_finished(cell, sweep, folder) else "waiting"
+            f"{cell.config.dataset} {cell.config.attack}",
+            "kept" if _is_finished(cell, sweep, folder, overwrite) else "waiting",
         )
         for cell in sweep.cells
     }
@@ -106,8 +109,8 @@ def run_sweep(
                         cell.name: {
                             "config": config_to_dict(cell.config),
                             "folder": str(folder / "runs" / cell.name),
-                            "defenses": sweep.defenses,
-                            "settings": asdict(sweep.settings),
+                            "defenses": [(one.reference, asdict(one.settings)) for one in sweep.defenses],
+                            "overwrite": overwrite,
                             "threads": max(1, int(cpus)),
                             "allow_different_machine": allow_different_machine,
                         }
@@ -140,15 +143,20 @@ def _check_folder(folder: Path) -> None:
             )
 
 
-def _is_finished(cell: Cell, sweep: Sweep, output: Path) -> bool:
-    """Return whether a cell is trained, evaluated, and has met all defenses."""
+def _is_finished(cell: Cell, sweep: Sweep, output: Path, overwrite: bool) -> bool:
+    """Return whether a cell is trained, evaluated, and has met all defenses as they are asked for."""
     folder = output / "runs" / cell.name
     if not (folder / "evaluation.json").exists():
         return False
-    return all(
-        kept_finding(folder / "defenses", name, getattr(sweep.settings, name.replace("-", "_")), cell.config.seed)
-        for name in sweep.defenses
-    )
+    try:
+        return all(
+            kept_finding(folder / "defenses", one.name, one.settings, cell.config.seed, own=one.own, code=one.code)
+            for one in sweep.defenses
+        )
+    except RunFolderError:
+        if overwrite:
+            return False
+        raise
 
 
 def _import_ray(address: str | None) -> Any:

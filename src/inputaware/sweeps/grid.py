@@ -8,10 +8,10 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from inputaware.config import (
     DATASETS,
@@ -23,10 +23,13 @@ from inputaware.config import (
     preset_config,
 )
 from inputaware.data.spec import dataset_spec
-from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
+from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, field_of
 from inputaware.errors import ConfigError
 
-__all__ = ["Cell", "Sweep", "parse_option", "parse_options", "plan_sweep", "read_description"]
+if TYPE_CHECKING:
+    from inputaware.defenses.own import OwnDefense
+
+__all__ = ["Asked", "Cell", "Sweep", "parse_option", "parse_options", "plan_sweep", "read_description"]
 
 _KEYS = ("base", "runs", "defenses", "defense_settings")
 
@@ -52,18 +55,36 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A defense that each run meets.
+
+    Attributes:
+        reference: its name, or ``FILE.py:CLASS`` or ``module:CLASS`` of one that somebody else wrote, the file by its
+            absolute path.
+        name: what its result is called.
+        settings: all of them.
+        own: whether somebody else wrote it.
+        code: a digest of its code, if so.
+    """
+
+    reference: str
+    name: str
+    settings: Settings
+    own: bool = False
+    code: str | None = None
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Everything that a sweep is to run.
 
     Attributes:
         cells: the runs, each once: of configurations that differ in what their attack does not read, the first.
         defenses: which defenses each run meets when it is trained; their seed is the run's.
-        settings: the settings of the defenses.
     """
 
     cells: tuple[Cell, ...]
-    defenses: tuple[DefenseName, ...] = ()
-    settings: DefenseSettings = field(default_factory=DefenseSettings)
+    defenses: tuple[Asked, ...] = ()
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -201,8 +222,8 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
 
     Args:
         description: ``base``: fields of all runs; ``runs``: a list of grids, each with fields of its own;
-            ``defenses``: names, or ``all``; ``defense_settings``: fields of
-            :class:`~inputaware.defenses.settings.DefenseSettings`. A field is a name with dots or a nested part, its
+            ``defenses``: names, ``all``, or ``FILE.py:CLASS`` of one that somebody else wrote, whose code is run;
+            ``defense_settings``: their settings by name. A field is a name with dots or a nested part, its
             value one value or a list of values to try; a value that is a list itself stands in a second list.
         axes: fields with their values from the command line, which replace the description's.
 
@@ -230,8 +251,8 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
             if len(grids) == 1:
                 raise
             raise ConfigError(f"grid {number} of runs: {error}") from None
-    settings = _defense_settings(_part(description, "defense_settings"))
-    return Sweep(tuple(cells.values()), _defenses(description.get("defenses", [])), settings)
+    asked = _defenses(description.get("defenses", []), _part(description, "defense_settings"))
+    return Sweep(tuple(cells.values()), asked)
 
 
 def _part(description: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -307,23 +328,43 @@ def _name(config: Config) -> str:
     return "-".join([dataset, config.attack, *target, config.preset, f"seed{config.seed}", digest])
 
 
-def _defenses(names: Any) -> tuple[DefenseName, ...]:
+def _defenses(names: Any, changes: Mapping[str, Any]) -> tuple[Asked, ...]:
+    """Return the defenses that are named, with their settings; code that somebody else wrote is run."""
     names = [names] if isinstance(names, str) else names
-    if names == ["all"]:
-        return DEFENSES
     if not isinstance(names, list | tuple):
         raise ConfigError(f"defenses: expected a list of names, or all; found {short(names)}")
-    for name in names:
-        if name not in DEFENSES:
-            raise ConfigError(f"defenses: expected all, or some of {', '.join(DEFENSES)}; found {short(name)}")
-    return tuple(dict.fromkeys(names))
+    references = list(dict.fromkeys(itertools.chain(*(DEFENSES if name == "all" else [name] for name in names))))
+    for name in references:
+        if not isinstance(name, str) or (name not in DEFENSES and ":" not in name):
+            raise ConfigError(
+                f"defenses: expected all, some of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; "
+                f"found {short(name)}"
+            )
+    start, own = DefenseSettings(), {}
+    if places := [name for name in references if name not in DEFENSES]:
+        from inputaware.defenses.own import import_defenses, settings_with
 
-
-def _defense_settings(changes: Mapping[str, Any]) -> DefenseSettings:
+        own = import_defenses(places)
+        start = settings_with(list(own.values()))
     try:
-        settings = override(DefenseSettings(), _nested(_flat(changes)))
+        settings = override(start, _nested(_flat(changes)))
         for part in fields(settings):
             getattr(settings, part.name).check()
     except ConfigError as error:
         raise ConfigError(f"defense_settings: {error}") from None
-    return settings
+    asked = {}
+    for name in references:
+        one = _own(own[name], settings) if name in own else Asked(name, name, getattr(settings, field_of(name)))
+        if one.name in asked:
+            raise ConfigError(f"defenses: expected each name once; found two of {one.name!r}")
+        asked[one.name] = one
+    return tuple(asked.values())
+
+
+def _own(own: OwnDefense, settings: DefenseSettings) -> Asked:
+    """Return a defense that somebody else wrote with the settings that are asked for, if any are."""
+    made = own.made.name
+    defense = own.with_settings(getattr(settings, field_of(made), own.made.settings))
+    place, _, name = own.reference.rpartition(":")
+    reference = f"{os.path.abspath(place)}:{name}" if place.endswith(".py") else own.reference
+    return Asked(reference, made, defense.settings, own=True, code=defense.code)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inputaware.config import Config, config_from_dict, override
-from inputaware.defenses.settings import DefenseName, DefenseSettings
+from inputaware.config import Config, config_from_dict
+from inputaware.errors import RunFolderError
 
 if TYPE_CHECKING:
     from inputaware.training.loop import EpochReport
@@ -80,8 +80,8 @@ def run_cell(
     config: dict[str, Any],
     folder: str,
     *,
-    defenses: Sequence[DefenseName],
-    settings: dict[str, Any],
+    defenses: Sequence[tuple[str, dict[str, Any]]],
+    overwrite: bool,
     threads: int,
     allow_different_machine: bool,
     tell: Callable[[str, float], None],
@@ -91,8 +91,9 @@ def run_cell(
     Args:
         config: the run's configuration as plain data.
         folder: the run folder.
-        defenses: which defenses; their seed is the run's.
-        settings: the settings of all defenses as plain data.
+        defenses: which defenses, by name or the place of their code, each with its settings as plain data; their seed
+            is the run's.
+        overwrite: make a defense's result anew that is there with other settings, or of other code.
         threads: how many threads torch computes with, for other cells run beside it.
         allow_different_machine: go on although library, hardware or thread count differ.
         tell: told what the cell is at and the share of its work that is done.
@@ -103,6 +104,7 @@ def run_cell(
     import torch
 
     from inputaware.api import train
+    from inputaware.defenses.own import make_defense
 
     torch.set_num_threads(threads)
     asked = config_from_dict(config)
@@ -115,5 +117,12 @@ def run_cell(
         listener=progress,
         evaluating=progress.evaluating,
     )
-    for number, name in enumerate(defenses):
-        run.defend([name], override(DefenseSettings(), settings), seed=asked.seed, progress=progress.defending(number))
+    for number, (reference, settings) in enumerate(defenses):
+        told = progress.defending(number)
+        defense = make_defense(reference, settings)
+        try:
+            run.defend(defense, seed=asked.seed, progress=told)
+        except RunFolderError:
+            if not overwrite:
+                raise
+            run.defend(defense, seed=asked.seed, overwrite=True, progress=told)

@@ -1,0 +1,319 @@
+"""A defense of one's own, by the file or the module that it is in, and with its settings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from inputaware.config import override
+from inputaware.defenses.base import Defense
+from inputaware.defenses.own import import_defense, import_defenses, make_defense, settings_with
+from inputaware.defenses.settings import DefenseSettings, Settings
+from inputaware.errors import ConfigError
+
+SOURCE = """
+from __future__ import annotations
+from dataclasses import dataclass
+import numpy
+from inputaware.defenses.base import Defense, Examination, Score
+from inputaware.config import override
+from inputaware.defenses.settings import DefenseSettings, Settings
+from helper_of_own import SIDE
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSettings(Settings):
+    side: int = SIDE
+
+class Own(Defense):
+    name = "own"
+    settings: OwnSettings
+
+    def examine(self, suspect, clean, seed, progress):
+        return Examination("no-verdict", "It was.", {})
+
+    def score(self, finding, suspect, trial, *, progress=lambda share: None):
+        return Score("So it was.", {})
+
+made = Own(OwnSettings(side=7))
+number = 3
+array = numpy.zeros(2)
+
+class Half(Own):
+    def __init__(self, side):
+        super().__init__(OwnSettings(side=side))
+
+class Lost(Own):
+    settings: Nowhere
+
+class Perhaps(Own):
+    settings: OwnSettings | None
+
+class Bare(Own):
+    def __init__(self):
+        super().__init__()
+
+class Taken(Own):
+    name = "strip"
+
+class Without(Own):
+    name = "without"
+    settings: Settings
+
+class Aside(Own):
+    # There for the type checker alone.
+    cache: Tensor
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "helper_of_own.py").write_text("SIDE = 5\n", encoding="utf-8")
+    # Named like a module of Python's own, which must stay what it is.
+    path = tmp_path / "string.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    yield path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def side(defense: Defense) -> int:
+    settings = defense.settings
+    assert isinstance(settings, Settings)
+    found: int = settings.side  # type: ignore[attr-defined]
+    return found
+
+
+def test_a_class_of_a_file_is_made_with_the_settings_it_is_annotated_with(file: Path) -> None:
+    assert side(import_defense(f"{file}:Own").made) == 5
+    assert side(import_defense(f"{file}:made").made) == 7
+    assert side(import_defense(f"{file}:Aside").made) == 5
+    import string
+
+    assert string.digits == "0123456789"
+
+
+def test_a_module_is_imported_by_its_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(file.parent))
+    file.rename(file.with_name("mine_alone.py"))
+    assert side(import_defense("mine_alone:Own").made) == 5
+
+
+def test_a_built_in_class_is_no_defense_of_ones_own() -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense("inputaware.defenses.strip:Strip")
+    assert str(error.value) == (
+        "defense: expected a class of your own in inputaware.defenses.strip:Strip; found a built-in one; say strip"
+    )
+
+
+@pytest.mark.parametrize("reference", ["own.py:", ":Own"])
+def test_half_a_reference_is_named(reference: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense(reference)
+    assert str(error.value) == f"defense: expected FILE.py:CLASS, or module:CLASS; found {reference!r}"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "number",
+            "defense: expected a class derived from Defense, or an object of one, in {file}:number; found 'number', "
+            "which is something else",
+        ),
+        (
+            "none",
+            "defense: expected a class derived from Defense, or an object of one, in {file}:none; found no 'none'",
+        ),
+        (
+            "Half",
+            "defense: expected a class that can be made without arguments in {file}:Half; found: Half.__init__() "
+            "missing 1 required positional argument: 'side'; make one in the code, my_defense = Half(...), and say "
+            "{file}:my_defense",
+        ),
+    ],
+)
+def test_what_is_no_defense_is_named(file: Path, name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{file}:{name}")
+    assert str(error.value) == message.format(file=file)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "Lost",
+            "Lost.settings: expected the annotation of a class that is there when the code runs; found 'Nowhere' (name "
+            "'Nowhere' is not defined); import the class, or hand the settings over",
+        ),
+        (
+            "Perhaps",
+            "Perhaps.settings: expected the annotation of a class derived from Settings; found {kind}; annotate it, or "
+            "hand the settings over",
+        ),
+    ],
+)
+def test_an_annotation_that_is_no_settings_is_named(file: Path, name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{file}:{name}")
+    found = str(error.value)
+    start, _, end = message.partition("{kind}")
+    assert found.startswith(start)
+    assert found.endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("value = 1\nvalue / 0\n", "ZeroDivisionError: division by zero ({file}, line 2)"),
+        ("raise SystemExit('bye')\n", "SystemExit: bye ({file}, line 1)"),
+    ],
+)
+def test_code_that_fails_or_ends_python_is_named_with_its_line(file: Path, code: str, found: str) -> None:
+    file.write_text(code, encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{file}:Own")
+    assert str(error.value) == (
+        f"defense: expected code that can be imported in {file}:Own; found {found.format(file=file)}; mend it"
+    )
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder"])
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "own.py"
+    if kind == "folder":
+        path.mkdir()
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{path}:Own")
+    assert str(error.value) == f"defense: expected a file with Python code at {path}; found none"
+
+
+def test_a_module_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense("nowhere_at_all:Own")
+    assert str(error.value) == (
+        "defense: expected an installed module, or one in PYTHONPATH, in nowhere_at_all:Own; found none; for a file "
+        "say nowhere_at_all.py:Own"
+    )
+
+
+def test_a_name_that_is_taken_is_refused_where_the_code_is(file: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{file}:Taken")
+    assert str(error.value) == (
+        "Taken.name: expected a name that no built-in defense has; found 'strip'; choose another"
+    )
+
+
+def test_files_lie_in_one_folder(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    elsewhere = tmp_path / "other" / "own.py"
+    assert list(import_defenses([f"{file}:Own", f"{file}:made"])) == [f"{file}:Own", f"{file}:made"]
+    with pytest.raises(ConfigError) as error:
+        import_defenses([f"{file}:Own", f"{elsewhere}:Own"])
+    assert str(error.value) == (
+        "defense: expected the files of your own defenses in one folder, since they import what lies beside them; "
+        f"found {file.parent}, {elsewhere.parent}; take one folder at a time"
+    )
+
+
+def test_settings_make_another_one(file: Path) -> None:
+    own = import_defense(f"{file}:Own")
+    assert own.with_settings({}) is own.made
+    assert own.with_settings(own.made.settings) is own.made
+    other = own.with_settings({"side": 9})
+    assert (side(other), side(own.made)) == (9, 5)
+    assert type(other) is type(own.made)
+    assert other.code == own.made.code is not None
+    assert side(make_defense(f"{file}:Own", {"side": 11})) == 11
+
+
+def test_a_built_in_one_is_made_by_its_name() -> None:
+    assert make_defense("strip", {"overlays": 7}).settings == DefenseSettings().strip.__class__(overlays=7)
+    with pytest.raises(ConfigError, match=r"^strip\.overlay: unknown option; expected one of overlays, images, "):
+        make_defense("strip", {"overlay": 7})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 9}, "size: unknown option; expected one of side"),
+        ({"side": "9"}, "side: expected a whole number; found '9'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(file: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{file}:Own").with_settings(changes)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "made",
+            "own: expected a class, whose settings can be given, in {file}:made; found an object that is made already; "
+            "name its class",
+        ),
+        (
+            "Bare",
+            "own: expected a class that takes its settings in {file}:Bare; found: Bare.__init__() takes 1 positional "
+            "argument but 2 were given; hand them on to super().__init__(settings)",
+        ),
+    ],
+)
+def test_what_takes_no_settings_is_named(file: Path, name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        import_defense(f"{file}:{name}").with_settings({"side": 9})
+    assert str(error.value) == message.format(file=file)
+
+
+def test_settings_stand_among_those_of_the_others(file: Path) -> None:
+    # Of an object they are set where it is made, and the last one has none.
+    settings = settings_with([import_defense(f"{file}:{name}") for name in ("Own", "Without")])
+    assert isinstance(settings, DefenseSettings)
+    assert not hasattr(settings, "without")
+    assert not hasattr(settings_with([import_defense(f"{file}:made")]), "own")
+    changed = override(settings, {"own": {"side": 9}, "strip": {"overlays": 7}})
+    assert changed.own.side == 9  # type: ignore[attr-defined]
+    assert changed.strip.overlays == 7
+    with pytest.raises(ConfigError, match=r"^own\.size: unknown option; expected one of side$"):
+        override(settings, {"own": {"size": 9}})
+
+
+def code(file: Path) -> str | None:
+    return import_defense(f"{file}:Own").made.code
+
+
+def test_code_is_known_again_by_the_file_and_what_it_imports(file: Path) -> None:
+    package = file.parent / "beside"
+    package.mkdir()
+    (package / "__init__.py").write_text("from beside import part\n", encoding="utf-8")
+    (package / "part.py").write_text("VALUE = 1\n", encoding="utf-8")
+    file.write_text(SOURCE.replace("import numpy\n", "import beside\nimport numpy\n"), encoding="utf-8")
+    first = code(file)
+    assert first is not None
+    assert code(file) == first
+    # A file beside it that it does not import is somebody else's, and so is what was imported before.
+    (file.parent / "another.py").write_text(SOURCE, encoding="utf-8")
+    import_defense(f"{file.parent / 'another.py'}:Own")
+    assert code(file) == first
+    seen = {first}
+    for changed in (file, file.parent / "helper_of_own.py", package / "part.py", package / "__init__.py"):
+        changed.write_text(changed.read_text(encoding="utf-8") + "# another\n", encoding="utf-8")
+        seen.add(code(file))
+    assert len(seen) == 5
+
+
+def test_code_without_a_file_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("of_no_file")
+    monkeypatch.setitem(sys.modules, "of_no_file", module)
+    exec(SOURCE.replace("from helper_of_own import SIDE", "SIDE = 5"), module.__dict__)
+    assert import_defense("of_no_file:Own").made.code is None
