@@ -24,7 +24,9 @@ import pytest
 import tyro
 from PIL import Image
 
-from inputaware import cli, preset_config, train
+from inputaware import preset_config, train
+from inputaware.arguments import parse_train
+from inputaware.commands import BenchmarkCommand, DefendCommand
 from inputaware.config import check_config
 from inputaware.defenses.settings import DefenseSettings, StripSettings
 from inputaware.errors import DataError, DeviceError, UsageError, WriteError
@@ -502,12 +504,12 @@ def test_the_package_takes_every_command(script):
             name, *arguments = step.arguments
             names.add(name)
             if name == "train":
-                _, config = cli._parse_train(arguments)
+                _, config = parse_train(arguments)
                 assert config is not None
                 check_config(config)
                 assert planned.run == str(arguments[-1]).removeprefix("runs/")
             else:
-                tyro.cli({"defend": cli.DefendCommand, "benchmark": cli.BenchmarkCommand}[name], args=arguments)
+                tyro.cli({"defend": DefendCommand, "benchmark": BenchmarkCommand}[name], args=arguments)
     assert names == {"train", "defend", "benchmark"}
 
 

@@ -31,6 +31,8 @@ ROOMS = [
     "reproduction",
     "sweeps",
     "console",
+    "commands",
+    "arguments",
     "cli",
     "__main__",
 ]
@@ -53,6 +55,8 @@ LIGHT = [
     "sweeps.grid",
     "sweeps.progress",
     "console",
+    "commands",
+    "arguments",
     "cli",
 ]
 """Modules and rooms that are imported without torch; a function in them may import it when it is called."""

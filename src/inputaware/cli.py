@@ -7,328 +7,38 @@ import contextlib
 import errno
 import json
 import os
-import re
 import select
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
-
-import tyro
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from inputaware import __version__
-from inputaware.config import (
-    Config,
-    PrecisionName,
-    PresetName,
-    check_config,
-    check_processes,
-    config_to_dict,
-    override,
-    preset_config,
+from inputaware.arguments import parse, parse_defend, parse_train
+from inputaware.commands import (
+    BenchmarkCommand,
+    DefendCommand,
+    EvaluateCommand,
+    ImportOfficialCommand,
+    InspectCommand,
+    PoisonCommand,
+    ReportCommand,
+    ReproduceCommand,
+    SweepCommand,
+    TrainCommand,
 )
-from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, field_of
+from inputaware.config import Config, check_config, check_processes, config_to_dict
+from inputaware.defenses.settings import DEFENSES, DefenseName, field_of
 from inputaware.errors import ConfigError, InputAwareError, UsageError, WriteError
 
 if TYPE_CHECKING:
     from inputaware.defenses.base import Defense
     from inputaware.defenses.own import OwnDefense
 
-__all__ = [
-    "BenchmarkCommand",
-    "DefendCommand",
-    "EvaluateCommand",
-    "ImportOfficialCommand",
-    "InspectCommand",
-    "PoisonCommand",
-    "ReportCommand",
-    "ReproduceCommand",
-    "SweepCommand",
-    "TrainCommand",
-    "main",
-]
-
-
-_Command = TypeVar("_Command")
-
-_Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-
-_NUMBERS = tyro.constructors.ConstructorRegistry()
-"""How numbers are read: as tyro reads them, with messages that say what was expected."""
-
-
-@_NUMBERS.primitive_rule
-def _numbers(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """Return how an option is read that takes a number, a number or none, or several numbers; none for others."""
-    kind, origin, parts = cast(Any, info.type), info.type_origin, get_args(info.type)
-    optional = origin is UnionType and NoneType in parts
-    if optional or origin is tuple:
-        kind = parts[0]
-    words = {int: "a whole number", float: "a number"}.get(kind)
-    if words is None or (optional and len(parts) > 2):
-        return None
-
-    def parse(text: str) -> int | float | None:
-        if optional and text in ("none", "None"):
-            return None
-        try:
-            return kind(text)  # type: ignore[no-any-return]
-        except ValueError:
-            raise ValueError(f"expected {words}{' or none' if optional else ''}; found {text!r}") from None
-
-    def fits(value: Any) -> bool:
-        return (optional and value is None) or isinstance(value, (int, float) if kind is float else int)
-
-    name = kind.__name__.upper()
-    if origin is not tuple:
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar=f"{{None}}|{name}" if optional else name,
-            instance_from_str=lambda found: parse(found[0]),
-            is_instance=fits,
-            str_from_instance=lambda value: [str(value)],
-        )
-    any_number = parts[-1] is Ellipsis
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs="*" if any_number else len(parts),
-        metavar=f"[{name} [{name} ...]]" if any_number else " ".join([name] * len(parts)),
-        instance_from_str=lambda found: tuple(parse(text) for text in found),
-        is_instance=lambda value: isinstance(value, tuple) and all(map(fits, value)),
-        str_from_instance=lambda value: [str(item) for item in value],
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainCommand:
-    """Train a backdoored classifier (or a control), evaluate it on the test set, and write a run folder.
-
-    Flags override the file given with --config, and the file overrides the preset. Defaults below are those of the
-    --dataset and --preset that stand beside --help; without a data set, those of digits.
-    """
-
-    settings: Annotated[Config, tyro.conf.arg(name="")]
-    output: Path
-    """The run folder to make."""
-    resume: _Flag = False
-    """Go on with an interrupted run; needs no other flag than --output."""
-    allow_different_machine: _Flag = False
-    """Resume although library, hardware or thread count differ; the result may then differ in its last bits."""
-    config: Path | None = None
-    """A JSON file with settings, such as the config.json of another run."""
-    tensorboard: Path | None = None
-    """Also write losses and accuracies to this folder for TensorBoard."""
-    devices: int = 1
-    """Processes of this machine that train the run together, each on a GPU of its own, or on the CPU."""
-    json: _Flag = False
-    """Print the evaluation as JSON."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateCommand:
-    """Run the paper's three tests on a finished run, and write its evaluation.json."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run folder."""
-    split: Literal["test", "validation", "defender"] = "test"
-    """Test for reporting (written to the run folder); validation for choosing settings (only printed)."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    json: _Flag = False
-    """Print the evaluation as JSON."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoisonCommand:
-    """Apply a run's trigger to your own images, or export a whole poisoned split."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run folder."""
-    input: Path | None = None
-    """An image, or a folder that is searched for images; any size, grey or colour."""
-    split: Literal["test", "validation", "defender"] | None = None
-    """Export this split as a parquet file instead."""
-    output: Path
-    """The folder to make for images, or the parquet file for a split."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    json: _Flag = False
-    """Print the predictions as JSON."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DefendCommand:
-    """Run defenses on a run's classifier and score them on its test set.
-
-    A defense gets the classifier and clean images of the defender split, nothing of the attacker's. Results go to
-    RUN/defenses/; those that are there already, with the same settings, are shown as they are.
-    """
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run folder."""
-    names: Annotated[tuple[str, ...], tyro.conf.Positional] = DEFENSES
-    """Which defenses; all, where none is named. FILE.py:CLASS or module:CLASS is one of your own, whose code is run;
-    --help beside it shows its settings."""
-    settings: Annotated[DefenseSettings, tyro.conf.arg(name="")] = field(default_factory=DefenseSettings)
-    seed: int = 0
-    """Seed of the defenses' random choices."""
-    overwrite: _Flag = False
-    """Make these results anew, also where others are in the run folder."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    json: _Flag = False
-    """Print the results as JSON."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectCommand:
-    """Look at test images with and without their triggers: galleries and Grad-CAM, written to RUN/inspection/."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run folder."""
-    images: int = 1
-    """Images of each class, drawn at random from the test set."""
-    seed: int = 0
-    """Seed of the draw."""
-    overwrite: _Flag = False
-    """Replace the inspection that is in the run folder."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    json: _Flag = False
-    """Print the record as JSON."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportCommand:
-    """Show runs side by side on one page that opens from disk: what they do, how they look, what defenses say of them.
-
-    It reads what is in the run folders, and names the command for what is not there yet.
-    """
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """The run folders."""
-    output: Path
-    """The HTML file to make."""
-    overwrite: _Flag = False
-    """Replace the file that is there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReproduceCommand:
-    """Make the paper's tables and figures, ours beside theirs: run what is missing, keep what is there.
-
-    It says first what it will run, and about how long that takes here.
-    """
-
-    items: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """main, table2 to table4, figure1 to figure7; all, where none is named."""
-    dataset: str = "mnist"
-    """digits, mnist, cifar10 or gtsrb; the paper has no digits."""
-    seeds: tuple[int, ...] = (0,)
-    """Seeds of the runs: tables show all with their spread, figures the first."""
-    output: Path = Path("reproduction")
-    """The folder for tables, figures and run folders; what is in it is gone on with."""
-    preset: PresetName = "fast"
-    """How runs are trained."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    precision: PrecisionName = "auto"
-    """32, bf16 (mixed precision), or auto: bf16 where it is faster."""
-    hours: float = 12.0
-    """Leave out what should take longer than this."""
-    plan: _Flag = False
-    """Only say what would be run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchmarkCommand:
-    """Measure how fast training and the networks are on this machine, beside a plainly written training and the paper.
-
-    Images are random, so no data set has to be there.
-    """
-
-    dataset: str = "mnist"
-    """digits, mnist, cifar10 or gtsrb: what training and size are measured on."""
-    parts: tuple[Literal["training", "latency", "size", "startup"], ...] = ("training", "latency", "size", "startup")
-    """training: images a second, and where the time goes. latency: the paper's table 2. size: time of an epoch by
-    its images and by batch size. startup: seconds until a command begins."""
-    quick: _Flag = False
-    """Fewer rounds and small epochs, for a first look."""
-    repeats: int | None = None
-    """Rounds in which what is compared takes turns, and timed starts; none: 11, or 3 and 1 with --quick."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    precision: PrecisionName = "auto"
-    """32, bf16 (mixed precision), or auto: bf16 where it is faster."""
-    output: Path | None = None
-    """Also write the result to this new JSON file."""
-    plot: Path | None = None
-    """Also draw the result to this new picture, .png or .svg."""
-    json: _Flag = False
-    """Print the result as JSON."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportOfficialCommand:
-    """Make a run folder from a checkpoint of the authors' release.
-
-    Tensors and options are read, nothing of the file is run.
-    """
-
-    file: Annotated[Path, tyro.conf.Positional]
-    """A *.pth.tar file of the release, of its joint stage or of its mask stage."""
-    output: Path
-    """The run folder to make."""
-    json: _Flag = False
-    """Print what was imported as JSON."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepCommand:
-    """Run a grid of configurations with many seeds, here or on a Ray cluster, and say what they give together.
-
-    The grid comes from a YAML file, from options, or from both: options replace the file's values. Cells that are
-    finished are not run again, so the same command goes on after an interruption.
-    """
-
-    file: Annotated[Path | None, tyro.conf.Positional] = None
-    """What to run, as YAML; none: the options say it."""
-    output: Path
-    """The folder of the sweep, new or of an earlier one."""
-    dataset: tuple[str, ...] = ()
-    """Data sets: digits, mnist, cifar10, gtsrb, or paths."""
-    attack: tuple[str, ...] = ()
-    """Attacks: input-aware, badnets, none."""
-    target: tuple[str, ...] = ()
-    """Targets: all-to-one, all-to-all."""
-    preset: tuple[str, ...] = ()
-    """Presets: fast, paper, official."""
-    seed: tuple[int, ...] = ()
-    """Seeds."""
-    set: tuple[str, ...] = ()
-    """Any field of the configuration: FIELD=VALUE, or FIELD=VALUE,VALUE,... to try several, such as
-    joint_stage.attack_probability=0.05,0.1."""
-    defenses: tuple[str, ...] = ()
-    """Defenses that each run meets: names, all, or FILE.py:CLASS, one of your own, whose code is run."""
-    cpus: float = 1.0
-    """Processors of each run; as many run side by side as there are processors for."""
-    gpus: float = 0.0
-    """GPUs of each run: 0, a fraction, or a whole number."""
-    address: str | None = None
-    """A running Ray cluster, such as auto or ray://HOST:10001; none: this machine."""
-    retries: int = 3
-    """How often a run is taken up again, from its checkpoint, after its worker died."""
-    allow_different_machine: _Flag = False
-    """Let an interrupted run go on where library, hardware or thread count differ."""
-    overwrite: _Flag = False
-    """Make results of defenses anew that are there with other settings, or that other code of yours made."""
-    plan: _Flag = False
-    """Show what would be run, and run nothing."""
-    json: _Flag = False
-    """Print the result as JSON."""
+__all__ = ["main"]
 
 
 def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]) -> int:
@@ -643,105 +353,6 @@ def _sweep(command: SweepCommand) -> int:
     return 1 if summary["broken"] else 0
 
 
-def _settings_from(arguments: Sequence[str]) -> Config | None:
-    """Return the configuration that flags override, or none where no data set is named.
-
-    The first of two passes: data set, preset, configuration file and the folder to resume decide what the
-    other flags' defaults are. Of a folder that is resumed it is the recorded configuration, so that only what is
-    asked for can differ from it.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--dataset", "--preset", "--target", "--config", "--output"):
-        parser.add_argument(option)
-    parser.add_argument("--resume", action="store_true")
-    found, _ = parser.parse_known_args(arguments)
-    settings = _read_settings(Path(found.config)) if found.config else {}
-    if found.resume and found.output and os.path.exists(Path(found.output) / "config.json"):
-        from inputaware.runs.folder import RunFolder
-
-        return override(RunFolder(found.output).config(), settings)
-    for option, asked in (("dataset", found.dataset), ("preset", found.preset), ("target", found.target)):
-        if asked is not None and settings.get(option, asked) != asked:
-            raise ConfigError(
-                f"config: expected a file for {option} {asked!r}; found {settings[option]!r} in {found.config}; "
-                f"leave --{option} out, or take the {option} out of the file with all that depends on it"
-            )
-    dataset = found.dataset or settings.get("dataset")
-    if dataset is None:
-        return None
-    if not isinstance(dataset, str):
-        raise ConfigError(f"dataset: expected text; found {dataset!r}")
-    preset = found.preset or settings.get("preset", "fast")
-    target = found.target or settings.get("target", "all-to-one")
-    start = preset_config(preset, dataset=dataset, target=target)
-    return override(start, settings | {"dataset": dataset, "preset": preset, "target": target})
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings in a file; what a run folder's config.json says of its data and itself is left out."""
-    from inputaware.runs.files import parse_json
-
-    try:
-        settings = parse_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config: expected a JSON file at {str(path)!r}; found: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"config: expected JSON in {str(path)!r}; found: {error}; mend the file") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"config: expected options by name in {str(path)!r}; found {type(settings).__name__}")
-    return {name: value for name, value in settings.items() if name not in ("data", "sha256")}
-
-
-def _parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]:
-    defaults = _settings_from(arguments)
-    asks_for_help = any(argument in ("-h", "--help") for argument in arguments)
-    if defaults is None and not asks_for_help and "--resume" not in arguments:
-        raise ConfigError(
-            "dataset: expected --dataset digits, mnist, cifar10, gtsrb or the path of a folder; found none"
-        )
-    shown = defaults or preset_config("fast", dataset="digits")
-    if defaults is None and asks_for_help:
-        # Of a data set that is not named help shows that it is required.
-        shown = replace(_settings_from([*arguments, "--dataset", "digits"]) or shown, dataset=tyro.MISSING)
-    command = _parse("train", TrainCommand, arguments, TrainCommand(settings=shown, output=tyro.MISSING))
-    return command, command.settings if defaults is not None else None
-
-
-_PLACE = re.compile(r".+\.py:[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""Of a defense of one's own: FILE.py:CLASS, or module:CLASS."""
-
-
-def _parse_defend(arguments: Sequence[str]) -> tuple[DefendCommand, dict[str, OwnDefense]]:
-    """Return the command, and the defenses of one's own by their place, whose settings are options like all others.
-
-    The first of two passes: which they are decides what options there are.
-    """
-    places = [
-        word
-        for before, word in zip(("", *arguments), arguments, strict=False)
-        if _PLACE.fullmatch(word) and before != "--device"
-    ]
-    if not places:
-        _check_once(DefendCommand, arguments)
-        return _parse("defend", DefendCommand, arguments), {}
-    from inputaware.defenses.own import import_defenses, settings_with
-
-    with contextlib.redirect_stdout(sys.stderr):
-        own = import_defenses(places)
-    settings = settings_with(list(own.values()))
-    _check_once(DefendCommand, arguments)
-    _check_once(type(settings), arguments)
-    return _parse("defend", DefendCommand, arguments, DefendCommand(run=tyro.MISSING, settings=settings)), own
-
-
-def _parse(name: str, command: type[_Command], arguments: Sequence[str], default: _Command | None = None) -> _Command:
-    """Return a command as its arguments say, which are read once its defaults are known."""
-    prog, args = f"inputaware {name}", list(arguments)
-    if default is None:
-        return tyro.cli(command, prog=prog, args=args, registry=_NUMBERS)
-    return tyro.cli(command, prog=prog, args=args, registry=_NUMBERS, default=default)
-
-
 _COMMANDS = {
     "train": "train a backdoored classifier or a control, evaluate it, write a run folder",
     "evaluate": "run the paper's three tests on a finished run",
@@ -756,35 +367,12 @@ _COMMANDS = {
 }
 
 
-def _with_several_values(settings: type[Any], prefix: str = "") -> Iterator[str]:
-    """Yield the fields of a command that take several values, those of nested parts with dots."""
-    for name, kind in get_type_hints(settings).items():
-        if is_dataclass(kind):
-            # The options of a command's settings stand without that name.
-            yield from _with_several_values(cast(type[Any], kind), "" if name == "settings" else f"{prefix}{name}.")
-        elif get_origin(kind) is tuple:
-            yield f"{prefix}{name}"
-
-
-def _check_once(command: type[Any], arguments: Sequence[str]) -> None:
-    """Refuse an option with several values that stands twice, of which the parser would take the last alone."""
-    given = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
-    for name in _with_several_values(command):
-        option = f"--{name.replace('_', '-')}"
-        if given.count(option) > 1 and not {"-h", "--help"} & set(given):
-            raise ConfigError(
-                f"{name}: expected one {option} with all its values behind it; found {given.count(option)}; "
-                f"write {option} VALUE VALUE ..."
-            )
-
-
 def _dispatch(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit code."""
     if name == "train":
-        _check_once(TrainCommand, arguments)
-        return _train(*_parse_train(arguments), arguments)
+        return _train(*parse_train(arguments), arguments)
     if name == "defend":
-        _defend(*_parse_defend(arguments))
+        _defend(*parse_defend(arguments))
         return 0
     actions: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
         "evaluate": (EvaluateCommand, _evaluate),
@@ -797,8 +385,7 @@ def _dispatch(name: str, arguments: Sequence[str]) -> int:
         "import-official": (ImportOfficialCommand, _import_official),
     }
     command, action = actions[name]
-    _check_once(command, arguments)
-    return action(_parse(name, command, arguments)) or 0
+    return action(parse(name, command, arguments)) or 0
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

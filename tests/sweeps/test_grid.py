@@ -317,3 +317,17 @@ def test_a_file(tmp_path: Path) -> None:
         read_description(file)
     with pytest.raises(ConfigError, match="expected a sweep's YAML file; found: No such file or directory"):
         read_description(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("defenses", ["evil.py:Evil", "[strip, evil.py:Evil]", "os:getcwd"])
+def test_a_file_names_no_code(tmp_path: Path, defenses: str) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(f"base: {{dataset: digits}}\ndefenses: {defenses}\n", encoding="utf-8")
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was run')\n", encoding="utf-8")
+    name = defenses.strip("[]").rpartition(" ")[2]
+    with pytest.raises(ConfigError) as error:
+        read_description(path)
+    assert str(error.value) == (
+        f"{path}: expected names of built-in defenses, since no file may have code run; found {name!r}; name a defense "
+        "of your own behind --defenses"
+    )

@@ -93,7 +93,8 @@ def read_description(path: Path) -> dict[str, Any]:
     Decimal numbers are those of YAML 1.2: ``1e-4`` is one, ``010`` is ten, and ``1:30`` is text.
 
     Raises:
-        ConfigError: the file is missing or is not YAML, a name stands twice in a part, or PyYAML is not installed.
+        ConfigError: the file is missing or is not YAML, a name stands twice in a part, it names code for a defense, or
+            PyYAML is not installed.
     """
     try:
         import yaml
@@ -119,6 +120,13 @@ def read_description(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected YAML; found: {' '.join(str(error).split())}") from None
     if not isinstance(description, dict):
         raise ConfigError(f"{path}: expected {', '.join(_KEYS)} by name; found {type(description).__name__}")
+    named = description.get("defenses")
+    for name in named if isinstance(named, list) else [named]:
+        if isinstance(name, str) and ":" in name:
+            raise ConfigError(
+                f"{path}: expected names of built-in defenses, since no file may have code run; found {short(name)}; "
+                "name a defense of your own behind --defenses"
+            )
     return description
 
 

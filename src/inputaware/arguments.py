@@ -1,0 +1,213 @@
+"""A command line's arguments, read as one of the commands, with messages that say what was expected."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import tyro
+
+from inputaware.commands import DefendCommand, TrainCommand
+from inputaware.config import Config, override, preset_config
+from inputaware.errors import ConfigError
+
+if TYPE_CHECKING:
+    from inputaware.defenses.own import OwnDefense
+
+__all__ = ["parse", "parse_defend", "parse_train"]
+
+_Command = TypeVar("_Command")
+
+_NUMBERS = tyro.constructors.ConstructorRegistry()
+"""How numbers are read: as tyro reads them, with messages that say what was expected."""
+
+
+@_NUMBERS.primitive_rule
+def _numbers(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Return how an option is read that takes a number, a number or none, or several numbers; none for others."""
+    kind, origin, parts = cast(Any, info.type), info.type_origin, get_args(info.type)
+    optional = origin is UnionType and NoneType in parts
+    if optional or origin is tuple:
+        kind = parts[0]
+    words = {int: "a whole number", float: "a number"}.get(kind)
+    if words is None or (optional and len(parts) > 2):
+        return None
+
+    def parse(text: str) -> int | float | None:
+        if optional and text in ("none", "None"):
+            return None
+        try:
+            return kind(text)  # type: ignore[no-any-return]
+        except ValueError:
+            raise ValueError(f"expected {words}{' or none' if optional else ''}; found {text!r}") from None
+
+    def fits(value: Any) -> bool:
+        return (optional and value is None) or isinstance(value, (int, float) if kind is float else int)
+
+    name = kind.__name__.upper()
+    if origin is not tuple:
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=f"{{None}}|{name}" if optional else name,
+            instance_from_str=lambda found: parse(found[0]),
+            is_instance=fits,
+            str_from_instance=lambda value: [str(value)],
+        )
+    any_number = parts[-1] is Ellipsis
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*" if any_number else len(parts),
+        metavar=f"[{name} [{name} ...]]" if any_number else " ".join([name] * len(parts)),
+        instance_from_str=lambda found: tuple(parse(text) for text in found),
+        is_instance=lambda value: isinstance(value, tuple) and all(map(fits, value)),
+        str_from_instance=lambda value: [str(item) for item in value],
+    )
+
+
+def parse(name: str, command: type[_Command], arguments: Sequence[str], default: _Command | None = None) -> _Command:
+    """Return a command as its arguments say.
+
+    Args:
+        name: of the command.
+        command: its class.
+        arguments: what stands behind its name.
+        default: the command without any; none: the defaults of the class.
+
+    Raises:
+        ConfigError: an option with several values stands twice.
+        SystemExit: help was asked for, or an option is unknown or cannot be read, which is said on stderr.
+    """
+    _check_once(command, arguments)
+    prog, args = f"inputaware {name}", list(arguments)
+    if default is None:
+        return tyro.cli(command, prog=prog, args=args, registry=_NUMBERS)
+    return tyro.cli(command, prog=prog, args=args, registry=_NUMBERS, default=default)
+
+
+def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]:
+    """Return the command, and the configuration that it asks for; none where it takes a run folder's.
+
+    The first of two passes decides the defaults of the second.
+
+    Raises:
+        ConfigError: no data set is named, or as in :func:`parse`, or a file or a folder does not fit.
+    """
+    _check_once(TrainCommand, arguments)
+    defaults = _settings_from(arguments)
+    asks_for_help = any(argument in ("-h", "--help") for argument in arguments)
+    if defaults is None and not asks_for_help and "--resume" not in arguments:
+        raise ConfigError(
+            "dataset: expected --dataset digits, mnist, cifar10, gtsrb or the path of a folder; found none"
+        )
+    shown = defaults or preset_config("fast", dataset="digits")
+    if defaults is None and asks_for_help:
+        # Of a data set that is not named help shows that it is required.
+        shown = replace(_settings_from([*arguments, "--dataset", "digits"]) or shown, dataset=tyro.MISSING)
+    command = parse("train", TrainCommand, arguments, TrainCommand(settings=shown, output=tyro.MISSING))
+    return command, command.settings if defaults is not None else None
+
+
+def _settings_from(arguments: Sequence[str]) -> Config | None:
+    """Return the configuration that flags override, or none where no data set is named.
+
+    The first of two passes: data set, preset, configuration file and the folder to resume decide what the
+    other flags' defaults are. Of a folder that is resumed it is the recorded configuration, so that only what is
+    asked for can differ from it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--dataset", "--preset", "--target", "--config", "--output"):
+        parser.add_argument(option)
+    parser.add_argument("--resume", action="store_true")
+    found, _ = parser.parse_known_args(arguments)
+    settings = _read_settings(Path(found.config)) if found.config else {}
+    if found.resume and found.output and os.path.exists(Path(found.output) / "config.json"):
+        from inputaware.runs.folder import RunFolder
+
+        return override(RunFolder(found.output).config(), settings)
+    for option, asked in (("dataset", found.dataset), ("preset", found.preset), ("target", found.target)):
+        if asked is not None and settings.get(option, asked) != asked:
+            raise ConfigError(
+                f"config: expected a file for {option} {asked!r}; found {settings[option]!r} in {found.config}; "
+                f"leave --{option} out, or take the {option} out of the file with all that depends on it"
+            )
+    dataset = found.dataset or settings.get("dataset")
+    if dataset is None:
+        return None
+    if not isinstance(dataset, str):
+        raise ConfigError(f"dataset: expected text; found {dataset!r}")
+    preset = found.preset or settings.get("preset", "fast")
+    target = found.target or settings.get("target", "all-to-one")
+    start = preset_config(preset, dataset=dataset, target=target)
+    return override(start, settings | {"dataset": dataset, "preset": preset, "target": target})
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in a file; what a run folder's config.json says of its data and itself is left out."""
+    from inputaware.runs.files import parse_json
+
+    try:
+        settings = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: expected a JSON file at {str(path)!r}; found: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"config: expected JSON in {str(path)!r}; found: {error}; mend the file") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"config: expected options by name in {str(path)!r}; found {type(settings).__name__}")
+    return {name: value for name, value in settings.items() if name not in ("data", "sha256")}
+
+
+_PLACE = re.compile(r".+\.py:[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""Of a defense of one's own: FILE.py:CLASS, or module:CLASS."""
+
+
+def parse_defend(arguments: Sequence[str]) -> tuple[DefendCommand, dict[str, OwnDefense]]:
+    """Return the command, and the defenses of one's own by their place, whose settings are options like all others.
+
+    The first of two passes: which they are decides what options there are.
+
+    Raises:
+        ConfigError: one of them cannot be imported, or as in :func:`parse`.
+    """
+    places = [
+        word
+        for before, word in zip(("", *arguments), arguments, strict=False)
+        if _PLACE.fullmatch(word) and before != "--device"
+    ]
+    if not places:
+        return parse("defend", DefendCommand, arguments), {}
+    from inputaware.defenses.own import import_defenses, settings_with
+
+    with contextlib.redirect_stdout(sys.stderr):
+        own = import_defenses(places)
+    settings = settings_with(list(own.values()))
+    _check_once(type(settings), arguments)
+    return parse("defend", DefendCommand, arguments, DefendCommand(run=tyro.MISSING, settings=settings)), own
+
+
+def _with_several_values(settings: type[Any], prefix: str = "") -> Iterator[str]:
+    """Yield the fields of a command that take several values, those of nested parts with dots."""
+    for name, kind in get_type_hints(settings).items():
+        if is_dataclass(kind):
+            # The options of a command's settings stand without that name.
+            yield from _with_several_values(cast(type[Any], kind), "" if name == "settings" else f"{prefix}{name}.")
+        elif get_origin(kind) is tuple:
+            yield f"{prefix}{name}"
+
+
+def _check_once(command: type[Any], arguments: Sequence[str]) -> None:
+    """Refuse an option with several values that stands twice, of which the parser would take the last alone."""
+    given = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
+    for name in _with_several_values(command):
+        option = f"--{name.replace('_', '-')}"
+        if given.count(option) > 1 and not {"-h", "--help"} & set(given):
+            raise ConfigError(
+                f"{name}: expected one {option} with all its values behind it; found {given.count(option)}; "
+                f"write {option} VALUE VALUE ..."
+            )
