@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from inputaware.arguments import parse, parse_defend, parse_train
 from inputaware.commands import EvaluateCommand, SweepCommand
 from inputaware.config import override, preset_config
+from inputaware.defenses import own
+from inputaware.defenses.own import import_defense
 from inputaware.defenses.settings import DEFENSES, DefenseSettings
 from inputaware.errors import ConfigError
 
@@ -39,8 +42,8 @@ def test_data_set_and_preset_decide_the_defaults() -> None:
 
 
 def test_without_a_defense_of_ones_own_there_are_the_built_in_ones() -> None:
-    command, own = parse_defend(["runs/a", "--device", "cuda:1", "--strip.overlays", "7"])
-    assert own == {}
+    command, found = parse_defend(["runs/a", "--device", "cuda:1", "--strip.overlays", "7"])
+    assert found == {}
     assert (command.names, command.device, type(command.settings)) == (DEFENSES, "cuda:1", DefenseSettings)
     assert command.settings.strip.overlays == 7
 
@@ -50,14 +53,54 @@ def test_without_a_defense_of_ones_own_there_are_the_built_in_ones() -> None:
     [
         ["runs/a", "strip", EXAMPLE, "--feature-squeezing.side", "5"],
         ["--feature-squeezing.side=5", "--device", "cuda:0", "runs/a", "strip", EXAMPLE],
-        ["--feature-squeezing.side", "5", "--fine-pruning.horizontal-flip", "runs/a", "strip", EXAMPLE],
-        ["--device", "module:name", "--feature-squeezing.side=5", "--", "runs/a", "strip", EXAMPLE],
+        ["--overwrite", "--fine-pruning.no-horizontal-flip", "runs/a", "strip", EXAMPLE, "--feature-squeezing.side=5"],
+        ["--feature-squeezing.side", "5", "--", "runs/a", "strip", EXAMPLE],
+        ["runs/a", "--seed", "3", "strip", EXAMPLE, "--feature-squeezing.side=5"],
     ],
-    ids=["behind", "before", "behind a flag", "beside a device"],
+    ids=["behind", "before", "behind flags", "behind dashes", "behind a seed"],
 )
 def test_settings_of_ones_own_defense_are_options_wherever_it_stands(arguments: list[str]) -> None:
-    command, own = parse_defend(arguments)
+    command, found = parse_defend(arguments)
     assert command.names == ("strip", EXAMPLE)
-    assert list(own) == [EXAMPLE]
+    assert list(found) == [EXAMPLE]
     assert command.settings.feature_squeezing.side == 5  # type: ignore[attr-defined]
     assert command.settings.strip == DefenseSettings().strip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["runs:none", "strip"],
+        ["runs/a", "strip", "--device", "this:x"],
+        ["runs/a", "strip", "--neural-cleanse.precision=this:x"],
+        ["runs/a", "strip", "--neural-cleanse.precision", "this:x"],
+        ["runs/a", EXAMPLE, "--feature-squeezing.side", "3", "this:x"],
+    ],
+    ids=["folder", "device", "value", "value behind", "value of one's own"],
+)
+def test_only_what_names_a_defense_is_imported(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(own, "import_defense", lambda name: asked.append(name) or import_defense(name))
+    with suppress(SystemExit):
+        parse_defend(arguments)
+    assert asked == [name for name in arguments if name == EXAMPLE]
+
+
+def test_lists_of_ones_own_stand_once(tmp_path: Path) -> None:
+    file = tmp_path / "listing.py"
+    source = Path(EXAMPLE.rpartition(":")[0]).read_text(encoding="utf-8")
+    file.write_text(
+        source.replace("side: int = 3", "sides: list[int] = field(default_factory=list)\n    side: int = 3").replace(
+            "import dataclass", "import dataclass, field"
+        ),
+        encoding="utf-8",
+    )
+    arguments = ["runs/a", f"{file}:FeatureSqueezing", "--feature-squeezing.sides", "3"]
+    command, _ = parse_defend(arguments)
+    assert command.settings.feature_squeezing.sides == [3]  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError) as error:
+        parse_defend([*arguments, "--feature-squeezing.sides", "5"])
+    assert str(error.value) == (
+        "feature_squeezing.sides: expected one --feature-squeezing.sides with all its values behind it; found 2; write "
+        "--feature-squeezing.sides VALUE VALUE ..."
+    )

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -583,6 +583,8 @@ class Odd:
     several: list[int] = field(default_factory=list)
     names: tuple[str, ...] = ()
     anything: Any = None
+    older: Optional[int] = None  # noqa: UP045
+    computed: int = field(init=False, default=7)
 
 
 def test_settings_of_other_types_are_read() -> None:
@@ -593,9 +595,10 @@ def test_settings_of_other_types_are_read() -> None:
         "several": [1],
         "names": ["a", "b"],
         "anything": [None],
+        "older": 3,
     }
     assert override(Odd(), changes) == Odd(
-        either="x", perhaps=4, table={"second": 2.0}, several=[1], names=("a", "b"), anything=[None]
+        either="x", perhaps=4, table={"second": 2.0}, several=[1], names=("a", "b"), anything=[None], older=3
     )
     assert override(Odd(perhaps=5), {"perhaps": None}) == Odd()
 
@@ -605,6 +608,11 @@ def test_settings_of_other_types_are_read() -> None:
     [
         ({"either": 1.5}, "either: expected a whole number or text; found 1.5"),
         ({"perhaps": True}, "perhaps: expected a whole number or text or none; found True"),
+        ({"older": "x"}, "older: expected a whole number or none; found 'x'"),
+        (
+            {"computed": 8},
+            "computed: unknown option; expected one of either, perhaps, table, several, names, anything, older",
+        ),
         ({"table": 3}, "table: expected values by name; found 3"),
         ({"table": {"a": "b"}}, "table: expected a number; found 'b'"),
         ({"several": 3}, "several: expected a list; found 3"),

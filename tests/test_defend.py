@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from inputaware import api
 from inputaware.api import Run, train
 from inputaware.cli import main
 from inputaware.config import AttackName, preset_config
+from inputaware.defenses import own
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.registry import build_defense
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, StripSettings
@@ -197,8 +199,8 @@ def test_a_result_of_ones_own_object_is_never_taken_for_the_same(run: Run) -> No
     with pytest.raises(RunFolderError) as error:
         run.defend(["strip", Own()], FEW)
     assert str(error.value) == (
-        f"{run.folder.defenses}/own.json: expected no result of this defense with other code; found one, and it may "
-        "have changed since; replace it with --overwrite, in Python overwrite=True"
+        f"{run.folder.defenses}/own.json: expected a result of this defense with its present code; found one that may "
+        "have another; replace it with --overwrite, in Python overwrite=True"
     )
     assert files(run) == before
     changed = Own()
@@ -216,13 +218,16 @@ def test_a_result_stays_where_a_new_one_cannot_be_written(run: Run) -> None:
     assert files(run) == before
 
 
-@pytest.mark.parametrize("name", ["", "Own", "../own", "a b", "own-", "own_1", "own\n", "o" * 61, None])
+@pytest.mark.parametrize(
+    "name", ["", "Own", "../own", "a b", "own-", "own_1", "own\n", "o" * 61, "2-fold", "class", None]
+)
 def test_a_name_that_no_file_should_have_is_refused(name: str | None, run: Run) -> None:
     defense = type("Own", (Own,), {"name": name})()
     with pytest.raises(ConfigError) as error:
         run.defend(defense)
     assert str(error.value) == (
-        f"Own.name: expected at most 60 small letters, digits and hyphens, since files are called by it; found {name!r}"
+        "Own.name: expected at most 60 small letters, digits and hyphens, a letter first, and no word of Python's, "
+        f"since files and options are called by it; found {name!r}"
     )
 
 
@@ -292,9 +297,16 @@ def test_the_example_runs_from_the_command_line(
     file.write_text(file.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
     assert main(["defend", str(folder), example, "--feature-squeezing.side=5"]) == 2
     assert capsys.readouterr().err.endswith(
-        f"inputaware: {path}: expected no result of this defense with other code; found one, and it has changed since; "
-        "replace it with --overwrite, in Python overwrite=True\n"
+        f"inputaware: {path}: expected a result of this defense with its present code; found one that may have "
+        "another; replace it with --overwrite, in Python overwrite=True\n"
     )
+    own._FIRST.clear()  # as in a new process
+    del sys.modules["squeezing (a file)"]
+    assert main(["defend", str(folder), example, "--feature-squeezing.side=5"]) == 2
+    assert "with its present code; found one with another; replace it" in capsys.readouterr().err
+    # Nor does a lost array let other code replace it.
+    path.with_suffix(".npz").unlink()
+    assert main(["defend", str(folder), example, "--feature-squeezing.side=5"]) == 2
 
 
 def test_settings_of_ones_own_defense_are_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

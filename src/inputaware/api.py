@@ -228,7 +228,7 @@ class Run:
                         defense.settings,
                         seed,
                         own=defense.name not in DEFENSES,
-                        code=defense.code,
+                        code=defense.source_digest,
                     )
                     if record is not None:
                         kept[defense.name] = record
@@ -263,7 +263,7 @@ class Run:
         score = defense.rate(finding, suspect, trial, progress=half(0.5))
         record = {
             **finding.record(),
-            **({} if defense.code is None else {"code": defense.code}),
+            **({} if defense.source_digest is None else {"code": defense.source_digest}),
             "scoring": {"sentence": score.sentence, "data": trial.clean.describe(), "scores": score.scores},
         }
         with writing(self.folder.defenses):

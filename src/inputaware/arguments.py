@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass, replace
@@ -163,10 +163,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in ("data", "sha256")}
 
 
-_PLACE = re.compile(r".+\.py:[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""Of a defense of one's own: FILE.py:CLASS, or module:CLASS."""
-
-
 def parse_defend(arguments: Sequence[str]) -> tuple[DefendCommand, dict[str, OwnDefense]]:
     """Return the command, and the defenses of one's own by their place, whose settings are options like all others.
 
@@ -175,11 +171,7 @@ def parse_defend(arguments: Sequence[str]) -> tuple[DefendCommand, dict[str, Own
     Raises:
         ConfigError: one of them cannot be imported, or as in :func:`parse`.
     """
-    places = [
-        word
-        for before, word in zip(("", *arguments), arguments, strict=False)
-        if _PLACE.fullmatch(word) and before != "--device"
-    ]
+    places = [name for name in _positionals(DefendCommand, arguments)[1:] if ":" in name]
     if not places:
         return parse("defend", DefendCommand, arguments), {}
     from inputaware.defenses.own import import_defenses, settings_with
@@ -191,20 +183,43 @@ def parse_defend(arguments: Sequence[str]) -> tuple[DefendCommand, dict[str, Own
     return parse("defend", DefendCommand, arguments, DefendCommand(run=tyro.MISSING, settings=settings)), own
 
 
-def _with_several_values(settings: type[Any], prefix: str = "") -> Iterator[str]:
-    """Yield the fields of a command that take several values, those of nested parts with dots."""
+def _positionals(command: type[Any], arguments: Sequence[str]) -> list[str]:
+    """Return the words of a command line that are no option's.
+
+    An option that is not known, as one of a defense of one's own, has all words up to the next one.
+    """
+    kinds = {f"--{name.replace('_', '-')}": kind for name, kind in _options(command)}
+    found: list[str] = []
+    waiting: float = 0  # for words of the last option
+    for number, word in enumerate(arguments):
+        if word == "--":
+            return [*found, *arguments[number + 1 :]]
+        if word.startswith("-"):
+            name, equals, _ = word.replace("_", "-").partition("=")
+            kind = bool if "no-" in name else kinds.get(name, tuple)
+            several = get_origin(kind) is tuple or kind is tuple
+            waiting = 0 if equals or kind is bool else math.inf if several else 1
+        elif waiting:
+            waiting -= 1
+        else:
+            found.append(word)
+    return found
+
+
+def _options(settings: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a command with their types, those of nested parts with dots."""
     for name, kind in get_type_hints(settings).items():
         if is_dataclass(kind):
             # The options of a command's settings stand without that name.
-            yield from _with_several_values(cast(type[Any], kind), "" if name == "settings" else f"{prefix}{name}.")
-        elif get_origin(kind) is tuple:
-            yield f"{prefix}{name}"
+            yield from _options(cast(type[Any], kind), "" if name == "settings" else f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", kind
 
 
 def _check_once(command: type[Any], arguments: Sequence[str]) -> None:
     """Refuse an option with several values that stands twice, of which the parser would take the last alone."""
     given = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
-    for name in _with_several_values(command):
+    for name in (name for name, kind in _options(command) if get_origin(kind) in (tuple, list)):
         option = f"--{name.replace('_', '-')}"
         if given.count(option) > 1 and not {"-h", "--help"} & set(given):
             raise ConfigError(

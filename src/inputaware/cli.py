@@ -32,7 +32,7 @@ from inputaware.commands import (
 )
 from inputaware.config import Config, check_config, check_processes, config_to_dict
 from inputaware.defenses.settings import DEFENSES, DefenseName, field_of
-from inputaware.errors import ConfigError, InputAwareError, UsageError, WriteError
+from inputaware.errors import ConfigError, DefenseError, InputAwareError, UsageError, WriteError
 
 if TYPE_CHECKING:
     from inputaware.defenses.base import Defense
@@ -168,12 +168,17 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
 
     # What a defense of one's own prints must not stand in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
-        defenses = [chosen(name) for name in command.names]
+        defenses = [chosen(name) for name in dict.fromkeys(command.names)]
         run = Run.load(command.run, device=command.device)
         with named_progress(Console(stderr=True)) as progress:
-            records = run.defend(
-                defenses, command.settings, seed=command.seed, overwrite=command.overwrite, progress=progress
-            )
+            try:
+                records = run.defend(
+                    defenses, command.settings, seed=command.seed, overwrite=command.overwrite, progress=progress
+                )
+            except SystemExit as error:
+                raise DefenseError(
+                    f"defense: expected one that returns; found one that ends Python ({error}); mend it"
+                ) from error
     if command.json:
         print(json.dumps(records, indent=2))
         return

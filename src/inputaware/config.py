@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from inputaware.errors import ConfigError
 
@@ -388,8 +388,8 @@ def _to_dict(settings: Any) -> dict[str, Any]:
             return [plain(item) for item in value]
         return value
 
-    result: dict[str, Any] = plain(dataclasses.asdict(settings))
-    return result
+    found: dict[str, Any] = plain(dataclasses.asdict(settings))
+    return {part.name: found[part.name] for part in dataclasses.fields(settings) if part.init}
 
 
 def config_from_dict(data: dict[str, Any]) -> Config:
@@ -493,6 +493,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_func(made_of(list), structure_list)
     converter.register_structure_hook_func(made_of(dict), structure_dictionary)
     converter.register_structure_hook_func(made_of(UnionType), structure_union)
+    converter.register_structure_hook_func(made_of(Union), structure_union)
     converter.register_structure_hook(bool, strict((bool,), "true or false", bool))
     converter.register_structure_hook(int, strict((int,), "a whole number", int))
     converter.register_structure_hook(float, strict((int, float), "a number", float))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from inputaware.config import override
+from inputaware.defenses import own
 from inputaware.defenses.base import Defense
 from inputaware.defenses.own import import_defense, import_defenses, make_defense, settings_with
 from inputaware.defenses.settings import DefenseSettings, Settings
@@ -51,6 +53,21 @@ class Lost(Own):
 
 class Perhaps(Own):
     settings: OwnSettings | None
+
+class Unwritten(Defense):
+    name = "unwritten"
+
+class Failing(Own):
+    def __init__(self):
+        super().__init__("side" + 5)
+
+class Ending(Own):
+    def __init__(self):
+        raise SystemExit("bye")
+
+class Deaf(Own):
+    def __init__(self, settings=None):
+        super().__init__()
 
 class Bare(Own):
     def __init__(self):
@@ -133,9 +150,23 @@ def test_half_a_reference_is_named(reference: str) -> None:
         ),
         (
             "Half",
-            "defense: expected a class that can be made without arguments in {file}:Half; found: Half.__init__() "
-            "missing 1 required positional argument: 'side'; make one in the code, my_defense = Half(...), and say "
-            "{file}:my_defense",
+            "defense: expected a class that can be made without arguments in {file}:Half; found: missing a required "
+            "argument: 'side'; make one in the code, my_defense = Half(...), and say {file}:my_defense",
+        ),
+        (
+            "Unwritten",
+            "defense: expected a class with examine and score in {file}:Unwritten; found one without examine, score; "
+            "write it",
+        ),
+        (
+            "Failing",
+            "defense: expected code that can be imported in {file}:Failing; found TypeError: can only concatenate str "
+            '(not "int") to str ({file}, line 43); mend it',
+        ),
+        (
+            "Ending",
+            "defense: expected code that can be imported in {file}:Ending; found SystemExit: bye ({file}, line 47); "
+            "mend it",
         ),
     ],
 )
@@ -225,13 +256,13 @@ def test_files_lie_in_one_folder(file: Path, tmp_path: Path) -> None:
 
 
 def test_settings_make_another_one(file: Path) -> None:
-    own = import_defense(f"{file}:Own")
-    assert own.with_settings({}) is own.made
-    assert own.with_settings(own.made.settings) is own.made
-    other = own.with_settings({"side": 9})
-    assert (side(other), side(own.made)) == (9, 5)
-    assert type(other) is type(own.made)
-    assert other.code == own.made.code is not None
+    mine = import_defense(f"{file}:Own")
+    assert mine.with_settings({}) is mine.made
+    assert mine.with_settings(mine.made.settings) is mine.made
+    other = mine.with_settings({"side": 9})
+    assert (side(other), side(mine.made)) == (9, 5)
+    assert type(other) is type(mine.made)
+    assert other.source_digest == mine.made.source_digest is not None
     assert side(make_defense(f"{file}:Own", {"side": 11})) == 11
 
 
@@ -267,6 +298,11 @@ def test_settings_that_do_not_fit_are_named(file: Path, changes: dict[str, objec
             "own: expected a class that takes its settings in {file}:Bare; found: Bare.__init__() takes 1 positional "
             "argument but 2 were given; hand them on to super().__init__(settings)",
         ),
+        (
+            "Deaf",
+            "own: expected a class that takes its settings in {file}:Deaf; found one that keeps others; hand them on "
+            "to super().__init__(settings)",
+        ),
     ],
 )
 def test_what_takes_no_settings_is_named(file: Path, name: str, message: str) -> None:
@@ -288,32 +324,79 @@ def test_settings_stand_among_those_of_the_others(file: Path) -> None:
         override(settings, {"own": {"size": 9}})
 
 
-def code(file: Path) -> str | None:
-    return import_defense(f"{file}:Own").made.code
+def digest(file: Path) -> str | None:
+    """Return the digest that a new process would have."""
+    own._FIRST.clear()
+    own._IMPORTED.clear()
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(file.parent)):
+            del sys.modules[name]
+    return import_defense(f"{file}:Own").made.source_digest
 
 
-def test_code_is_known_again_by_the_file_and_what_it_imports(file: Path) -> None:
+def test_code_is_known_again_by_the_files_of_its_folder(file: Path) -> None:
     package = file.parent / "beside"
     package.mkdir()
     (package / "__init__.py").write_text("from beside import part\n", encoding="utf-8")
     (package / "part.py").write_text("VALUE = 1\n", encoding="utf-8")
     file.write_text(SOURCE.replace("import numpy\n", "import beside\nimport numpy\n"), encoding="utf-8")
-    first = code(file)
+    first = digest(file)
     assert first is not None
-    assert code(file) == first
-    # A file beside it that it does not import is somebody else's, and so is what was imported before.
-    (file.parent / "another.py").write_text(SOURCE, encoding="utf-8")
-    import_defense(f"{file.parent / 'another.py'}:Own")
-    assert code(file) == first
+    assert digest(file) == first
+    # Neither data nor installed packages are its code, whatever they hold.
+    for other in ("notes.txt", ".hidden/a.py", "env/lib/site-packages/b.py", "pictures/old/c.py"):
+        path = file.parent / other
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("print 'no Python of today'", encoding="utf-8")
+    assert digest(file) == first
     seen = {first}
     for changed in (file, file.parent / "helper_of_own.py", package / "part.py", package / "__init__.py"):
         changed.write_text(changed.read_text(encoding="utf-8") + "# another\n", encoding="utf-8")
-        seen.add(code(file))
-    assert len(seen) == 5
+        seen.add(digest(file))
+    (package / "new.py").touch()
+    seen.add(digest(file))
+    assert len(seen) == 6
+    link = file.parent / ".hidden" / "link.py"
+    link.symlink_to(file)
+    assert digest(file) == import_defense(f"{link}:Own").made.source_digest
+
+
+def test_code_that_changed_while_a_process_runs_is_not_known(file: Path) -> None:
+    first = import_defense(f"{file}:Own")
+    assert first.made.source_digest is not None
+    # It is not run again for a second class.
+    again = import_defense(f"{file.parent}/../{file.parent.name}/{file.name}:Own")
+    assert again.kind is first.kind
+    assert again.made.source_digest == first.made.source_digest
+    # The file is, but what it imports is not imported anew.
+    (file.parent / "helper_of_own.py").write_text("SIDE = 6\n", encoding="utf-8")
+    changed = import_defense(f"{file}:Own")
+    assert (side(changed.made), changed.made.source_digest) == (5, None)
+    assert changed.kind is not first.kind
+
+
+def test_code_that_was_imported_elsewise_before_is_not_known(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(file.parent))
+    importlib.import_module("helper_of_own")
+    assert import_defense(f"{file}:Own").made.source_digest is None
 
 
 def test_code_without_a_file_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("of_no_file")
     monkeypatch.setitem(sys.modules, "of_no_file", module)
     exec(SOURCE.replace("from helper_of_own import SIDE", "SIDE = 5"), module.__dict__)
-    assert import_defense("of_no_file:Own").made.code is None
+    assert import_defense("of_no_file:Own").made.source_digest is None
+
+
+def test_a_module_is_known_by_its_package(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = file.parent / "somebodys"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "common.py").write_text("VALUE = 1\n", encoding="utf-8")
+    (package / "mine.py").write_text(SOURCE.replace("import numpy\n", "import numpy\nfrom . import common\n"), "utf-8")
+    monkeypatch.syspath_prepend(str(file.parent))
+    first = import_defense("somebodys.mine:Own").made.source_digest
+    assert first is not None
+    assert import_defense("somebodys.mine:made").made.source_digest == first
+    (package / "common.py").write_text("VALUE = 2\n", encoding="utf-8")
+    assert import_defense("somebodys.mine:made").made.source_digest is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,8 +18,9 @@ from unittest import mock
 import pyarrow.parquet as pq
 import pytest
 
-from inputaware.errors import ConfigError
+from inputaware.errors import ConfigError, RunFolderError
 from inputaware.runs.checkpoint import load_checkpoint
+from inputaware.runs.files import write_json
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.journal import Journal
 from inputaware.sweeps import cluster
@@ -42,10 +45,10 @@ SWEEP = {
     },
     # The second grid cannot train: there are fewer images than a batch holds.
     "runs": [{}, {"train_images": 10, "seed": 0}],
-    # Beside a built-in one one that somebody else wrote.
-    "defenses": ["image-regularization", f"{Path(__file__).parents[2] / 'examples/own_defense.py'}:FeatureSqueezing"],
     "defense_settings": {"image_regularization": {"kernels": [3], "bits": [1]}, "feature-squeezing": {"side": 5}},
 }
+# A built-in one, and one that somebody else wrote.
+DEFENSES = ["image-regularization", f"{Path(__file__).parents[2] / 'examples/own_defense.py'}:FeatureSqueezing"]
 CELLS = 3
 # A process that was started in the background would ignore SIGINT.
 PROGRAM = (
@@ -160,12 +163,13 @@ def test_an_interruption_and_a_killed_worker_lose_nothing_and_run_nothing_twice(
 ) -> None:
     file, output = tmp_path / "sweep.yaml", tmp_path / "sweep"
     file.write_text(json.dumps(SWEEP), encoding="utf-8")
-    process = ray_cluster.sweep(file, output)
+    process = ray_cluster.sweep(file, output, "--defenses", *DEFENSES)
     interrupted, _ = until(lambda: in_mid_run(output, most=JOINT // 4, begun={}), "a cell in mid-run", process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
-    command = f"inputaware sweep {file} --output {output} --json --address {ray_cluster.address}"
+    words = ["inputaware", "sweep", str(file), "--output", str(output), "--json", "--address", ray_cluster.address]
+    command = shlex.join([*words, "--defenses", *DEFENSES])
     assert err.endswith(f"inputaware: stopped; go on with: {command}\n")
     rows = pq.read_table(output / "results.parquet").to_pylist()
     states = {row["cell"]: row["status"] for row in rows}
@@ -175,7 +179,7 @@ def test_an_interruption_and_a_killed_worker_lose_nothing_and_run_nothing_twice(
     assert load_checkpoint(RunFolder(interrupted).checkpoint).rows == len(RunFolder(interrupted).metrics.rows())
     begun = {run.name: starts(run) for run in output.glob("runs/*")}
 
-    process = ray_cluster.sweep(file, output)
+    process = ray_cluster.sweep(file, output, "--defenses", *DEFENSES)
     killed, victim = until(
         lambda: in_mid_run(output, most=JOINT * 3 // 4, begun=begun), "a cell that was taken up again", process
     )
@@ -190,7 +194,11 @@ def test_an_interruption_and_a_killed_worker_lose_nothing_and_run_nothing_twice(
     for run in sorted(output.glob("runs/*")):
         rows = [(row["stage"], row["epoch"]) for row in Journal(run / "metrics.jsonl").rows()]
         assert rows == [("mask", epoch + 1) for epoch in range(MASK)] + [("joint", epoch + 1) for epoch in range(JOINT)]
-        assert (run / "defenses" / "image-regularization.json").exists()
+        assert {path.stem for path in (run / "defenses").glob("*.json")} == {
+            "image-regularization",
+            "feature-squeezing",
+        }
+        assert json.loads((run / "defenses" / "feature-squeezing.json").read_text())["settings"]["side"] == 5
         assert not (run / ".lock").exists()
         environment = json.loads((run / "environment.json").read_text())
         assert environment["threads"] == "1"
@@ -214,7 +222,7 @@ def test_an_interruption_and_a_killed_worker_lose_nothing_and_run_nothing_twice(
 
     # The same command again: what is finished stays as it is, and what is broken is tried once more.
     before = files(output)
-    process = ray_cluster.sweep(file, output)
+    process = ray_cluster.sweep(file, output, "--defenses", *DEFENSES)
     # What was killed ended as if nothing had happened.
     whole = [*COMMAND, "train", "--config", str(killed / "config.json"), "--output", str(tmp_path / "whole")]
     subprocess.run(whole, env=ray_cluster.environment, check=True, capture_output=True, timeout=PATIENCE)
@@ -287,6 +295,36 @@ def test_ray_is_not_needed_where_nothing_is_left(tmp_path: Path, monkeypatch: py
     (reason,) = summary["broken"].values()
     assert "expected a finished run with an evaluation.json" in reason
     assert seen[0][sweep.cells[0].name].status == "broken"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_result_of_other_settings_is_refused_before_any_work(
+    overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_import_ray", lambda address: pytest.fail("Ray was asked for"))
+    # The first defense has no result yet, the second one another's.
+    sweep = plan_sweep({"base": {"dataset": "digits"}, "defenses": ["image-regularization", "strip"]}, {})
+    folder = tmp_path / "runs" / sweep.cells[0].name
+    (folder / "defenses").mkdir(parents=True)
+    write_json(folder / "evaluation.json", {})
+    scoring = {"sentence": "", "scores": {}}
+    record = {"verdict": "", "sentence": "", "scoring": scoring, "settings": {"overlays": 3}, "seed": 0}
+    write_json(folder / "defenses" / "strip.json", record)
+    (folder / "defenses" / "strip.npz").touch()
+    if overwrite:
+        assert not cluster._is_finished(sweep.cells[0], sweep, tmp_path, overwrite=True)
+        return
+    with pytest.raises(RunFolderError, match="found overlays 3 there, 100 here"):
+        cluster.run_sweep(sweep, tmp_path)
+
+
+def test_what_breaks_a_cell_is_told_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**order: Any) -> None:
+        raise AssertionError("no")
+
+    monkeypatch.setattr(cluster, "run_cell", fail)
+    reason = cluster._work("name", {}, mock.MagicMock())
+    assert re.fullmatch(rf"AssertionError: no \({re.escape(__file__)}, line \d+\)", reason)
 
 
 def test_a_signal_that_ray_wraps_comes_out_as_itself() -> None:

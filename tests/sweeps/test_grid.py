@@ -102,7 +102,7 @@ def test_a_defense_of_ones_own_and_its_settings(monkeypatch: pytest.MonkeyPatch)
     assert own.settings.side == 3  # type: ignore[attr-defined]
     other = plan_sweep({**asked, "defense_settings": {"feature-squeezing": {"side": 5}}}, {}).defenses[-1]
     assert other.settings.side == 5  # type: ignore[attr-defined]
-    assert other.code == own.code is not None
+    assert other.code == own.code
     for settings, message in (
         ({"feature-squeezing": {"size": 5}}, "feature_squeezing.size: unknown option; expected one of side, "),
         (

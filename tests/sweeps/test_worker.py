@@ -12,7 +12,7 @@ import torch
 from inputaware.api import Run, train
 from inputaware.config import Config, config_to_dict, preset_config
 from inputaware.defenses.settings import DefenseSettings, StripSettings
-from inputaware.errors import RunFolderError
+from inputaware.errors import DefenseError, RunFolderError
 from inputaware.sweeps.worker import CellProgress, run_cell
 
 SETTINGS = DefenseSettings(strip=StripSettings(overlays=3))
@@ -46,7 +46,7 @@ def test_a_cell_has_the_files_of_train_and_defend(tmp_path: Path) -> None:
     told: list[tuple[str, float]] = []
     config = tiny()
     arguments: dict[str, Any] = {
-        "defenses": [("strip", asdict(SETTINGS.strip)), ("image-regularization", {})],
+        "defenses": [("strip", asdict(SETTINGS.strip), None), ("image-regularization", {}, None)],
         "overwrite": False,
         "threads": torch.get_num_threads(),
         "allow_different_machine": False,
@@ -65,13 +65,22 @@ def test_a_cell_has_the_files_of_train_and_defend(tmp_path: Path) -> None:
     assert files(tmp_path / "cell") == before
     assert told == []
     assert Run.load(tmp_path / "cell").folder.finished
-    arguments["defenses"] = [("strip", {"overlays": 4})]
+    arguments["defenses"] = [("strip", {"overlays": 4}, None)]
     with pytest.raises(RunFolderError, match="found overlays 3 there, 4 here; replace it with --overwrite"):
         run_cell(config_to_dict(config), str(tmp_path / "cell"), **arguments, tell=lambda *what: None)
     assert files(tmp_path / "cell") == before
     arguments["overwrite"] = True
     run_cell(config_to_dict(config), str(tmp_path / "cell"), **arguments, tell=lambda *what: None)
     after = files(tmp_path / "cell")
+    example = f"{Path(__file__).parents[2] / 'examples/own_defense.py'}:FeatureSqueezing"
+    arguments["defenses"] = [(example, {"side": 5}, "of another day")]
+    with pytest.raises(DefenseError) as error:
+        run_cell(config_to_dict(config), str(tmp_path / "cell"), **arguments, tell=lambda *what: None)
+    assert str(error.value) == (
+        f"feature-squeezing: expected the code that the sweep began with in {example}; found other code; start the "
+        "sweep again"
+    )
+    assert files(tmp_path / "cell") == after
     assert {name for name in before if after[name] != before[name]} == {"defenses/strip.json", "defenses/strip.npz"}
 
 

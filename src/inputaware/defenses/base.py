@@ -214,12 +214,7 @@ def _lent(suspect: Suspect, seed: int, device: torch.device) -> Iterator[Suspect
     lent.classifier.eval().requires_grad_(False)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        try:
-            yield lent
-        except SystemExit as error:
-            raise DefenseError(
-                f"defense: expected one that returns; found one that ends Python ({error}); mend it"
-            ) from error
+        yield lent
 
 
 _ARRAY_NAME = re.compile(r"(?!(file|allow_pickle|scoring_.*|.*\.npy)\Z)[A-Za-z0-9_.]+")
@@ -331,9 +326,9 @@ class Defense(ABC):
     """
 
     name: ClassVar[str]
-    """What it is called in files, and on the command line where it is built in: small letters, digits and hyphens."""
-    code: str | None = None
-    """A digest of the code of a defense that was imported by its place, with which its result is known again."""
+    """What it is called in files and options: small letters, digits and hyphens, a letter first."""
+    source_digest: str | None = None
+    """Of the code of a defense that was imported by its place: with it its result is known again."""
     minimum_images: ClassVar[int] = 2
     """Fewer clean images than this are refused."""
 
@@ -378,7 +373,7 @@ class Defense(ABC):
         Raises:
             DefenseError: the data are too few, constant, of another shape, or lack a class; the classifier has
                 another number of classes or returns numbers that are not finite; the defense returns what no file
-                can hold, or ends Python.
+                can hold.
         """
         self.check(suspect, clean)
         device = clean.images.device
@@ -417,8 +412,7 @@ class Defense(ABC):
             progress: told the share of the work that is done.
 
         Raises:
-            DefenseError: the defense returns what no file can hold, or ends Python; the classifier returns numbers
-                that are not finite.
+            DefenseError: the defense returns what no file can hold; the classifier returns numbers that are not finite.
         """
         with _lent(suspect, finding.seed, trial.clean.images.device) as lent:
             score = self.score(finding, lent, trial, progress=progress)

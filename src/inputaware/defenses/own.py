@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,8 @@ class OwnDefense:
 
     Attributes:
         reference: the place, as it was given.
-        made: the defense with its default settings. Its ``code`` is a digest of the file that it came from, and of
-            what that imports from beside it.
+        made: the defense with its default settings. Its ``source_digest`` is of the Python files in the folder that
+            it came from, and below it; none where this process has imported others from there before.
         kind: the class that makes it of settings; none where the place has an object that is made already.
     """
 
@@ -48,7 +49,11 @@ class OwnDefense:
             ConfigError: a setting is unknown, out of its range or of the wrong type, or the class does not take any.
         """
         if not isinstance(settings, Settings):
-            settings = override(self.made.settings, dict(settings))
+            made = {field.name for field in fields(self.made.settings) if field.init}
+            given = {
+                name: value for name, value in settings.items() if name in made or not hasattr(self.made.settings, name)
+            }
+            settings = override(self.made.settings, given)
         if settings == self.made.settings:
             return self.made
         if self.kind is None:
@@ -63,7 +68,12 @@ class OwnDefense:
                 f"{self.made.name}: expected a class that takes its settings in {self.reference}; found: {error}; hand "
                 "them on to super().__init__(settings)"
             ) from error
-        found.code = self.made.code
+        if found.settings != settings:
+            raise ConfigError(
+                f"{self.made.name}: expected a class that takes its settings in {self.reference}; found one that keeps "
+                "others; hand them on to super().__init__(settings)"
+            )
+        found.source_digest = self.made.source_digest
         return found
 
 
@@ -73,8 +83,8 @@ def import_defenses(references: Sequence[str]) -> dict[str, OwnDefense]:
     Raises:
         ConfigError: as :func:`import_defense`, or their files lie in several folders.
     """
-    places = [Path(reference.rpartition(":")[0]) for reference in references if ".py:" in reference]
-    if len(folders := {place.resolve().parent for place in places}) > 1:
+    places = [reference.rpartition(":")[0] for reference in references]
+    if len(folders := {Path(place).resolve().parent for place in places if place.endswith(".py")}) > 1:
         raise ConfigError(
             f"defense: expected the files of your own defenses in one folder, since they import what lies beside them; "
             f"found {', '.join(sorted(map(str, folders)))}; take one folder at a time"
@@ -130,11 +140,17 @@ def import_defense(reference: str) -> OwnDefense:
     if not place or not name:
         raise ConfigError(f"defense: expected FILE.py:CLASS, or module:CLASS; found {reference!r}")
     try:
-        module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        module, digest = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+        found: Any = getattr(module, name, None)
+        kind = found if isinstance(found, type) and issubclass(found, Defense) else None
+        if kind is not None:
+            _check_class(kind, reference)
+            found = kind()
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and not place.endswith(".py") and place.startswith(str(error.name)):
+        missing = str(error.name) if isinstance(error, ModuleNotFoundError) else ""
+        if missing and not place.endswith(".py") and f"{place}.".startswith(f"{missing}."):
             raise ConfigError(
                 f"defense: expected an installed module, or one in PYTHONPATH, in {reference}; found none; for a "
                 f"file say {place.replace('.', '/')}.py:{name}"
@@ -143,30 +159,35 @@ def import_defense(reference: str) -> OwnDefense:
             f"defense: expected code that can be imported in {reference}; found {type(error).__name__}: {error}"
             f"{_where(error, Path(place))}; mend it"
         ) from error
-    found: Any = getattr(module, name, None)
-    kind = None
-    if isinstance(found, type) and issubclass(found, Defense):
-        kind = found
-        if is_built_in(kind):
-            raise ConfigError(
-                f"defense: expected a class of your own in {reference}; found a built-in one; say {kind.name}"
-            )
-        try:
-            found = kind()
-        except TypeError as error:
-            raise ConfigError(
-                f"defense: expected a class that can be made without arguments in {reference}; found: {error}"
-                f"{_where(error, Path(place))}; make one in the code, my_defense = {name}(...), and say "
-                f"{place}:my_defense"
-            ) from error
     if not isinstance(found, Defense):
         held = f"no {name!r}" if found is None else f"{name!r}, which is something else"
         raise ConfigError(
             f"defense: expected a class derived from Defense, or an object of one, in {reference}; found {held}"
         )
     check_defense(found)
-    found.code = _digest(module)
+    found.source_digest = digest
     return OwnDefense(reference, found, kind)
+
+
+def _check_class(kind: type[Defense], reference: str) -> None:
+    """Check that a class is somebody's own, and can be made without arguments."""
+    place, _, name = reference.rpartition(":")
+    if is_built_in(kind):
+        raise ConfigError(
+            f"defense: expected a class of your own in {reference}; found a built-in one; say {kind.name}"
+        )
+    if inspect.isabstract(kind):
+        raise ConfigError(
+            f"defense: expected a class with examine and score in {reference}; found one without "
+            f"{', '.join(sorted(kind.__abstractmethods__))}; write it"
+        )
+    try:
+        inspect.signature(kind).bind()
+    except TypeError as error:
+        raise ConfigError(
+            f"defense: expected a class that can be made without arguments in {reference}; found: {error}; make one in "
+            f"the code, my_defense = {name}(...), and say {place}:my_defense"
+        ) from error
 
 
 def _where(error: BaseException, path: Path) -> str:
@@ -176,45 +197,90 @@ def _where(error: BaseException, path: Path) -> str:
     return f" ({path}, line {lines[-1]})" if lines else ""
 
 
-def _import_file(path: Path) -> ModuleType:
-    """Run a file as a module of its own, which is registered since dataclasses look their module up."""
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+_IMPORTED: dict[Path, tuple[str, ModuleType]] = {}
+"""The files that this process has run, with the digest of their folder at that time."""
+_FIRST: dict[Path, str | None] = {}
+"""The digest of each folder when something was first imported from it; none where other modules were there already."""
+
+
+def _import_file(path: Path) -> tuple[ModuleType, str | None]:
+    """Run a file as a module of its own, which is registered since dataclasses look their module up.
+
+    It is not run again before something in its folder has changed.
+
+    Returns:
+        The module, and the digest of its folder.
+    """
     if not path.is_file():
         raise ConfigError(f"defense: expected a file with Python code at {path}; found none")
+    path = path.resolve()
+    now = _digest(path.parent)
+    digest = _known(path.parent, now)
+    if path in _IMPORTED and _IMPORTED[path][0] == now:
+        return _IMPORTED[path][1], digest
     name = f"{path.stem} (a file)"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    # Last, so that no file there hides a module of Python's own.
-    sys.path.append(str(path.parent.resolve()))
+    if str(path.parent) not in sys.path:
+        # Last, so that no file there hides a module of Python's own.
+        sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
-    return module
+    _IMPORTED[path] = (now, module)
+    return module, digest
 
 
-def _digest(module: ModuleType) -> str | None:
-    """Return a digest of a module's file and of those beside it that it imports; none where it has no file."""
-    if not getattr(module, "__file__", None):
-        return None
+def _import_module(place: str) -> tuple[ModuleType, str | None]:
+    """Import a module, and return it with the digest of its package; of a module by itself with that of its file."""
+    try:
+        spec = importlib.util.find_spec(place.partition(".")[0])
+    except (ImportError, ValueError):  # made by hand, or what the import itself will name
+        spec = None
+    roots = [] if spec is None else list(spec.submodule_search_locations or [spec.origin or ""])
+    root = Path(roots[0]).resolve() if len(roots) == 1 else None
+    digest = _known(root, _digest(root)) if root is not None and root.exists() else None
+    return importlib.import_module(place), digest
+
+
+def _known(root: Path, now: str) -> str | None:
+    """Return the digest of a folder or a file; none where this process may have loaded something else from there."""
+    if root not in _FIRST:
+        files = set(_sources(root))
+        loaded = (getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name != "__main__")
+        old = any(isinstance(file, str) and Path(file).resolve() in files for file in loaded)
+        _FIRST[root] = None if old else now
+    return now if _FIRST[root] == now else None
+
+
+def _digest(root: Path) -> str:
+    """Return a digest of the Python files of a folder, or of one file."""
     digest = hashlib.sha256()
-    for path in sorted(_sources(Path(str(module.__file__)).resolve(), set())):
-        digest.update(f"{path.name}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
+    for path in _sources(root):
+        name = path.relative_to(root).as_posix()
+        digest.update(f"{name}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _sources(path: Path, found: set[Path]) -> set[Path]:
-    """Return a file, and the files and packages beside it that it imports, and so on.
+def _sources(root: Path) -> list[Path]:
+    """Return the Python files in a folder, and in those below it that have some; of a file that file.
 
-    They are read, not looked up among the loaded modules, so that it does not matter what else was imported before.
+    Hidden folders, environments with installed packages, and this package itself are left out.
     """
-    found.add(path)
-    for node in ast.walk(ast.parse(path.read_bytes())) if path.suffix == ".py" else ():
-        if not isinstance(node, ast.Import | ast.ImportFrom):
-            continue
-        names = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
-        for part in {part for name in names for part in name.split(".")} - {"", "*"}:
-            file, package = path.with_name(f"{part}.py"), path.with_name(part)
-            for other in [file] if file.is_file() else sorted(package.rglob("*.py")):
-                if other not in found:
-                    _sources(other, found)
+    if not root.is_dir():
+        return [root]
+    found: list[Path] = []
+    for folder, below, names in os.walk(root):
+        here = [Path(folder, name) for name in sorted(names) if name.endswith(".py")]
+        if not here and folder != str(root):
+            below.clear()
+        below[:] = sorted(
+            name
+            for name in below
+            if not name.startswith((".", "__pycache__")) and name != "site-packages" and Path(folder, name) != _PACKAGE
+        )
+        found += here
     return found

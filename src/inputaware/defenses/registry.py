@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from keyword import iskeyword
 
 from inputaware.defenses.base import Defense
 from inputaware.defenses.fine_pruning import FinePruning
@@ -16,6 +17,7 @@ from inputaware.errors import ConfigError
 __all__ = ["build_defense", "check_defense", "choose_defenses", "is_built_in"]
 
 _LONGEST_NAME = 60
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 _CLASSES: dict[str, type[Defense]] = {
     defense.name: defense for defense in (NeuralCleanse, Strip, FinePruning, ImageRegularization)
@@ -72,10 +74,10 @@ def check_defense(defense: Defense) -> None:
         ConfigError: its name is taken or no name for a file, or it was not made whole.
     """
     kind, name = type(defense), getattr(defense, "name", None)
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) > _LONGEST_NAME:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME or iskeyword(name):
         raise ConfigError(
-            f"{kind.__name__}.name: expected at most {_LONGEST_NAME} small letters, digits and hyphens, since "
-            f"files are called by it; found {name!r}"
+            f"{kind.__name__}.name: expected at most {_LONGEST_NAME} small letters, digits and hyphens, a letter "
+            f"first, and no word of Python's, since files and options are called by it; found {name!r}"
         )
     if kind is not _CLASSES.get(name, kind):
         raise ConfigError(

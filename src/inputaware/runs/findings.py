@@ -36,7 +36,8 @@ def kept_finding(
         RunFolderError: it was made with other settings, another seed or other code, or is corrupt.
     """
     path = folder / f"{name}.json"
-    if not path.exists() or not path.with_suffix(".npz").exists():
+    whole = path.with_suffix(".npz").exists()
+    if not path.exists() or not (whole or own):
         return None
     record = read_json(path)
     if not _is_finding(record):
@@ -45,11 +46,13 @@ def kept_finding(
             "replace it with --overwrite"
         )
     if own and (code is None or record.get("code") != code):
-        known = "it may have" if code is None or "code" not in record else "it has"
+        other = "that may have another" if code is None or "code" not in record else "with another"
         raise RunFolderError(
-            f"{path}: expected no result of this defense with other code; found one, and {known} changed since; "
+            f"{path}: expected a result of this defense with its present code; found one {other}; "
             "replace it with --overwrite, in Python overwrite=True"
         )
+    if not whole:
+        return None
     # As a file holds them: lists for tuples.
     asked = json.loads(json.dumps({**asdict(settings), "seed": seed}))
     defaults = {field.name: field.default for field in fields(settings) if field.default is not MISSING}

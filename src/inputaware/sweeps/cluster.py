@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict
@@ -109,7 +110,7 @@ def run_sweep(
                         cell.name: {
                             "config": config_to_dict(cell.config),
                             "folder": str(folder / "runs" / cell.name),
-                            "defenses": [(one.reference, asdict(one.settings)) for one in sweep.defenses],
+                            "defenses": [(one.reference, asdict(one.settings), one.code) for one in sweep.defenses],
                             "overwrite": overwrite,
                             "threads": max(1, int(cpus)),
                             "allow_different_machine": allow_different_machine,
@@ -149,10 +150,12 @@ def _is_finished(cell: Cell, sweep: Sweep, output: Path, overwrite: bool) -> boo
     if not (folder / "evaluation.json").exists():
         return False
     try:
-        return all(
+        # All are looked at, so that one that was made otherwise is refused before any work.
+        kept = [
             kept_finding(folder / "defenses", one.name, one.settings, cell.config.seed, own=one.own, code=one.code)
             for one in sweep.defenses
-        )
+        ]
+        return None not in kept
     except RunFolderError:
         if overwrite:
             return False
@@ -283,7 +286,8 @@ def _work(name: str, order: dict[str, Any], board: Any) -> str:
     except InputAwareError as error:
         return str(error)
     except Exception as error:  # a broken cell must not break the others, whatever it is
-        return f"{type(error).__name__}: {error}"
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
     return ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -270,14 +271,21 @@ def _part(description: Mapping[str, Any], key: str) -> dict[str, Any]:
     return part
 
 
-def _flat(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested fields by dotted name, as Python spells it; a field in two spellings is refused."""
+def _flat(part: Mapping[str, Any], prefix: str = "", *, levels: float = math.inf) -> dict[str, Any]:
+    """Return nested fields by dotted name, as Python spells it; a field in two spellings is refused.
+
+    Args:
+        part: the fields.
+        prefix: of their names.
+        levels: how deep fields lie; what lies deeper is a value.
+    """
     found: dict[str, Any] = {}
     if prefix.count(".") > _DEEPEST:  # parts that name each other twice double with each level
         raise ConfigError(f"{prefix.rstrip('.')}: expected parts at most {_DEEPEST} deep; found more")
     for key, value in part.items():
         name = f"{prefix}{key}".replace("-", "_")
-        for field_name, values in (_flat(value, f"{name}.") if isinstance(value, dict) else {name: value}).items():
+        nested = isinstance(value, dict) and levels > 1
+        for field_name, values in (_flat(value, f"{name}.", levels=levels - 1) if nested else {name: value}).items():
             if field_name in found:
                 raise ConfigError(
                     f"{field_name}: expected it in one spelling; found it nested and with dots, or with - and _; "
@@ -355,7 +363,8 @@ def _defenses(names: Any, changes: Mapping[str, Any]) -> tuple[Asked, ...]:
         own = import_defenses(places)
         start = settings_with(list(own.values()))
     try:
-        settings = override(start, _nested(_flat(changes)))
+        # A setting may be a dictionary: what is in it is no field.
+        settings = override(start, _nested(_flat(changes, levels=2)))
         for part in fields(settings):
             getattr(settings, part.name).check()
     except ConfigError as error:
@@ -375,4 +384,4 @@ def _own(own: OwnDefense, settings: DefenseSettings) -> Asked:
     defense = own.with_settings(getattr(settings, field_of(made), own.made.settings))
     place, _, name = own.reference.rpartition(":")
     reference = f"{os.path.abspath(place)}:{name}" if place.endswith(".py") else own.reference
-    return Asked(reference, made, defense.settings, own=True, code=defense.code)
+    return Asked(reference, made, defense.settings, own=True, code=defense.source_digest)

@@ -35,11 +35,15 @@ def write_results(sweep: Sweep, folder: Path, states: dict[str, CellState]) -> d
         RunFolderError: a file cannot be written.
     """
     results: dict[str, dict[str, Any]] = {}
+    asked = {one.name for one in sweep.defenses}
     for cell in sweep.cells:
         state = states[cell.name]
         if state.status in ("finished", "kept"):
             try:
-                results[cell.name] = collect_result(folder / "runs" / cell.name, cell.config)
+                result = collect_result(folder / "runs" / cell.name, cell.config)
+                # Others were not looked at: they may have been made with whatever settings, or by old code.
+                result["defenses"] = {name: found for name, found in result["defenses"].items() if name in asked}
+                results[cell.name] = result
             except InputAwareError as error:
                 state.status, state.error = "broken", str(error)
     rows = [

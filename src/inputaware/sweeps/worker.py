@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from inputaware.config import Config, config_from_dict
-from inputaware.errors import RunFolderError
+from inputaware.errors import DefenseError, RunFolderError
 
 if TYPE_CHECKING:
     from inputaware.training.loop import EpochReport
@@ -80,7 +80,7 @@ def run_cell(
     config: dict[str, Any],
     folder: str,
     *,
-    defenses: Sequence[tuple[str, dict[str, Any]]],
+    defenses: Sequence[tuple[str, dict[str, Any], str | None]],
     overwrite: bool,
     threads: int,
     allow_different_machine: bool,
@@ -91,8 +91,8 @@ def run_cell(
     Args:
         config: the run's configuration as plain data.
         folder: the run folder.
-        defenses: which defenses, by name or the place of their code, each with its settings as plain data; their seed
-            is the run's.
+        defenses: which defenses, by name or the place of their code, each with its settings as plain data, and the
+            digest of that code where it is known; their seed is the run's.
         overwrite: make a defense's result anew that is there with other settings, or of other code.
         threads: how many threads torch computes with, for other cells run beside it.
         allow_different_machine: go on although library, hardware or thread count differ.
@@ -117,9 +117,14 @@ def run_cell(
         listener=progress,
         evaluating=progress.evaluating,
     )
-    for number, (reference, settings) in enumerate(defenses):
+    for number, (reference, settings, code) in enumerate(defenses):
         told = progress.defending(number)
         defense = make_defense(reference, settings)
+        if code is not None and defense.source_digest != code:
+            raise DefenseError(
+                f"{defense.name}: expected the code that the sweep began with in {reference}; found other code; start "
+                "the sweep again"
+            )
         try:
             run.defend(defense, seed=asked.seed, progress=told)
         except RunFolderError:
