@@ -104,3 +104,9 @@ def test_lists_of_ones_own_stand_once(tmp_path: Path) -> None:
         "feature_squeezing.sides: expected one --feature-squeezing.sides with all its values behind it; found 2; write "
         "--feature-squeezing.sides VALUE VALUE ..."
     )
+
+
+def test_help_may_stand_before_the_class(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_defend(["runs/a", "--help", EXAMPLE])
+    assert "--feature-squeezing.side INT" in capsys.readouterr().out

@@ -188,7 +188,7 @@ def _positionals(command: type[Any], arguments: Sequence[str]) -> list[str]:
 
     An option that is not known, as one of a defense of one's own, has all words up to the next one.
     """
-    kinds = {f"--{name.replace('_', '-')}": kind for name, kind in _options(command)}
+    kinds = {f"--{name.replace('_', '-')}": kind for name, kind in _options(command)} | {"--help": bool, "-h": bool}
     found: list[str] = []
     waiting: float = 0  # for words of the last option
     for number, word in enumerate(arguments):

@@ -348,6 +348,8 @@ def test_code_is_known_again_by_the_files_of_its_folder(file: Path) -> None:
         path = file.parent / other
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("print 'no Python of today'", encoding="utf-8")
+    (file.parent / ".draft.py").touch()
+    (file.parent / "gone.py").symlink_to(file.parent / "nowhere.py")
     assert digest(file) == first
     seen = {first}
     for changed in (file, file.parent / "helper_of_own.py", package / "part.py", package / "__init__.py"):

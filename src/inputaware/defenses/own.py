@@ -260,8 +260,8 @@ def _digest(root: Path) -> str:
     """Return a digest of the Python files of a folder, or of one file."""
     digest = hashlib.sha256()
     for path in _sources(root):
-        name = path.relative_to(root).as_posix()
-        digest.update(f"{name}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
+        name = os.fsencode(path.relative_to(root).as_posix())
+        digest.update(name + b"\n" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
@@ -274,7 +274,8 @@ def _sources(root: Path) -> list[Path]:
         return [root]
     found: list[Path] = []
     for folder, below, names in os.walk(root):
-        here = [Path(folder, name) for name in sorted(names) if name.endswith(".py")]
+        here = [Path(folder, name) for name in sorted(names) if name.endswith(".py") and not name.startswith(".")]
+        here = [path for path in here if path.is_file()]  # no link that leads nowhere
         if not here and folder != str(root):
             below.clear()
         below[:] = sorted(
