@@ -196,7 +196,7 @@ def _positionals(command: type[Any], arguments: Sequence[str]) -> list[str]:
             return [*found, *arguments[number + 1 :]]
         if word.startswith("-"):
             name, equals, _ = word.replace("_", "-").partition("=")
-            kind = bool if "no-" in name else kinds.get(name, tuple)
+            kind = kinds.get(name) or kinds.get(name.replace("no-", "", 1), tuple)
             several = get_origin(kind) is tuple or kind is tuple
             waiting = 0 if equals or kind is bool else math.inf if several else 1
         elif waiting:

@@ -20,6 +20,7 @@ from inputaware.errors import ConfigError
 
 if TYPE_CHECKING:
     import cattrs
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "DATASETS",
@@ -363,8 +364,8 @@ def _merge(settings: Any, changes: Mapping[str, Any], prefix: str) -> dict[str, 
     return merged
 
 
-def config_to_dict(config: Config) -> dict[str, Any]:
-    """Return the configuration as plain dictionaries, lists, numbers and strings for JSON."""
+def config_to_dict(config: DataclassInstance) -> dict[str, Any]:
+    """Return a configuration, or other settings that are a dataclass, as plain data for JSON: what makes it anew."""
     return _to_dict(config)
 
 

@@ -49,11 +49,7 @@ class OwnDefense:
             ConfigError: a setting is unknown, out of its range or of the wrong type, or the class does not take any.
         """
         if not isinstance(settings, Settings):
-            made = {field.name for field in fields(self.made.settings) if field.init}
-            given = {
-                name: value for name, value in settings.items() if name in made or not hasattr(self.made.settings, name)
-            }
-            settings = override(self.made.settings, given)
+            settings = override(self.made.settings, dict(settings))
         if settings == self.made.settings:
             return self.made
         if self.kind is None:

@@ -15,7 +15,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,9 @@ def run_sweep(
                         cell.name: {
                             "config": config_to_dict(cell.config),
                             "folder": str(folder / "runs" / cell.name),
-                            "defenses": [(one.reference, asdict(one.settings), one.code) for one in sweep.defenses],
+                            "defenses": [
+                                (one.reference, config_to_dict(one.settings), one.code) for one in sweep.defenses
+                            ],
                             "overwrite": overwrite,
                             "threads": max(1, int(cpus)),
                             "allow_different_machine": allow_different_machine,
