@@ -309,9 +309,8 @@ def _sweep(command: SweepCommand) -> int:
     from inputaware.console import SweepDisplay, count_in_words, sweep_plan_table, sweep_tables
     from inputaware.sweeps.grid import parse_options, plan_sweep, read_description
 
-    description = {} if command.file is None else read_description(command.file)
-    if command.defenses:
-        description["defenses"] = list(command.defenses)
+    defenses = list(command.defenses)
+    description = {"defenses": defenses} if command.file is None else read_description(command.file, defenses)
     axes = {
         name: values for name in ("dataset", "attack", "target", "preset", "seed") if (values := getattr(command, name))
     }

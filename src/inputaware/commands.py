@@ -235,7 +235,7 @@ class SweepCommand:
     """Seeds."""
     set: tuple[str, ...] = ()
     """Any field of the configuration: FIELD=VALUE, or FIELD=VALUE,VALUE,... to try several, such as
-    joint_stage.attack_probability=0.05,0.1."""
+    joint_stage.attack_probability=0.05,0.1; or a setting of a defense, such as strip.overlays=50."""
     defenses: tuple[str, ...] = ()
     """Defenses that each run meets: names, all, or FILE.py:CLASS, one of your own, whose code is run."""
     cpus: float = 1.0

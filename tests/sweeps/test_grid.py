@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from inputaware.config import preset_config
-from inputaware.defenses.settings import DEFENSES, StripSettings
+from inputaware.defenses.settings import DEFENSES, ImageRegularizationSettings, StripSettings
 from inputaware.errors import ConfigError
 from inputaware.sweeps.grid import Asked, parse_option, parse_options, plan_sweep, read_description
 
@@ -88,6 +88,39 @@ def test_defenses_and_their_settings() -> None:
     assert sweep.defenses == (Asked("strip", "strip", StripSettings(overlays=5)),)
 
 
+def test_options_of_defenses_replace_the_files_settings() -> None:
+    asked = {"base": DIGITS, "defenses": ["strip"], "defense_settings": {"strip": {"overlays": 5, "images": 3}}}
+    sweep = plan_sweep(asked, parse_options(["seed=1,2", "strip.overlays=7"], {}))
+    assert sweep.defenses == (Asked("strip", "strip", StripSettings(overlays=7, images=3)),)
+    assert [cell.config.seed for cell in sweep.cells] == [1, 2]
+    several = {"base": DIGITS, "defenses": ["image-regularization"]}
+    (one,) = plan_sweep(several, parse_options(["image-regularization.kernels=[3,7]"], {})).defenses
+    assert one.settings == ImageRegularizationSettings(kernels=(3, 7))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("strip.overlays=0", "set: strip.overlays: expected a number of at least 1; found 0"),
+        ("strip.overlay=3", "set: strip.overlay: unknown option; expected one of overlays, "),
+        (
+            "strip.overlays=3,5",
+            "set: expected one value of strip.overlays, since each run meets a defense once; found 2; write a list "
+            "as strip.overlays=[VALUE,VALUE]",
+        ),
+        (
+            "neural-cleanse.trials=2",
+            "set: expected settings of a defense that the sweep runs; found 'neural_cleanse.trials'; name the defense "
+            "behind --defenses",
+        ),
+    ],
+)
+def test_mistakes_in_options_of_defenses(option: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        plan_sweep({"base": DIGITS, "defenses": ["strip"]}, parse_options([option], {}))
+    assert str(error.value).startswith(message)
+
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_defense.py"
 
 
@@ -102,6 +135,7 @@ def test_a_defense_of_ones_own_and_its_settings(monkeypatch: pytest.MonkeyPatch)
     assert own.settings.side == 3  # type: ignore[attr-defined]
     other = plan_sweep({**asked, "defense_settings": {"feature-squeezing": {"side": 5}}}, {}).defenses[-1]
     assert other.settings.side == 5  # type: ignore[attr-defined]
+    assert plan_sweep(asked, parse_options(["feature-squeezing.side=5"], {})).defenses[-1] == other
     assert other.code == own.code
     for settings, message in (
         ({"feature-squeezing": {"size": 5}}, "feature_squeezing.size: unknown option; expected one of side, "),
@@ -331,3 +365,5 @@ def test_a_file_names_no_code(tmp_path: Path, defenses: str) -> None:
         f"{path}: expected names of built-in defenses, since no file may have code run; found {name!r}; name a defense "
         "of your own behind --defenses"
     )
+    # Where the command line names defenses, the file's do not count.
+    assert read_description(path, ["strip"]) == {"base": {"dataset": "digits"}, "defenses": ["strip"]}

@@ -88,10 +88,14 @@ class Sweep:
     defenses: tuple[Asked, ...] = ()
 
 
-def read_description(path: Path) -> dict[str, Any]:
+def read_description(path: Path, defenses: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a sweep's YAML file says (JSON without tabs is YAML too).
 
     Decimal numbers are those of YAML 1.2: ``1e-4`` is one, ``010`` is ten, and ``1:30`` is text.
+
+    Args:
+        path: of the file.
+        defenses: that stand in place of the file's, if any.
 
     Raises:
         ConfigError: the file is missing or is not YAML, a name stands twice in a part, it names code for a defense, or
@@ -121,6 +125,8 @@ def read_description(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected YAML; found: {' '.join(str(error).split())}") from None
     if not isinstance(description, dict):
         raise ConfigError(f"{path}: expected {', '.join(_KEYS)} by name; found {type(description).__name__}")
+    if defenses:
+        return {**description, "defenses": list(defenses)}
     named = description.get("defenses")
     for name in named if isinstance(named, list) else [named]:
         if isinstance(name, str) and ":" in name:
@@ -234,7 +240,8 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
             ``defenses``: names, ``all``, or ``FILE.py:CLASS`` of one that somebody else wrote, whose code is run;
             ``defense_settings``: their settings by name. A field is a name with dots or a nested part, its
             value one value or a list of values to try; a value that is a list itself stands in a second list.
-        axes: fields with their values from the command line, which replace the description's.
+        axes: fields with their values from the command line, which replace the description's; those of a defense that
+            is asked for are its settings (``strip.overlays``), and have one value.
 
     Raises:
         ConfigError: a field is unknown, a value is out of its range or of the wrong type, or nothing is to be run.
@@ -244,6 +251,7 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
             raise ConfigError(
                 f"sweep: expected one of {', '.join(_KEYS)}; found {key!r}; fields of the runs stand under base"
             )
+    asked, axes = _defenses(description.get("defenses", []), _part(description, "defense_settings"), axes)
     base = _flat(_part(description, "base"))
     grids = description.get("runs", [{}])
     if not isinstance(grids, list) or not grids:
@@ -260,7 +268,6 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
             if len(grids) == 1:
                 raise
             raise ConfigError(f"grid {number} of runs: {error}") from None
-    asked = _defenses(description.get("defenses", []), _part(description, "defense_settings"))
     return Sweep(tuple(cells.values()), asked)
 
 
@@ -344,8 +351,18 @@ def _name(config: Config) -> str:
     return "-".join([dataset, config.attack, *target, config.preset, f"seed{config.seed}", digest])
 
 
-def _defenses(names: Any, changes: Mapping[str, Any]) -> tuple[Asked, ...]:
-    """Return the defenses that are named, with their settings; code that somebody else wrote is run."""
+def _defenses(
+    names: Any, changes: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
+) -> tuple[tuple[Asked, ...], dict[str, Sequence[Any]]]:
+    """Return the defenses that are named, with their settings, and the axes that are none of these.
+
+    Code that somebody else wrote is run.
+
+    Args:
+        names: of the defenses, or the places of their code.
+        changes: their settings in the description.
+        axes: of the command line.
+    """
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list | tuple):
         raise ConfigError(f"defenses: expected a list of names, or all; found {short(names)}")
@@ -362,20 +379,45 @@ def _defenses(names: Any, changes: Mapping[str, Any]) -> tuple[Asked, ...]:
 
         own = import_defenses(places)
         start = settings_with(list(own.values()))
-    try:
-        # A setting may be a dictionary: what is in it is no field.
-        settings = override(start, _nested(_flat(changes, levels=2)))
-        for part in fields(settings):
-            getattr(settings, part.name).check()
-    except ConfigError as error:
-        raise ConfigError(f"defense_settings: {error}") from None
-    asked = {}
+    parts = [part.name for part in fields(start)]
+    # A setting may be a dictionary: what is in it is no field.
+    given = _settings(start, "defense_settings", _flat(changes, levels=2))
+    options = {name: values for name, values in axes.items() if name.partition(".")[0] in parts}
+    given = _settings(given, "set", {name: _only(name, values) for name, values in options.items()})
+    asked: dict[str, Asked] = {}
     for name in references:
-        one = _own(own[name], settings) if name in own else Asked(name, name, getattr(settings, field_of(name)))
+        one = _own(own[name], given) if name in own else Asked(name, name, getattr(given, field_of(name)))
         if one.name in asked:
             raise ConfigError(f"defenses: expected each name once; found two of {one.name!r}")
         asked[one.name] = one
-    return tuple(asked.values())
+    for name in options:
+        if name.partition(".")[0] not in map(field_of, asked):
+            raise ConfigError(
+                f"set: expected settings of a defense that the sweep runs; found {name!r}; name the defense behind "
+                "--defenses"
+            )
+    return tuple(asked.values()), {name: values for name, values in axes.items() if name not in options}
+
+
+def _settings(start: DefenseSettings, place: str, changes: Mapping[str, Any]) -> DefenseSettings:
+    """Return settings with some others, checked; a mistake is one of the place."""
+    try:
+        settings = override(start, _nested(changes))
+        for part in fields(settings):
+            getattr(settings, part.name).check()
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
+    return settings
+
+
+def _only(name: str, values: Sequence[Any]) -> Any:
+    """Return the one value of an option that is no axis."""
+    if len(values) != 1:
+        raise ConfigError(
+            f"set: expected one value of {name}, since each run meets a defense once; found {len(values)}; write a "
+            f"list as {name}=[VALUE,VALUE]"
+        )
+    return values[0]
 
 
 def _own(own: OwnDefense, settings: DefenseSettings) -> Asked:

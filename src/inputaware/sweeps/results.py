@@ -24,7 +24,8 @@ _MACHINE = ("device", "threads", "precision", "commit")
 def write_results(sweep: Sweep, folder: Path, states: dict[str, CellState]) -> dict[str, Any]:
     """Write ``results.parquet`` and ``summary.json``, and return what the latter holds.
 
-    A finished cell whose files cannot be read counts as broken from then on.
+    A finished cell whose files cannot be read counts as broken from then on. Of a cell that its defenses broke, or
+    that has not met them all, the evaluation counts.
 
     Args:
         sweep: what was to be run.
@@ -38,14 +39,16 @@ def write_results(sweep: Sweep, folder: Path, states: dict[str, CellState]) -> d
     asked = {one.name for one in sweep.defenses}
     for cell in sweep.cells:
         state = states[cell.name]
-        if state.status in ("finished", "kept"):
-            try:
-                result = collect_result(folder / "runs" / cell.name, cell.config)
-                # Others were not looked at: they may have been made with whatever settings, or by old code.
-                result["defenses"] = {name: found for name, found in result["defenses"].items() if name in asked}
-                results[cell.name] = result
-            except InputAwareError as error:
+        done = state.status in ("finished", "kept")
+        try:
+            result = collect_result(folder / "runs" / cell.name, cell.config)
+        except InputAwareError as error:
+            if done:
                 state.status, state.error = "broken", str(error)
+            continue
+        # Others were not looked at: they may have been made with whatever settings, or by old code.
+        result["defenses"] = {name: found for name, found in result["defenses"].items() if done and name in asked}
+        results[cell.name] = result
     rows = [
         {
             "cell": cell.name,

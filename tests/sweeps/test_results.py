@@ -1,0 +1,52 @@
+"""What counts of a cell: everything where it is finished, its evaluation where a defense broke it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from inputaware.api import train
+from inputaware.defenses.settings import DefenseSettings, StripSettings
+from inputaware.sweeps.grid import plan_sweep
+from inputaware.sweeps.progress import CellState
+from inputaware.sweeps.results import write_results
+
+TINY = {
+    "dataset": "digits",
+    "attack": "badnets",
+    "train_images": 100,
+    "validation_images": 20,
+    "device": "cpu",
+    "model.hidden_units": 16,
+    "joint_stage": {"epochs": 1, "batch_size": 50},
+}
+
+
+def test_a_defense_that_broke_a_cell_leaves_its_evaluation(tmp_path: Path) -> None:
+    sweep = plan_sweep({"base": {**TINY, "seed": [0, 1]}, "defenses": ["strip"]}, {})
+    first, second = sweep.cells
+    run = train(first.config, tmp_path / "runs" / first.name)
+    run.defend("strip", DefenseSettings(strip=StripSettings(overlays=2)), seed=0)
+    states = {first.name: CellState(first.name, "finished"), second.name: CellState(second.name, "broken", error="no")}
+
+    whole = write_results(sweep, tmp_path, states)
+    (record,) = whole["configurations"]
+    assert record["seeds"] == [0]
+    assert "defenses.strip.scoring.false_acceptance_rate" in record["measures"]
+
+    # The result that is there may have been made with other settings, for it did not count.
+    states[first.name] = CellState(first.name, "broken", error="strip: out of memory")
+    summary = write_results(sweep, tmp_path, states)
+    assert json.loads((tmp_path / "summary.json").read_text())["broken"] == summary["broken"]
+    assert summary["broken"] == {first.name: "strip: out of memory", second.name: "no"}
+    assert summary["cells"] == {"finished": 0, "broken": 2, "left": 0}
+    (record,) = summary["configurations"]
+    assert record["seeds"] == [0]
+    assert record["measures"]["clean_accuracy"]["mean"] == run.evaluate()["clean_accuracy"]
+    assert not [name for name in record["measures"] if name.startswith("defenses")]
+    rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["broken", "broken"]
+    assert [row["clean_accuracy"] is None for row in rows] == [False, True]
+    assert [row["config.seed"] for row in rows] == [0, 1]
