@@ -307,10 +307,10 @@ def _sweep(command: SweepCommand) -> int:
     from rich.console import Console
 
     from inputaware.console import SweepDisplay, count_in_words, sweep_plan_table, sweep_tables
-    from inputaware.sweeps.grid import parse_options, plan_sweep, read_description
+    from inputaware.sweeps.grid import parse_options, plan_sweep, read_sweep
 
     defenses = list(command.defenses)
-    description = {"defenses": defenses} if command.file is None else read_description(command.file, defenses)
+    description = {"defenses": defenses} if command.file is None else read_sweep(command.file, defenses)
     axes = {
         name: values for name in ("dataset", "attack", "target", "preset", "seed") if (values := getattr(command, name))
     }

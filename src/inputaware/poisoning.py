@@ -19,9 +19,9 @@ from inputaware.api import EvaluationSplit, Run
 from inputaware.attacks.base import Backdoor, Poisoned
 from inputaware.data.sources import IMAGE_SUFFIXES, open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
-from inputaware.evaluation.evaluate import probabilities
 from inputaware.evaluation.metrics import round_to_8_bits
-from inputaware.runs.files import check_new_folder, write_atomically, write_folder, writing
+from inputaware.evaluation.prediction import probabilities
+from inputaware.runs.files import check_new_folder, check_output_file, make_folder_for, write_atomically, write_folder
 
 __all__ = ["export_poisoned_split", "poison_files"]
 
@@ -156,11 +156,7 @@ def export_poisoned_split(run: Run, split: EvaluationSplit, output: Path) -> int
     import pyarrow.parquet as pq
 
     backdoor = _backdoor(run)
-    if os.path.exists(output):
-        raise RunFolderError(
-            f"output: expected a file that does not exist yet; found {str(output)!r}; choose another one"
-        )
-    check_new_folder(output)
+    check_output_file(output)
     images, labels = run.images(split)
 
     picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -182,8 +178,7 @@ def export_poisoned_split(run: Run, split: EvaluationSplit, output: Path) -> int
                 }
                 writer.write_table(pa.table(columns, schema=schema))
 
-    with writing(output.parent):
-        os.makedirs(output.parent, exist_ok=True)
+    make_folder_for(output)
     write_atomically(output, write)
     return len(images)
 

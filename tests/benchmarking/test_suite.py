@@ -104,11 +104,13 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "device": (["--device=tpu"], "device: expected auto, cpu, cuda, cuda:N or mps; found 'tpu'"),
     "existing output": (
         ["--output={existing}"],
-        "output: expected a file that does not exist yet; found '{existing}'; choose another one, or remove it first",
+        "output: expected a file that does not exist yet; found the file '{existing}'; choose another one, or remove "
+        "it first",
     ),
     "existing plot": (
         ["--plot={existing}"],
-        "plot: expected a file that does not exist yet; found '{existing}'; choose another one, or remove it first",
+        "plot: expected a file that does not exist yet; found the file '{existing}'; choose another one, or remove it "
+        "first",
     ),
     "output beneath a file": (
         ["--output={existing}/more.json"],

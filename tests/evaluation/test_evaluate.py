@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
 from inputaware.config import TargetName
-from inputaware.evaluation.evaluate import evaluate, predict, three_accuracies
+from inputaware.evaluation.evaluate import evaluate, three_accuracies
 
 CLASSES = 4
 SHAPE = (1, 12, 12)
@@ -76,18 +76,6 @@ def make_images(labels: list[int], shown: list[int] | None = None) -> tuple[Tens
 LABELS = [0, 0, 0, 1, 1, 2, 2, 3]
 SHOWN = [0, 0, 1, 1, 1, 2, 3, 3]
 """The third and the seventh image look like another class."""
-
-
-def test_predictions_are_made_in_evaluation_mode_without_gradients() -> None:
-    classifier = Reader().train()
-    images, _ = make_images(LABELS)
-    assert predict(classifier, images.float() / 255).tolist() == LABELS
-    assert classifier.modes == [False]
-
-
-def test_chunks_do_not_change_predictions() -> None:
-    labels = [index % CLASSES for index in range(1203)]
-    assert predict(Reader(), make_images(labels)[0].float() / 255).tolist() == labels
 
 
 def test_all_to_all() -> None:

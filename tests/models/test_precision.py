@@ -13,7 +13,8 @@ from inputaware.attacks.base import Backdoor
 from inputaware.defenses.base import CleanData, Suspect, Trial
 from inputaware.defenses.registry import DEFENSES, build_defense
 from inputaware.defenses.settings import DefenseSettings, FinePruningSettings, NeuralCleanseSettings, StripSettings
-from inputaware.evaluation.evaluate import evaluate, probabilities
+from inputaware.evaluation.evaluate import evaluate, three_accuracies
+from inputaware.evaluation.prediction import probabilities
 from inputaware.inspection.grad_cam import grad_cam
 from inputaware.models.precision import full_float32
 
@@ -90,6 +91,8 @@ def test_defenses_and_their_scores(name: str, network: Network) -> None:
 
 def test_evaluation_inspection_and_poisoning(network: Network) -> None:
     clean = data()
+    three_accuracies(network, backdoor(), clean.images, clean.labels)
+    assert {("forward", False), ("trigger", False)} == SEEN
     evaluate(network, backdoor(), clean.images, clean.labels, 10)
     probabilities(network, clean.pixels)
     backdoor().poison(clean.pixels, clean.labels)

@@ -19,6 +19,7 @@ from inputaware.errors import RunFolderError, WriteError
 from inputaware.runs.files import (
     check_new_folder,
     check_output_file,
+    make_folder_for,
     read_arrays,
     read_json,
     seal,
@@ -281,6 +282,23 @@ def test_an_output_file_replaces_another_only_where_that_is_asked_for(tmp_path: 
     os.mkfifo(pipe)
     with pytest.raises(RunFolderError, match=r"found the device, pipe or broken link '.*pipe'; choose another one$"):
         check_output_file(pipe, overwrite=True)
+    with pytest.raises(RunFolderError) as caught:
+        check_output_file(path, option="plot")
+    assert str(caught.value) == (
+        f"plot: expected a file that does not exist yet; found the file {str(path)!r}; choose another one, or remove "
+        "it first"
+    )
+    with pytest.raises(RunFolderError, match=r"^plot: expected a path beneath a folder; found '.*page.html/a.svg'"):
+        check_output_file(path / "a.svg", option="plot")
+
+
+def test_the_folder_for_a_file_is_made(tmp_path: Path) -> None:
+    make_folder_for(tmp_path / "a" / "b" / "page.html")
+    make_folder_for(tmp_path / "a" / "b" / "page.html")
+    assert os.listdir(tmp_path / "a") == ["b"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(WriteError, match=r"file/a/page.html: expected to write this; found: .*; put the folder back"):
+        make_folder_for(tmp_path / "file" / "a" / "page.html")
 
 
 # New folders

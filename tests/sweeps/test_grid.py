@@ -10,7 +10,7 @@ import pytest
 from inputaware.config import preset_config
 from inputaware.defenses.settings import DEFENSES, ImageRegularizationSettings, StripSettings
 from inputaware.errors import ConfigError
-from inputaware.sweeps.grid import Asked, parse_option, parse_options, plan_sweep, read_description
+from inputaware.sweeps.grid import Asked, parse_option, parse_options, plan_sweep, read_sweep
 
 DIGITS = {"dataset": "digits"}
 
@@ -268,7 +268,7 @@ def test_a_name_that_stands_twice_is_refused(tmp_path: Path, text: str, name: st
     with pytest.raises(
         ConfigError, match=f"expected YAML; found: the name '{name}' twice in \"<unicode string>\", line"
     ):
-        read_description(file)
+        read_sweep(file)
 
 
 @pytest.mark.parametrize("text", ["1e-1", "1E-1", "1.e-1", ".1", "0.1", "+1e-1", "1.0e-1"])
@@ -276,7 +276,7 @@ def test_numbers_are_numbers(tmp_path: Path, text: str) -> None:
     (tmp_path / "sweep.yaml").write_text(
         f"base: {{dataset: digits, x: {text}, y: [e1, 1e, 1.2.3, -]}}", encoding="utf-8"
     )
-    assert read_description(tmp_path / "sweep.yaml")["base"] == {
+    assert read_sweep(tmp_path / "sweep.yaml")["base"] == {
         "dataset": "digits",
         "x": 0.1,
         "y": ["e1", "1e", "1.2.3", "-"],
@@ -288,14 +288,14 @@ def test_numbers_are_numbers(tmp_path: Path, text: str) -> None:
 )
 def test_whole_numbers_are_those_of_today(tmp_path: Path, text: str, number: int | str) -> None:
     (tmp_path / "sweep.yaml").write_text(f"base: {{seed: {text}}}", encoding="utf-8")
-    assert read_description(tmp_path / "sweep.yaml")["base"] == {"seed": number}
+    assert read_sweep(tmp_path / "sweep.yaml")["base"] == {"seed": number}
 
 
 @pytest.mark.parametrize("text", ["!!bool abc", "!!timestamp abc", "!!int abc", "!!int ''", "!!float abc"])
 def test_a_value_that_is_not_of_its_type_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "sweep.yaml").write_text(f"base: {{seed: {text}}}", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected YAML; found: "):
-        read_description(tmp_path / "sweep.yaml")
+        read_sweep(tmp_path / "sweep.yaml")
 
 
 def test_a_class_that_a_data_set_does_not_have_is_refused() -> None:
@@ -309,48 +309,48 @@ def test_parts_that_double_with_each_level_are_refused(tmp_path: Path) -> None:
     levels = "".join(f"  l{level}: &l{level} {{a: *l{level - 1}, b: *l{level - 1}}}\n" for level in range(1, 30))
     (tmp_path / "sweep.yaml").write_text(f"base:\n  l0: &l0 {{a: 1}}\n{levels}", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"^l\d\.a\.a\.a: expected parts at most 3 deep; found more$"):
-        plan_sweep(read_description(tmp_path / "sweep.yaml"), {})
+        plan_sweep(read_sweep(tmp_path / "sweep.yaml"), {})
     (tmp_path / "sweep.yaml").write_text(f"base:\n  l0: &l0 {{}}\n{levels}", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected parts at most 3 deep"):
-        plan_sweep(read_description(tmp_path / "sweep.yaml"), {})
+        plan_sweep(read_sweep(tmp_path / "sweep.yaml"), {})
     (tmp_path / "sweep.yaml").write_text(f"defenses: [*l29]\n{levels}".replace("[*l29]\n", "\n  l0: &l0 {}\n"), "utf-8")
     with pytest.raises(ConfigError, match="defenses: expected a list of names, or all; found ") as caught:
-        plan_sweep(read_description(tmp_path / "sweep.yaml"), {"dataset": ["digits"]})
+        plan_sweep(read_sweep(tmp_path / "sweep.yaml"), {"dataset": ["digits"]})
     assert len(str(caught.value)) < 10_000
     merged = levels.replace("a: ", "<<: [").replace(", b: ", ", ").replace("}", "]}")
     (tmp_path / "sweep.yaml").write_text(f"base:\n  l0: &l0 {{a: 1}}\n{merged}", encoding="utf-8")
     with pytest.raises(ConfigError, match="found: a part with more than 1000 names"):
-        read_description(tmp_path / "sweep.yaml")
+        read_sweep(tmp_path / "sweep.yaml")
 
 
 def test_anchors_and_merged_parts_of_yaml(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(
         "base: &usual {dataset: digits, seed: [0, 1]}\nruns:\n  - {<<: *usual, seed: 3}\n", encoding="utf-8"
     )
-    assert read_description(tmp_path / "sweep.yaml")["runs"] == [{"dataset": "digits", "seed": 3}]
+    assert read_sweep(tmp_path / "sweep.yaml")["runs"] == [{"dataset": "digits", "seed": 3}]
 
 
 def test_a_file(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text("base: {dataset: digits, seed: [0, 1]}\nruns:\n  - attack: none\n", encoding="utf-8")
-    assert read_description(file) == {"base": {"dataset": "digits", "seed": [0, 1]}, "runs": [{"attack": "none"}]}
+    assert read_sweep(file) == {"base": {"dataset": "digits", "seed": [0, 1]}, "runs": [{"attack": "none"}]}
     file.write_text("- 1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected base, runs, defenses, defense_settings by name; found list"):
-        read_description(file)
+        read_sweep(file)
     file.write_text("a: [1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected YAML; found: while parsing"):
-        read_description(file)
+        read_sweep(file)
     file.write_text("!!python/object/apply:os.system [id]\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected YAML; found: could not determine a constructor"):
-        read_description(file)
+        read_sweep(file)
     file.write_text("base: &base {dataset: digits, x: *base}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected YAML; found: found unconstructable recursive node"):
-        read_description(file)
+        read_sweep(file)
     file.write_text("base: {dataset: digits, seed: 2020-13-40}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="expected YAML; found: month must be in"):
-        read_description(file)
+        read_sweep(file)
     with pytest.raises(ConfigError, match="expected a sweep's YAML file; found: No such file or directory"):
-        read_description(tmp_path / "none.yaml")
+        read_sweep(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize("defenses", ["evil.py:Evil", "[strip, evil.py:Evil]", "os:getcwd"])
@@ -360,10 +360,10 @@ def test_a_file_names_no_code(tmp_path: Path, defenses: str) -> None:
     (tmp_path / "evil.py").write_text("raise SystemExit('it was run')\n", encoding="utf-8")
     name = defenses.strip("[]").rpartition(" ")[2]
     with pytest.raises(ConfigError) as error:
-        read_description(path)
+        read_sweep(path)
     assert str(error.value) == (
         f"{path}: expected names of built-in defenses, since no file may have code run; found {name!r}; name a defense "
         "of your own behind --defenses"
     )
     # Where the command line names defenses, the file's do not count.
-    assert read_description(path, ["strip"]) == {"base": {"dataset": "digits"}, "defenses": ["strip"]}
+    assert read_sweep(path, ["strip"]) == {"base": {"dataset": "digits"}, "defenses": ["strip"]}

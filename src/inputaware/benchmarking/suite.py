@@ -19,9 +19,9 @@ from inputaware.benchmarking.training import measure_training
 from inputaware.benchmarking.workload import STAGES, TRAINING_IMAGES
 from inputaware.config import PrecisionName, preset_config
 from inputaware.data.spec import dataset_spec
-from inputaware.errors import ConfigError, RunFolderError
+from inputaware.errors import ConfigError
 from inputaware.runs.environment import describe_environment, keep_freed_memory, resolve_device, resolve_precision
-from inputaware.runs.files import check_new_folder, write_json
+from inputaware.runs.files import check_output_file, make_folder_for, write_json
 
 __all__ = ["PARTS", "PartName", "benchmark"]
 
@@ -97,7 +97,8 @@ def benchmark(
         DataError: the data set is unknown.
         ConfigError: a part is unknown or none is named, repeats is below 1, or the picture has another ending.
         DeviceError: the device or precision is not there.
-        RunFolderError: a file exists or cannot be written.
+        RunFolderError: a file exists or cannot be made.
+        WriteError: the disk is full, or the folder is gone.
         InputAwareError: a command that is measured in a process of its own failed.
     """
     dataset_spec(dataset)
@@ -128,10 +129,10 @@ def benchmark(
                 measures[part]()
                 progress(part, 1.0)
     if output is not None:
-        os.makedirs(Path(output).absolute().parent, exist_ok=True)
+        make_folder_for(Path(output))
         write_json(Path(output), result)
     if plot is not None:
-        os.makedirs(Path(plot).absolute().parent, exist_ok=True)
+        make_folder_for(Path(plot))
         plot_benchmark(result, Path(plot))
     return result
 
@@ -149,14 +150,8 @@ def _check_new_files(output: str | os.PathLike[str] | None, plot: str | os.PathL
     if plot is not None and Path(plot).suffix not in (".png", ".svg"):
         raise ConfigError(f"plot: expected a file that ends in .png or .svg; found {os.fspath(plot)!r}")
     for option, file in (("output", output), ("plot", plot)):
-        if file is None:
-            continue
-        if os.path.lexists(file):
-            raise RunFolderError(
-                f"{option}: expected a file that does not exist yet; found {os.fspath(file)!r}; "
-                "choose another one, or remove it first"
-            )
-        check_new_folder(Path(file))
+        if file is not None:
+            check_output_file(Path(file), option=option)
 
 
 def _training(

@@ -30,7 +30,7 @@ from inputaware.attacks.base import Backdoor, Poisoned
 from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.defenses.settings import Settings
 from inputaware.errors import ConfigError, DefenseError
-from inputaware.models.precision import full_float32
+from inputaware.evaluation.prediction import logits
 from inputaware.runs.environment import peak_memory_mib
 
 __all__ = ["CleanData", "Defense", "Examination", "Finding", "Progress", "Score", "Suspect", "Trial", "Verdict"]
@@ -65,11 +65,9 @@ class Suspect:
         Raises:
             DefenseError: they are not finite, or not one for each class.
         """
-        self.classifier.eval()
-        with torch.no_grad(), full_float32():
-            logits = torch.cat([self.classifier(chunk) for chunk in in_chunks(images)])
-        self.check(logits)
-        return logits
+        found = logits(self.classifier, images)
+        self.check(found)
+        return found
 
     def check(self, logits: Tensor) -> None:
         """Check logits that the classifier returned.

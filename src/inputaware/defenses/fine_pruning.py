@@ -26,6 +26,7 @@ from inputaware.defenses.base import CleanData, Defense, Examination, Finding, P
 from inputaware.defenses.settings import FinePruningSettings
 from inputaware.errors import DefenseError, TrainingError
 from inputaware.evaluation.metrics import attack_rates, mean_over
+from inputaware.evaluation.prediction import predict
 from inputaware.models.precision import full_float32
 from inputaware.models.registry import head_after
 
@@ -368,8 +369,8 @@ def _pruned(features: Tensor, keep: Tensor) -> Tensor:
 
 def _predict_pruned(classifier: nn.Module, layer: nn.Module, keep: Tensor, images: Tensor) -> Int64[Tensor, " batch"]:
     """Return the predictions of a network with pruned channels."""
-    with torch.no_grad(), full_float32(), _changed_output(layer, lambda output: _pruned(output, keep)):
-        return torch.cat([classifier(chunk).argmax(1) for chunk in in_chunks(images)])
+    with _changed_output(layer, lambda output: _pruned(output, keep)):
+        return predict(classifier, images)
 
 
 def _sentence(points: dict[str, dict[str, Any]], count: int) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
 from inputaware.attacks.trigger import apply_trigger
-from inputaware.data.loader import derangement, in_chunks, to_pixels
+from inputaware.data.loader import derangement, to_pixels
 from inputaware.evaluation.metrics import (
     attack_rates,
     class_rates,
@@ -22,38 +22,13 @@ from inputaware.evaluation.metrics import (
     round_to_8_bits,
     structural_similarity,
 )
+from inputaware.evaluation.prediction import predict
 from inputaware.models.precision import full_float32
 
-__all__ = ["evaluate", "predict", "probabilities", "three_accuracies"]
+__all__ = ["evaluate", "three_accuracies"]
 
 _PAIRINGS = 3
 """Cross-trigger pairings that are averaged."""
-
-
-def predict(classifier: nn.Module, images: Float[Tensor, "batch channel height width"]) -> Int64[Tensor, " batch"]:
-    """Return the classifier's class for each image, in evaluation mode and without gradients.
-
-    Args:
-        classifier: maps pixels in [0, 1] to logits.
-        images: pixels in [0, 1].
-    """
-    classifier.eval()
-    with torch.no_grad():
-        return torch.cat([classifier(chunk).argmax(1) for chunk in in_chunks(images)])
-
-
-def probabilities(
-    classifier: nn.Module, images: Float[Tensor, "batch channel height width"]
-) -> Float[Tensor, "batch classes"]:
-    """Return the softmax of the classifier's logits for each image, in evaluation mode, in float32, without gradients.
-
-    Args:
-        classifier: maps pixels in [0, 1] to logits.
-        images: pixels in [0, 1].
-    """
-    classifier.eval()
-    with torch.no_grad(), full_float32():
-        return torch.cat([classifier(chunk).softmax(1) for chunk in in_chunks(images)])
 
 
 def _pairings(count: int, number: int, device: torch.device) -> list[Tensor]:
@@ -62,6 +37,7 @@ def _pairings(count: int, number: int, device: torch.device) -> list[Tensor]:
     return [derangement(count, generator).to(device) for _ in range(number)]
 
 
+@full_float32()
 def three_accuracies(
     classifier: nn.Module,
     backdoor: Backdoor | None,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from inputaware.attacks.base import Backdoor
 from inputaware.data.loader import to_pixels
 from inputaware.data.splits import subset_indices
-from inputaware.evaluation.evaluate import probabilities
+from inputaware.evaluation.prediction import probabilities
 from inputaware.figures.pictures import enlarge, grid, show_heat, show_pixels, show_residuals
 from inputaware.inspection.cross_trigger import choose_of_each, cross_triggers
 from inputaware.inspection.gallery import choose_images, make_gallery

@@ -35,7 +35,7 @@ from inputaware.report.verdict import (
     target_words,
     verdict,
 )
-from inputaware.runs.files import check_output_file, write_text
+from inputaware.runs.files import check_output_file, make_folder_for, write_text
 
 __all__ = ["render_report", "write_report"]
 
@@ -59,7 +59,8 @@ def write_report(
 
     Raises:
         ConfigError: no run is named.
-        RunFolderError: one is no run folder, a file in it is corrupt, or the page is there or cannot be written.
+        RunFolderError: one is no run folder, a file in it is corrupt, or the page is there or cannot be made.
+        WriteError: the disk is full, or the folder is gone.
     """
     runs = [runs] if isinstance(runs, str | os.PathLike) else runs
     if not runs:
@@ -69,7 +70,7 @@ def write_report(
     # The same folder named twice is one run.
     collected = [collect_run(run) for run in {os.path.realpath(run): run for run in runs}.values()]
     page = render_report(collected, progress=progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder_for(path)
     write_text(path, page)
 
 

@@ -29,7 +29,7 @@ def write_item(folder: Path, dataset: str, name: ItemName, made: Made, seeds: Se
         seeds: those that were asked for.
 
     Raises:
-        RunFolderError: a file cannot be written.
+        WriteError: a file cannot be written.
     """
     place = folder / dataset
     with writing(place):
@@ -86,7 +86,7 @@ def write_index(folder: Path, impossible: Mapping[str, Mapping[ItemName, str]]) 
         impossible: for each data set the items that cannot be made here, with the reason.
 
     Raises:
-        RunFolderError: it cannot be written.
+        WriteError: it cannot be written.
     """
     parts = [
         "# The paper, ours beside theirs",

@@ -168,7 +168,8 @@ def reproduce(
         ConfigError: a run is there that was trained with other settings.
         DataError: the data set is missing or corrupt.
         DeviceError: the device or precision is not there.
-        RunFolderError: a file is corrupt or cannot be written, or a run is in use.
+        RunFolderError: a file is corrupt, or a run is in use.
+        WriteError: the disk is full, or the folder is gone or cannot be written.
         TrainingError: a loss is not finite.
     """
     place = plan.place

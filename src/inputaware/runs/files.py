@@ -27,6 +27,7 @@ __all__ = [
     "check_new_folder",
     "check_output_file",
     "check_place",
+    "make_folder_for",
     "open_unlinked",
     "parse_json",
     "read_arrays",
@@ -248,12 +249,13 @@ def check_new_folder(path: Path) -> None:
     check_place(path)
 
 
-def check_output_file(path: Path, *, overwrite: bool) -> None:
+def check_output_file(path: Path, *, option: str = "output", overwrite: bool | None = None) -> None:
     """Check that a file can be made: nothing is in its place, or a file that may be replaced.
 
     Args:
         path: the file.
-        overwrite: whether a file that is there may be replaced.
+        option: the option that names it.
+        overwrite: whether a file that is there may be replaced; none: it never may.
 
     Raises:
         RunFolderError: something is in its place, or it cannot be made.
@@ -262,16 +264,20 @@ def check_output_file(path: Path, *, overwrite: bool) -> None:
     if not regular or (os.path.lexists(path) and not overwrite):
         # A device or a pipe would become a file, for what is written takes its place.
         kind = "folder" if os.path.isdir(path) else "file" if regular else "device, pipe or broken link"
-        advice = ", or replace it with --overwrite" if regular else ""
+        remedy = "remove it first" if overwrite is None else "replace it with --overwrite"
         raise RunFolderError(
-            f"output: expected a file that does not exist yet; found the {kind} {str(path)!r}; "
-            f"choose another one{advice}"
+            f"{option}: expected a file that does not exist yet; found the {kind} {str(path)!r}; "
+            f"choose another one{f', or {remedy}' if regular else ''}"
         )
-    check_place(path)
+    check_place(path, option)
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Path, option: str = "output") -> None:
     """Check that there is a folder for a path, or that one can be made.
+
+    Args:
+        path: of what is to be made.
+        option: the option that names it.
 
     Raises:
         RunFolderError: the name is none that the disk takes, a file stands in the way, or the folder is read-only.
@@ -282,13 +288,13 @@ def check_place(path: Path) -> None:
         pass  # the first is right; of the others more is said below
     except (OSError, ValueError) as error:
         raise RunFolderError(
-            f"output: expected a name that the disk takes; found {str(path)!r}: {getattr(error, 'strerror', error)}; "
+            f"{option}: expected a name that the disk takes; found {str(path)!r}: {getattr(error, 'strerror', error)}; "
             "choose another one"
         ) from None
     parent = next(parent for parent in path.absolute().parents if os.path.exists(parent))
     if not parent.is_dir():
         raise RunFolderError(
-            f"output: expected a path beneath a folder; found {str(path)!r} beneath the file {str(parent)!r}; "
+            f"{option}: expected a path beneath a folder; found {str(path)!r} beneath the file {str(parent)!r}; "
             "choose another one"
         )
     try:
@@ -296,9 +302,19 @@ def check_place(path: Path) -> None:
             pass
     except OSError as error:
         raise RunFolderError(
-            f"output: expected a folder that can be written; found {str(parent)!r}: {error.strerror}; "
+            f"{option}: expected a folder that can be written; found {str(parent)!r}: {error.strerror}; "
             "choose another one"
         ) from None
+
+
+def make_folder_for(path: Path) -> None:
+    """Make the folder that a file is to lie in, where there is none.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    with writing(path):
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
 
 
 def write_folder(output: Path, write: Callable[[Path], None], *, replace: bool = False) -> None:

@@ -30,7 +30,7 @@ from inputaware.errors import ConfigError
 if TYPE_CHECKING:
     from inputaware.defenses.own import OwnDefense
 
-__all__ = ["Asked", "Cell", "Sweep", "parse_option", "parse_options", "plan_sweep", "read_description"]
+__all__ = ["Asked", "Cell", "Sweep", "parse_option", "parse_options", "plan_sweep", "read_sweep"]
 
 _KEYS = ("base", "runs", "defenses", "defense_settings")
 
@@ -88,7 +88,7 @@ class Sweep:
     defenses: tuple[Asked, ...] = ()
 
 
-def read_description(path: Path, defenses: Sequence[str] = ()) -> dict[str, Any]:
+def read_sweep(path: Path, defenses: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a sweep's YAML file says (JSON without tabs is YAML too).
 
     Decimal numbers are those of YAML 1.2: ``1e-4`` is one, ``010`` is ten, and ``1:30`` is text.

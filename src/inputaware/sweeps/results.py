@@ -33,7 +33,7 @@ def write_results(sweep: Sweep, folder: Path, states: dict[str, CellState]) -> d
         states: of its cells by name.
 
     Raises:
-        RunFolderError: a file cannot be written.
+        WriteError: a file cannot be written.
     """
     results: dict[str, dict[str, Any]] = {}
     asked = {one.name for one in sweep.defenses}
