@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test check check-tables audit docs clean
+.PHONY: help demo test check audit docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -16,36 +16,13 @@ demo: .venv/.installed-run ## install, train on digits, evaluate, run two defens
 test: .venv/.installed-dev ## install, run all tests, a file on each of up to four cores; ARGS="..." goes to pytest
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-check: .venv/.installed-dev ## lint, formatting, types, spelling, and the README's table of results
+check: .venv/.installed-dev ## lint, formatting, types, spelling, and the tables of results
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy examples/own_defense.py
 	@$(BIN)/codespell
-	@$(MAKE) --no-print-directory check-tables
-
-check-tables: .venv/.installed-dev
-	@$(BIN)/python scripts/results-table --check --table glance
-	@$(BIN)/python scripts/results-table --check --table glance-defenses
-	@$(BIN)/python scripts/results-table --check --page docs/results.md
-	@$(BIN)/python scripts/results-table --check --table defenses --page docs/results.md
-	@for table in seeds seeds-defenses filters differences; do \
-	  $(BIN)/python scripts/results-table --check --table $$table --page docs/results.md || exit 1; done
-	@$(BIN)/python scripts/results-table --check --results results/presets --page docs/presets.md
-	@$(BIN)/python scripts/results-table --check --results results/small --page docs/without-a-gpu.md
-	@for table in defenses filters; do \
-	  $(BIN)/python scripts/results-table --check --table $$table --results results/small --page docs/without-a-gpu.md || exit 1; done
-	@$(BIN)/python scripts/results-table --check --table fine-tuning --results results/small results/fine-tuning \
-	  --page docs/defense/fine-pruning.md
-	@for table in seeds seeds-defenses; do \
-	  $(BIN)/python scripts/results-table --check --table $$table --results results/shares --page docs/presets.md || exit 1; done
-	@for table in seeds seeds-defenses; do \
-	  $(BIN)/python scripts/results-table --check --table $$table --results results/epochs \
-	    --page docs/defense/neural-cleanse.md || exit 1; done
-	@$(BIN)/python scripts/results-table --check --table seeds --results results/schedules --page docs/performance.md
-	@for table in seeds differences; do \
-	  $(BIN)/python scripts/results-table --check --table $$table --results results/sensitivity --page docs/sensitivity.md || exit 1; done
-	@$(BIN)/python scripts/results-table --check --table cost --page docs/cost.md
+	@$(BIN)/python scripts/results-table --check
 	@$(BIN)/python scripts/results-figure --check
 
 audit: .venv/.installed-dev ## compare what is installed with the locked list, and that with known advisories; no network

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType
 
 import jaxtyping
 import pytest
@@ -66,6 +71,46 @@ def real_data(monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = Path(REAL_DATA).resolve()
     monkeypatch.setenv("INPUTAWARE_DATA", str(folder))
     return folder
+
+
+def load(path: Path) -> ModuleType:
+    """Return a script as a module, which imports would not find."""
+    name = path.name.replace("-", "_")
+    loader = SourceFileLoader(name, str(path))
+    spec = spec_from_loader(name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # where its dataclasses look for it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.dont_write_bytecode", True)
+        loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[Path], ModuleType]:
+    """Return what loads a script as a module."""
+    return load
+
+
+@pytest.fixture
+def run_script(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return what runs a script as a person does, but in this process: a new one takes seconds to import torch."""
+
+    def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        script = load(path)
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.argv", [str(path), *arguments])
+            try:
+                code = script.main()
+            except SystemExit as error:
+                code = error.code
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
 
 
 NEEDED = {"parity": "INPUTAWARE_GOLDEN", "browser": "INPUTAWARE_BROWSER"}

@@ -10,9 +10,8 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,17 +36,9 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu-suite"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
+def script(load_script: Callable[[Path], ModuleType]) -> ModuleType:
     """Return the script as a module."""
-    loader = SourceFileLoader("gpu_suite", str(SCRIPT))
-    spec = spec_from_loader("gpu_suite", loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    sys.modules["gpu_suite"] = module  # where its dataclasses look for it
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.dont_write_bytecode", True)
-        loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def write_data(folder: Path, shape: tuple[int, ...], classes: int) -> None:

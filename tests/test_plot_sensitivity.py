@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+Runner = Callable[..., subprocess.CompletedProcess[str]]
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "plot-sensitivity"
 
@@ -26,11 +30,15 @@ def summary() -> dict[str, Any]:
     return {"configurations": [record({}), *departures]}
 
 
-def plot(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=False)
+@pytest.fixture
+def plot(
+    run_script: Runner,
+) -> Runner:
+    """Return what draws a summary."""
+    return lambda *arguments: run_script(SCRIPT, *arguments)
 
 
-def test_the_same_summary_gives_the_same_picture(tmp_path: Path) -> None:
+def test_the_same_summary_gives_the_same_picture(tmp_path: Path, plot: Runner) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary()))
     for name in ("one.svg", "two.svg"):
         found = plot(str(tmp_path / "summary.json"), str(tmp_path / name))
@@ -49,7 +57,7 @@ def test_the_same_summary_gives_the_same_picture(tmp_path: Path) -> None:
         assert b"<!-- " + words in drawn
 
 
-def test_what_is_no_such_summary_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_such_summary_is_refused(tmp_path: Path, plot: Runner) -> None:
     file = tmp_path / "summary.json"
     for content in (None, "{", "[]", json.dumps({"configurations": []})):
         if content is not None:

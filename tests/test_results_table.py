@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 from inputaware.config import config_to_dict, override, preset_config
 from inputaware.defenses.settings import DEFENSES
+
+Runner = Callable[..., subprocess.CompletedProcess[str]]
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "results-table"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -46,7 +49,8 @@ CLEAN: dict[str, Any] = {
 class Project:
     """A made-up project: a README with two marks, and a folder of results."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, run_script: Runner) -> None:
+        self.script = run_script
         self.readme = folder / "README.md"
         self.results = folder / "results"
         self.readme.write_text(f"# Name\n\n{BEGIN}\n{END}\n\nThe end.\n", encoding="utf-8")
@@ -56,18 +60,17 @@ class Project:
         (self.results / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
 
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(SCRIPT), "--page", str(self.readme), "--results", str(self.results), *options]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return self.script(SCRIPT, "--page", str(self.readme), "--results", str(self.results), *options)
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def project(tmp_path: Path, run_script: Runner) -> Project:
+    return Project(tmp_path, run_script)
 
 
 def test_no_results_yet(project: Project) -> None:
     found = project.run()
-    assert (found.returncode, found.stdout) == (0, "no results yet\n")
+    assert (found.returncode, found.stdout) == (0, "README.md, results: no results yet\n")
     assert project.readme.read_text(encoding="utf-8") == f"# Name\n\n{BEGIN}\nNo results yet.\n{END}\n\nThe end.\n"
     assert project.run("--check").returncode == 0
 
@@ -76,7 +79,7 @@ def test_table(project: Project) -> None:
     project.publish("b", {**CLEAN, "beside": 1})
     project.publish("a", ATTACKED)
     found = project.run()
-    assert (found.returncode, found.stdout) == (0, "README.md: 2 results written\n")
+    assert (found.returncode, found.stdout) == (0, "README.md, results: 2 rows written\n")
     lines = project.readme.read_text(encoding="utf-8").split("\n")
     command = "`inputaware train --dataset mnist --output runs/mnist`"
     assert lines[lines.index(BEGIN) + 1 : lines.index(END)] == [
@@ -149,7 +152,7 @@ def test_table_of_defenses(project: Project) -> None:
     project.publish("b", ATTACKED)
     project.publish("c", {**ATTACKED, "beside": 2, "defenses": {"strip": DEFENDED["defenses"]["strip"]}})
     found = project.run("--table", "defenses")
-    assert (found.returncode, found.stdout) == (0, "README.md: 2 results written\n")
+    assert (found.returncode, found.stdout) == (0, "README.md, defenses: 2 rows written\n")
     assert project.readme.read_text(encoding="utf-8").split("\n")[3:5] == [
         "| mnist | input-aware | all-to-one, class 0 | 3 | flagged: class 0, 3 | 2.35 | 0.510 | 98.70 | 40 channels "
         "| 50.00 / 96.00 | 25.00 / 98.00 | 30.00 / 70.00 (feature-squeezing, k=3) | 20 |",
@@ -286,11 +289,11 @@ def test_check_writes_nothing(project: Project) -> None:
     before = project.readme.read_text(encoding="utf-8")
     found = project.run("--check")
     assert found.returncode == 1
-    assert found.stderr == f"{project.readme}: the table of results is out of date; run scripts/results-table\n"
+    assert found.stderr == f"{project.readme}: the table results is out of date; run scripts/results-table\n"
     assert project.readme.read_text(encoding="utf-8") == before
     project.run()
     found = project.run("--check")
-    assert (found.returncode, found.stdout) == (0, "README.md: 1 results, up to date\n")
+    assert (found.returncode, found.stdout) == (0, "README.md, results: 1 rows up to date\n")
     project.publish("a", {**ATTACKED, "seed": 4})
     assert project.run("--check").returncode == 1
 
@@ -336,6 +339,63 @@ def test_missing_readme(project: Project) -> None:
     found = project.run()
     assert found.returncode == 2
     assert "No such file or directory" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            (),
+            ["README.md, glance: no results yet", "README.md, glance-defenses: no results yet"],
+        ),
+        (("--table", "cost"), ["cost.md, cost: no results yet"]),
+        (("--page", "docs/sensitivity.md"), ["sensitivity.md, seeds", "sensitivity.md, differences"]),
+        (("--page", "docs/presets.md", "--table", "results"), ["presets.md, results: no results yet"]),
+    ],
+    ids=["all", "one", "page", "both"],
+)
+def test_tables_that_have_a_place(
+    options: tuple[str, ...],
+    expected: list[str],
+    tmp_path: Path,
+    run_script: Runner,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "scripts").mkdir()
+    script = Path(shutil.copy(SCRIPT, tmp_path / "scripts"))
+    for folder in ("small", "fine-tuning"):
+        (tmp_path / "results" / folder).mkdir(parents=True)
+    tables = ("results", "defenses", "cost", "seeds", "seeds-defenses", "differences", "filters", "fine-tuning")
+    marks = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in (*tables, "glance", "glance-defenses"))
+    pages = {path.relative_to(SCRIPT.parents[1]) for path in SCRIPT.parents[1].glob("docs/**/*.md")} | {
+        Path("README.md")
+    }
+    for page in pages:
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / page).write_text(marks, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    found = run_script(script, *options)
+    assert (found.returncode, found.stderr) == (0, "")
+    lines = found.stdout.splitlines()
+    assert all(line.startswith(start) for line, start in zip(lines, expected, strict=False))
+    assert len(lines) == (21 if not options else len(expected))
+    assert run_script(script, "--check").returncode == int(bool(options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--results", "x"), "--results: expected --page beside it, the page of the table; found none"),
+        (
+            ("--page", "SECURITY.md"),
+            "--page, --table: expected a table of the list in results-table; found none on that page; name its "
+            "results with --results",
+        ),
+    ],
+)
+def test_a_table_without_a_place(options: tuple[str, ...], message: str, run_script: Runner) -> None:
+    found = run_script(SCRIPT, *options)
+    assert (found.returncode, found.stderr) == (2, f"results-table: {message}\n")
 
 
 def test_table_of_filters(project: Project) -> None:
@@ -397,7 +457,7 @@ def test_table_of_fine_tuning_reads_several_folders(project: Project, tmp_path: 
     (other / "a.json").write_text(json.dumps({**CLEAN, **defended(annealed, None)}), encoding="utf-8")
     project.readme.write_text("<!-- fine-tuning:begin -->\n<!-- fine-tuning:end -->\n", encoding="utf-8")
     found = project.run("--table", "fine-tuning", "--results", str(project.results), str(other))
-    assert (found.returncode, found.stdout) == (0, "README.md: 2 results written\n")
+    assert (found.returncode, found.stdout) == (0, "README.md, fine-tuning: 2 rows written\n")
     numbers = "91.00 / 87.00 / 72.00 | 90.00 / 86.00 / 70.00"
     learning = "learning rate 0.03, cosine, weight decay 0.0005, shifted by 4, mirrored"
     assert project.readme.read_text(encoding="utf-8").splitlines()[3:5] == [

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -28,6 +28,7 @@ from inputaware.attacks.registry import build_attack
 from inputaware.config import (
     DATASETS,
     Config,
+    EvaluationSplit,
     check_config,
     check_processes,
     check_seed,
@@ -62,9 +63,7 @@ from inputaware.training.loop import EpochReport, Listener, Trainer, training_st
 from inputaware.training.processes import Processes
 from inputaware.training.step import place_modules
 
-__all__ = ["EvaluationSplit", "Run", "import_official", "recorded_config", "train"]
-
-EvaluationSplit = Literal["test", "validation", "defender"]
+__all__ = ["Run", "import_official", "recorded_config", "train"]
 
 
 class _Silent:

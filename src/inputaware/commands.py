@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from inputaware.config import Config, PrecisionName, PresetName
+from inputaware.config import Config, EvaluationSplit, PrecisionName, PresetName
 from inputaware.defenses.settings import DEFENSES, DefenseSettings
 
 __all__ = [
@@ -58,7 +58,7 @@ class EvaluateCommand:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
-    split: Literal["test", "validation", "defender"] = "test"
+    split: EvaluationSplit = "test"
     """Test for reporting (written to the run folder); validation for choosing settings (only printed)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
@@ -74,7 +74,7 @@ class PoisonCommand:
     """The run folder."""
     input: Path | None = None
     """An image, or a folder that is searched for images; any size, grey or colour."""
-    split: Literal["test", "validation", "defender"] | None = None
+    split: EvaluationSplit | None = None
     """Export this split as a parquet file instead."""
     output: Path
     """The folder to make for images, or the parquet file for a split."""

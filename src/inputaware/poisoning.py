@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from inputaware.api import EvaluationSplit, Run
+from inputaware.api import Run
 from inputaware.attacks.base import Backdoor, Poisoned
+from inputaware.config import EvaluationSplit
 from inputaware.data.sources import IMAGE_SUFFIXES, open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
 from inputaware.evaluation.metrics import round_to_8_bits

@@ -253,14 +253,12 @@ def test_a_finding_says_what_it_rests_on() -> None:
     assert (finding.defense, finding.verdict, finding.seed) == ("watcher", "not-flagged", 5)
     assert finding.data == {"split": "defender", "images": 6}
     assert finding.settings["overlays"] == 100
-    assert finding.seconds > 0
-    assert finding.peak_memory_mib > 0
 
 
-def test_the_record_leaves_out_what_differs_between_executions() -> None:
+def test_the_record_is_the_same_each_time() -> None:
     record = watcher().run(suspect(), data()).record()
     assert record == watcher().run(suspect(), data()).record()
-    assert not {"seconds", "peak_memory_mib", "arrays"} & record.keys()
+    assert "arrays" not in record
 
 
 def test_the_seed_decides_and_the_callers_randomness_is_left_alone() -> None:

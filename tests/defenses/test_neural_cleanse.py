@@ -401,8 +401,6 @@ def finding_with(flagged: list[int], scores: list[float | None]) -> Finding:
         data={},
         scores={"flagged": flagged, "anomaly_scores": scores, "norms": [5.0] * len(scores)},
         arrays={},
-        seconds=0.0,
-        peak_memory_mib=0,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,9 +13,7 @@ from torch import Tensor
 from inputaware.config import DATASETS
 from inputaware.errors import DataError
 
-__all__ = ["SplitName", "Splits", "split_indices", "subset_indices"]
-
-SplitName = Literal["train", "validation", "defender"]
+__all__ = ["Splits", "split_indices", "subset_indices"]
 
 _HELD_OUT = 5000
 _HELD_OUT_DIGITS = 144

@@ -11,7 +11,6 @@ import copy
 import inspect
 import re
 import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +30,6 @@ from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.defenses.settings import Settings
 from inputaware.errors import ConfigError, DefenseError
 from inputaware.evaluation.prediction import logits
-from inputaware.runs.environment import peak_memory_mib
 
 __all__ = ["CleanData", "Defense", "Examination", "Finding", "Progress", "Score", "Suspect", "Trial", "Verdict"]
 
@@ -144,8 +142,6 @@ class Finding:
         data: how many images of which split it was given.
         scores: numbers, lists and text for a JSON file; none where a notion does not apply.
         arrays: what is needed to draw it.
-        seconds: how long it took.
-        peak_memory_mib: peak memory of the process, or of its share of a GPU.
     """
 
     defense: str
@@ -156,11 +152,9 @@ class Finding:
     data: dict[str, Any]
     scores: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
-    seconds: float
-    peak_memory_mib: int
 
     def record(self) -> dict[str, Any]:
-        """Return what the result file holds: all but the arrays and what differs from one execution to the next."""
+        """Return what the result file holds: all but the arrays."""
         return {
             "defense": self.defense,
             "verdict": self.verdict,
@@ -375,7 +369,6 @@ class Defense(ABC):
         """
         self.check(suspect, clean)
         device = clean.images.device
-        started = time.perf_counter()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         own = CleanData(clean.images.clone(), clean.labels.clone(), clean.split)
@@ -393,8 +386,6 @@ class Defense(ABC):
             data=clean.describe(),
             scores=found.scores,
             arrays=found.arrays,
-            seconds=time.perf_counter() - started,
-            peak_memory_mib=peak_memory_mib(device),
         )
 
     @final

@@ -5,10 +5,10 @@ Nothing here imports torch, so that the command line can answer ``--help`` at on
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from inputaware.config import check_number
 from inputaware.errors import ConfigError
 
 __all__ = [
@@ -32,19 +32,6 @@ DEFENSES: tuple[DefenseName, ...] = get_args(DefenseName)
 def field_of(name: str) -> str:
     """Return what the settings of a defense are called among those of all defenses."""
     return name.replace("-", "_")
-
-
-def _number(
-    option: str, value: int | float, low: int | float, high: int | float = math.inf, *, open_low: bool = False
-) -> None:
-    """Refuse a setting that is out of its range."""
-    expected = f"a number above {low:g}" if open_low else f"a number of at least {low:g}"
-    if high != math.inf:
-        expected += f" and at most {high:g}"
-    # No whole number is infinite, and one above 1e308 cannot be asked as a floating-point number.
-    finite = isinstance(value, int) or math.isfinite(value)
-    if not (finite and (value > low if open_low else value >= low) and value <= high):
-        raise ConfigError(f"{option}: expected {expected}; found {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,18 +85,18 @@ class NeuralCleanseSettings(Settings):
         Raises:
             ConfigError: a value is out of its range.
         """
-        _number("neural_cleanse.threshold", self.threshold, 0, open_low=True)
-        _number("neural_cleanse.trials", self.trials, 1)
-        _number("neural_cleanse.rounds", self.rounds, 1)
-        _number("neural_cleanse.images_per_round", self.images_per_round, 1)
-        _number("neural_cleanse.batch_size", self.batch_size, 1)
-        _number("neural_cleanse.learning_rate", self.learning_rate, 0, open_low=True)
-        _number("neural_cleanse.success_threshold", self.success_threshold, 0, 1, open_low=True)
-        _number("neural_cleanse.initial_cost", self.initial_cost, 0, open_low=True)
-        _number("neural_cleanse.cost_multiplier", self.cost_multiplier, 1, open_low=True)
-        _number("neural_cleanse.patience", self.patience, 1)
-        _number("neural_cleanse.early_stop_threshold", self.early_stop_threshold, 0, 1, open_low=True)
-        _number("neural_cleanse.early_stop_patience", self.early_stop_patience, 1)
+        check_number("neural_cleanse.threshold", self.threshold, 0, open_low=True)
+        check_number("neural_cleanse.trials", self.trials, 1)
+        check_number("neural_cleanse.rounds", self.rounds, 1)
+        check_number("neural_cleanse.images_per_round", self.images_per_round, 1)
+        check_number("neural_cleanse.batch_size", self.batch_size, 1)
+        check_number("neural_cleanse.learning_rate", self.learning_rate, 0, open_low=True)
+        check_number("neural_cleanse.success_threshold", self.success_threshold, 0, 1, open_low=True)
+        check_number("neural_cleanse.initial_cost", self.initial_cost, 0, open_low=True)
+        check_number("neural_cleanse.cost_multiplier", self.cost_multiplier, 1, open_low=True)
+        check_number("neural_cleanse.patience", self.patience, 1)
+        check_number("neural_cleanse.early_stop_threshold", self.early_stop_threshold, 0, 1, open_low=True)
+        check_number("neural_cleanse.early_stop_patience", self.early_stop_patience, 1)
         if self.precision not in ("32", "bf16"):
             raise ConfigError(f"neural_cleanse.precision: expected 32 or bf16; found {self.precision!r}")
 
@@ -132,9 +119,9 @@ class StripSettings(Settings):
         Raises:
             ConfigError: a value is out of its range.
         """
-        _number("strip.overlays", self.overlays, 1)
-        _number("strip.images", self.images, 2)
-        _number("strip.false_rejection_rate", self.false_rejection_rate, 0, 0.5, open_low=True)
+        check_number("strip.overlays", self.overlays, 1)
+        check_number("strip.images", self.images, 2)
+        check_number("strip.false_rejection_rate", self.false_rejection_rate, 0, 0.5, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,15 +153,15 @@ class FinePruningSettings(Settings):
         Raises:
             ConfigError: a value is out of its range.
         """
-        _number("fine_pruning.tolerance", self.tolerance, 0, 1)
-        _number("fine_pruning.held_out", self.held_out, 0.05, 0.95)
-        _number("fine_pruning.epochs", self.epochs, 0)
-        _number("fine_pruning.batch_size", self.batch_size, 1)
-        _number("fine_pruning.learning_rate", self.learning_rate, 0, open_low=True)
+        check_number("fine_pruning.tolerance", self.tolerance, 0, 1)
+        check_number("fine_pruning.held_out", self.held_out, 0.05, 0.95)
+        check_number("fine_pruning.epochs", self.epochs, 0)
+        check_number("fine_pruning.batch_size", self.batch_size, 1)
+        check_number("fine_pruning.learning_rate", self.learning_rate, 0, open_low=True)
         if self.schedule not in ("constant", "cosine"):
             raise ConfigError(f"fine_pruning.schedule: expected constant or cosine; found {self.schedule!r}")
-        _number("fine_pruning.weight_decay", self.weight_decay, 0)
-        _number("fine_pruning.crop_padding", self.crop_padding, 0, 1000)
+        check_number("fine_pruning.weight_decay", self.weight_decay, 0)
+        check_number("fine_pruning.crop_padding", self.crop_padding, 0, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +185,7 @@ class ImageRegularizationSettings(Settings):
             if kernel not in (3, 5, 7):
                 raise ConfigError(f"image_regularization.kernels: expected 3, 5 or 7; found {kernel!r}")
         for bits in self.bits:
-            _number("image_regularization.bits", bits, 1, 8)
+            check_number("image_regularization.bits", bits, 1, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
