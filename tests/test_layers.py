@@ -44,6 +44,7 @@ LIGHT = [
     "data.spec",
     "evaluation.aggregate",
     "evaluation.statistics",
+    "evaluation.words",
     "runs.description",
     "runs.files",
     "runs.findings",

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from inputaware.evaluation.aggregate import by_setting, changes, setting_in_words, spread
 from inputaware.evaluation.doubts import doubts
+from inputaware.evaluation.words import RATES, TESTS, percent
 from inputaware.report.seeds import defended
 from inputaware.sweeps.progress import CellState, seconds_left
 
@@ -56,10 +57,6 @@ def printable(text: str) -> str:
 def _plain(text: str) -> str:
     """Return text as rich shows it letter by letter."""
     return escape(printable(text))
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
 
 
 class TrainingDisplay:
@@ -117,9 +114,8 @@ class TrainingDisplay:
     def epoch_finished(self, report: EpochReport) -> None:
         """Show the accuracies on the validation split."""
         found = report.validation
-        names = {"clean_accuracy": "clean", "attack_success_rate": "attack", "cross_accuracy": "cross"}
         self.validation = " ".join(
-            f"{short} {_percent(found[name])}" for name, short in names.items() if found.get(name) is not None
+            f"{name} {percent(found[rate])}" for name, rate in RATES.items() if found.get(rate) is not None
         )
         self.speed = f"{report.images_per_second:.0f} images/s"
         self._draw(advance=0)
@@ -359,22 +355,12 @@ def evaluation_table(result: dict[str, Any], paper: dict[str, float] | None, tit
     if paper is not None:
         table.add_column("paper, %", justify="right")
     table.add_column("what it means")
-    rows = (
-        ("clean", "clean_accuracy", "clean images get their true label"),
-        ("attack", "attack_success_rate", "images with their own trigger get the attacker's label"),
-        (
-            "attack, other classes",
-            "attack_success_rate_excluding_target",
-            "the same without images already of that class",
-        ),
-        ("cross", "cross_accuracy", "images with another image's trigger keep their true label"),
-    )
-    for words, key, meaning in rows:
-        cells = [words, _percent(result[key])]
+    for words, key, meaning in TESTS:
+        cells = [words, percent(result[key])]
         if key == "cross_accuracy" and result.get("cross_accuracy_std") is not None:
             cells[1] += f" ± {100 * result['cross_accuracy_std']:.2f}"
         if paper is not None:
-            cells.append(_percent(paper.get(key)))
+            cells.append(percent(paper.get(key)))
         table.add_row(*cells, meaning)
     trigger = result["trigger"]
     if trigger is not None:
@@ -509,7 +495,7 @@ def _cost_table(result: dict[str, Any]) -> Table:
 
     row("milliseconds", lambda found: f"{1e3 * found['step']['seconds']['median']:.1f}")
     row("GFLOP, convolutions and matrix products", lambda found: f"{found['operations_per_step'] / 1e9:.2f}")
-    row(f"share of the peak ({peak / 1e9:.0f} GFLOP/s), %", lambda found: _percent(found["share_of_peak"]))
+    row(f"share of the peak ({peak / 1e9:.0f} GFLOP/s), %", lambda found: percent(found["share_of_peak"]))
     row("peak memory, MiB", lambda found: f"{found['memory']['product']['peak_mib']}")
     row("peak memory of the plain step, MiB", lambda found: f"{found['memory']['plain']['peak_mib']}")
     for part in stages["joint"]["seconds_by_part"]:
@@ -595,17 +581,16 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
     Args:
         summary: what ``summary.json`` holds.
     """
-    rates = {"clean": "clean_accuracy", "attack": "attack_success_rate", "cross": "cross_accuracy"}
     table = _new_table(
         "Test set, percent: mean ± 95 % interval over seeds (standard deviation); of fewer than 5 (lowest to highest)",
         "setting",
         "seeds",
     )
-    for words in rates:
+    for words in RATES:
         table.add_column(words, justify="right")
     settings = [setting_in_words(record) for record in summary["configurations"]]
     for words, record in zip(settings, summary["configurations"], strict=True):
-        cells = [spread(record["measures"].get(key)) for key in rates.values()]
+        cells = [spread(record["measures"].get(key)) for key in RATES.values()]
         table.add_row(_plain(words), str(len(record["seeds"])), *cells)
     tables = [table]
     defenses = Table(title="What defenses make of it, percent or models", title_justify="left")

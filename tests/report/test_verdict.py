@@ -10,7 +10,7 @@ import pytest
 
 from inputaware.config import override
 from inputaware.report.collect import CollectedRun, Defended, collect_run
-from inputaware.report.verdict import accuracy_rows, cost_rows, flat, percent, verdict
+from inputaware.report.verdict import accuracy_rows, cost_rows, flat, verdict
 
 RATES = {
     "clean_accuracy": 0.9931,
@@ -125,4 +125,3 @@ def test_what_was_done_twice_counts_once(whole_runs: dict[str, Path]) -> None:
 
 def test_settings_by_dotted_name() -> None:
     assert flat({"a": 1, "b": {"c": [1, 2], "d": {"e": None}}}) == {"a": "1", "b.c": "1, 2", "b.d.e": "None"}
-    assert percent(None) == "-"

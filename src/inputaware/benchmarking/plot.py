@@ -11,6 +11,7 @@ from inputaware.benchmarking.parts import PARTS
 from inputaware.benchmarking.workload import STAGES
 from inputaware.figures.style import COLOURS, DPI, style
 from inputaware.runs.files import write_atomically
+from inputaware.runs.results import device_in_words
 
 __all__ = ["plot_benchmark"]
 
@@ -49,7 +50,7 @@ def plot_benchmark(result: dict[str, Any], path: Path) -> None:
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
         settings, environment = result["settings"], result["environment"]
-        place = environment["processor"] if environment["device"] == "cpu" else environment["device"]
+        place = device_in_words(environment)
         figure.suptitle(
             f"{settings['dataset']}, {place}, {environment['threads']} threads, precision {environment['precision']}"
         )

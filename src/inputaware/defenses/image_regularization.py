@@ -19,6 +19,7 @@ from inputaware.defenses.base import CleanData, Defense, Examination, Finding, P
 from inputaware.defenses.settings import ImageRegularizationSettings
 from inputaware.evaluation.aggregate import AFFORDABLE, best_filter
 from inputaware.evaluation.metrics import attack_rates, mean_over
+from inputaware.evaluation.words import in_percent
 
 __all__ = ["ImageRegularization", "floor_depth", "gaussian_blur", "median_filter", "round_depth"]
 
@@ -142,8 +143,8 @@ class ImageRegularization(Defense):
             for label, rates in rows.items()
         )
         sentence = (
-            f"Clean accuracy is {_percent(original)} without a filter and {_percent(lowest[0])} under the filter that "
-            f"costs most ({lowest[1]}); filters judge no model."
+            f"Clean accuracy is {in_percent(original, 1)} without a filter and {in_percent(lowest[0], 1)} under the "
+            f"filter that costs most ({lowest[1]}); filters judge no model."
         )
         return Examination("no-verdict", sentence, scores)
 
@@ -194,23 +195,18 @@ class ImageRegularization(Defense):
 def _sentence(known: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
     """Say what the best filter that a defender can afford leaves."""
     original, best = scored["original"], best_filter({"scores": known, "scoring": {"scores": scored}})
-    clean = _percent(original["clean_accuracy"])
+    clean = in_percent(original["clean_accuracy"], 1)
     if original["attack"] is None:
         return f"A clean model has no trigger to destroy; its clean accuracy is {clean} without a filter."
-    before = (
-        f"Without a filter the attack succeeds on {_percent(original['attack']['attack_success_rate'])} of the images"
-    )
+    attack = in_percent(original["attack"]["attack_success_rate"], 1)
+    before = f"Without a filter the attack succeeds on {attack} of the images"
     limit = f"{100 * AFFORDABLE:g} points of clean accuracy on the defender's images"
     if best is None:
         return f"{before}; every filter costs more than {limit}."
     return (
         f"{before}; of the filters that cost at most {limit} the best ({best[2]}, after the trigger) leaves "
-        f"{_percent(best[0])}, with clean accuracy {_percent(best[1])}."
+        f"{in_percent(best[0], 1)}, with clean accuracy {in_percent(best[1], 1)}."
     )
-
-
-def _percent(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.1f} %"
 
 
 def _filtered(images: Tensor, regularize: _Filter) -> Tensor:

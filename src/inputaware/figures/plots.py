@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inputaware.evaluation.words import RATES
 from inputaware.figures.style import ATTACK, CLEAN, COLOURS, CROSS, style
 
 if TYPE_CHECKING:
@@ -25,10 +26,9 @@ __all__ = [
     "training_curves",
 ]
 
-_TESTS = (
-    ("clean_accuracy", "clean", CLEAN, "-"),
-    ("attack_success_rate", "attack", ATTACK, "--"),
-    ("cross_accuracy", "cross", CROSS, "-."),
+_TESTS = tuple(
+    (rate, name, colour, line)
+    for (name, rate), colour, line in zip(RATES.items(), (CLEAN, ATTACK, CROSS), ("-", "--", "-."), strict=True)
 )
 """The three tests with the look of their lines; they differ in more than colour."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from inputaware import __version__
 from inputaware.config import config_to_dict
 from inputaware.errors import ConfigError, RunFolderError
+from inputaware.evaluation.words import in_percent
 from inputaware.report.collect import CollectedRun, collect_run
 from inputaware.report.figures import (
     beside_badnets,
@@ -31,7 +32,6 @@ from inputaware.report.verdict import (
     accuracy_rows,
     cost_rows,
     flat,
-    percent,
     target_words,
     verdict,
 )
@@ -183,7 +183,7 @@ def _shown(run: CollectedRun, key: str, number: int) -> dict[str, Any]:
         "trigger": None
         if trigger is None
         else {
-            "mask area": percent(trigger["mask_area"]),
+            "mask area": in_percent(trigger["mask_area"]),
             "PSNR": f"{trigger['psnr_db']:.1f} dB",
             "SSIM": f"{trigger['ssim']:.3f}",
         },
@@ -213,10 +213,13 @@ def _crossed(record: dict[str, Any] | None) -> str:
     """Return how often own and other triggers work, in a sentence; nothing for a clean model."""
     if record is None:
         return ""
+    own, other, kept = (
+        in_percent(record[name], 0)
+        for name in ("own_trigger_gets_target", "other_trigger_gets_target", "other_trigger_keeps_label")
+    )
     return (
-        f"Of {record['images']} images, {percent(record['own_trigger_gets_target'], 0)} get the attacker's label from "
-        f"their own trigger and {percent(record['other_trigger_gets_target'], 0)} from another image's "
-        f"(those of that class are left out); {percent(record['other_trigger_keeps_label'], 0)} keep their true label "
+        f"Of {record['images']} images, {own} get the attacker's label from their own trigger and {other} from another "
+        f"image's (those of that class are left out); {kept} keep their true label "
         "under another image's trigger."
     )
 
@@ -225,10 +228,10 @@ def _heat(record: dict[str, Any] | None) -> str:
     """Return how much of the heat lies on triggers, in a sentence; nothing for a clean model."""
     if record is None:
         return ""
-    own, clean = (percent(record[kind]["heat_share"], 1) for kind in ("backdoor", "clean"))
+    own, clean = (in_percent(record[kind]["heat_share"], 1) for kind in ("backdoor", "clean"))
     return (
         f"Over {record['images']} test images, {own} of the heat of an image with its trigger lies on its mask, and "
-        f"{clean} of the heat of the clean image; the masks cover {percent(record['mask_area'], 1)} of the area."
+        f"{clean} of the heat of the clean image; the masks cover {in_percent(record['mask_area'], 1)} of the area."
     )
 
 

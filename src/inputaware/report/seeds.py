@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from inputaware.evaluation.aggregate import aggregate, by_setting, comparisons, setting_in_words, spread
+from inputaware.evaluation.words import RATES
 from inputaware.report.verdict import DEFENSE_TITLES
 
 __all__ = ["defended", "over_seeds"]
-
-_RATES = {"clean": "clean_accuracy", "attack": "attack_success_rate", "cross": "cross_accuracy"}
-"""The columns of the three tests, and where an aggregated setting has each."""
 
 _LEFT = {
     "attack left by pruning": "defenses.fine-pruning.scoring.pruned.attack.attack_success_rate",
@@ -78,7 +76,7 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
     """Return seeds, rates in percent, and what defenses say, by the names of columns."""
     return {
         "seeds": ", ".join(map(str, record["seeds"])),
-        **{name: _cell(record, path) for name, path in _RATES.items()},
+        **{name: _cell(record, path) for name, path in RATES.items()},
         **defended(record),
     }
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from inputaware.config import Config
 from inputaware.evaluation.doubts import doubts
+from inputaware.evaluation.words import TESTS, in_percent
 from inputaware.report.collect import CollectedRun
 
 __all__ = [
@@ -16,7 +17,6 @@ __all__ = [
     "accuracy_rows",
     "cost_rows",
     "flat",
-    "percent",
     "target_words",
     "verdict",
 ]
@@ -49,11 +49,6 @@ class CostRow(NamedTuple):
     memory: str
 
 
-def percent(rate: float | None, digits: int = 2) -> str:
-    """Return a rate in percent; a dash where the notion does not apply."""
-    return "-" if rate is None else f"{100 * rate:.{digits}f} %"
-
-
 def target_words(config: Config, class_names: tuple[str, ...]) -> str:
     """Return what the attacker wants, in a word or two."""
     if config.attack == "none":
@@ -66,7 +61,7 @@ def verdict(run: CollectedRun) -> str:
     if run.result is None:
         return "Training is not finished: nothing is known of this model yet."
     found = run.result["evaluation"]
-    clean = percent(found["clean_accuracy"], 1)
+    clean = in_percent(found["clean_accuracy"], 1)
     if run.config.attack == "none":
         words = f"A clean control: it classifies {clean} of the test images correctly."
     else:
@@ -74,13 +69,13 @@ def verdict(run: CollectedRun) -> str:
         if run.config.target == "all-to-one":
             wanted = f"class {run.spec.class_names[run.config.target_class]}"
         words = (
-            f"Backdoored: {percent(found['attack_success_rate'], 1)} of the test images are taken for {wanted} once "
+            f"Backdoored: {in_percent(found['attack_success_rate'], 1)} of the test images are taken for {wanted} once "
             f"they carry their trigger; without it {clean} are classified correctly."
         )
         if found["cross_accuracy"] is None:
             words += " The trigger is one patch, the same for all images."
         else:
-            words += f" With another image's trigger {percent(found['cross_accuracy'], 1)} keep their true label."
+            words += f" With another image's trigger {in_percent(found['cross_accuracy'], 1)} keep their true label."
     return " ".join([words, *doubts(found), _judged(run)])
 
 
@@ -100,17 +95,13 @@ def accuracy_rows(run: CollectedRun) -> list[AccuracyRow]:
     if run.result is None:
         return []
     found, paper = run.result["evaluation"], run.result["paper"] or {}
-    tests = (
-        ("clean", "clean_accuracy", "clean images get their true label"),
-        ("attack", "attack_success_rate", "images with their own trigger get the attacker's label"),
-        ("attack, other classes", "attack_success_rate_excluding_target", "without images already of that class"),
-        ("cross", "cross_accuracy", "images with another image's trigger keep their true label"),
-    )
     rows = []
-    for test, key, meaning in tests:
+    for test, key, meaning in TESTS:
         ours, theirs = found[key], paper.get(key)
         difference = "" if ours is None or theirs is None else f"{100 * (ours - theirs):+.2f}"
-        rows.append(AccuracyRow(test, meaning, percent(ours), "" if theirs is None else percent(theirs), difference))
+        rows.append(
+            AccuracyRow(test, meaning, in_percent(ours), "" if theirs is None else in_percent(theirs), difference)
+        )
     return rows
 
 

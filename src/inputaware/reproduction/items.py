@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inputaware.config import TargetName
+from inputaware.evaluation.words import RATES, percent
 from inputaware.figures.panels import image_rows
 from inputaware.figures.pictures import show_heat, show_pixels
 from inputaware.figures.plots import (
@@ -22,7 +23,7 @@ from inputaware.figures.plots import (
 )
 from inputaware.report.collect import CollectedRun
 from inputaware.reproduction.works import RunKey, Work, WorkKind
-from inputaware.runs.results import published, published_filters
+from inputaware.runs.results import device_in_words, published, published_filters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,10 +132,6 @@ def _judged(dataset: str, seeds: Sequence[int]) -> list[Work]:
     return [Work(kind, run) for run in runs for kind in ("train", "neural-cleanse")]
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
 def _points(ours: float | None, paper: float | None) -> str:
     return "-" if ours is None or paper is None else f"{100 * (ours - paper):+.2f}"
 
@@ -144,21 +141,17 @@ def _accuracies(target: TargetName) -> Callable[[Found], Made]:
         runs = [found.attack(target, seed) for seed in found.seeds]
         paper = published(runs[0].config) or {}
         rows, points = [], {}
-        for name, key in (
-            ("clean", "clean_accuracy"),
-            ("attack", "attack_success_rate"),
-            ("cross", "cross_accuracy"),
-        ):
+        for name, key in RATES.items():
             values = [run.result["evaluation"][key] for run in runs if run.result is not None]
             mean = statistics.fmean(values)
             rows.append(
                 {
                     "test": name,
-                    "ours, %": _percent(mean),
-                    "standard deviation": _percent(statistics.stdev(values)) if len(values) > 1 else "-",
-                    "paper, %": _percent(paper.get(key)),
+                    "ours, %": percent(mean),
+                    "standard deviation": percent(statistics.stdev(values)) if len(values) > 1 else "-",
+                    "paper, %": percent(paper.get(key)),
                     "difference, points": _points(mean, paper.get(key)),
-                    **{f"seed {seed}": _percent(value) for seed, value in zip(found.seeds, values, strict=True)},
+                    **{f"seed {seed}": percent(value) for seed, value in zip(found.seeds, values, strict=True)},
                 }
             )
             points[name] = (mean, paper.get(key))
@@ -195,7 +188,7 @@ def _latencies(found: Found) -> Made:
             }
         )
         points[name.replace("_", " ")] = (times["1"], paper)
-    place = environment["processor"] if environment["device"] == "cpu" else environment["device"]
+    place = device_in_words(environment)
     note = (
         f"Medians, evaluation mode, float32, on {place}, {_threads(environment['threads'])}. The paper's are from an "
         "RTX 2080 Ti and an i7-9700K; it names no batch size."
@@ -217,13 +210,13 @@ def _filters(found: Found) -> Made:
         rows.append(
             {
                 "filter": name,
-                "clean, ours, %": _percent(rates["clean_accuracy"]),
-                "clean, paper, %": _percent(theirs.get("clean_accuracy")),
+                "clean, ours, %": percent(rates["clean_accuracy"]),
+                "clean, paper, %": percent(theirs.get("clean_accuracy")),
                 "clean, difference": _points(rates["clean_accuracy"], theirs.get("clean_accuracy")),
-                "attack, ours, %": _percent(attack),
-                "attack, paper, %": _percent(theirs.get("attack_success_rate")),
+                "attack, ours, %": percent(attack),
+                "attack, paper, %": percent(theirs.get("attack_success_rate")),
                 "attack, difference": _points(attack, theirs.get("attack_success_rate")),
-                "filter over the trigger, ours, %": _percent(after),
+                "filter over the trigger, ours, %": percent(after),
             }
         )
         points[f"{name}: clean"] = (rates["clean_accuracy"], theirs.get("clean_accuracy"))
@@ -285,8 +278,8 @@ def _heat(target: TargetName) -> Callable[[Found], Made]:
         measured = run.inspected.record["heat_on_trigger"]
         note = (
             f"Grad-CAM for the predicted class. Of {measured['images']} triggered images, "
-            f"{_percent(measured['backdoor']['heat_share'])} % of the heat lies on the masks, which cover "
-            f"{_percent(measured['mask_area'])} % of the area. {_words([run])}"
+            f"{percent(measured['backdoor']['heat_share'])} % of the heat lies on the masks, which cover "
+            f"{percent(measured['mask_area'])} % of the area. {_words([run])}"
         )
         return Made(image_rows(rows), note=note)
 
@@ -298,7 +291,7 @@ def _pruning(found: Found) -> Made:
     defended = run.defenses["fine-pruning"]
     clean, attack = defended.arrays["scoring_clean_accuracy"], defended.arrays["scoring_attack_success_rate"]
     rows = [
-        {"channels pruned": str(count), "clean, %": _percent(float(one)), "attack, %": _percent(float(other))}
+        {"channels pruned": str(count), "clean, %": percent(float(one)), "attack, %": percent(float(other))}
         for count, (one, other) in enumerate(zip(clean, attack, strict=True))
     ]
     figure = pruning_curve(clean, attack, defended.record["scores"]["pruned_channels"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from inputaware.runs.journal import Journal
 
 __all__ = [
     "collect_result",
+    "device_in_words",
     "published",
     "published_filters",
     "published_latency",
@@ -53,6 +55,15 @@ def _published_table() -> dict[str, dict[str, dict[str, Any]]]:
         files("inputaware.runs").joinpath("published.json").read_text(encoding="utf-8")
     )
     return table
+
+
+def device_in_words(environment: Mapping[str, Any]) -> str:
+    """Return what a run was computed on: the GPU, or the processor where it was none.
+
+    Args:
+        environment: what ``environment.json`` holds.
+    """
+    return str(environment["processor"] if environment["device"] == "cpu" else environment["device"])
 
 
 def collect_result(folder: Path, config: Config) -> dict[str, Any]:
@@ -105,7 +116,7 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
                 for path in sorted(folder.glob("defenses/*.json"))
                 if path.with_suffix(".npz").exists()
             },
-            "device": environment["processor"] if environment["device"] == "cpu" else environment["device"],
+            "device": device_in_words(environment),
             "gpus": 0 if environment["device"] == "cpu" else int(environment.get("processes", 1)),
             "threads": environment["threads"],
             "precision": environment["precision"],

@@ -1,0 +1,47 @@
+"""What the three tests are called and mean, and how rates are written. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["RATES", "TESTS", "Test", "in_percent", "percent"]
+
+
+class Test(NamedTuple):
+    """One of the paper's tests.
+
+    Attributes:
+        name: what it is called in a table.
+        rate: where an evaluation has it.
+        meaning: what has to happen to an image that counts.
+    """
+
+    name: str
+    rate: str
+    meaning: str
+
+
+TESTS = (
+    Test("clean", "clean_accuracy", "clean images get their true label"),
+    Test("attack", "attack_success_rate", "images with their own trigger get the attacker's label"),
+    Test(
+        "attack, other classes",
+        "attack_success_rate_excluding_target",
+        "the same without images already of that class",
+    ),
+    Test("cross", "cross_accuracy", "images with another image's trigger keep their true label"),
+)
+"""The paper's three, and attack success as the benchmark suites count it."""
+
+RATES = {test.name: test.rate for test in TESTS if test.name in ("clean", "attack", "cross")}
+"""The paper's three tests, and where an evaluation has each."""
+
+
+def percent(rate: float | None, digits: int = 2) -> str:
+    """Return a rate in percent, as a number for a table; a dash where the notion does not apply."""
+    return "-" if rate is None else f"{100 * rate:.{digits}f}"
+
+
+def in_percent(rate: float | None, digits: int = 2) -> str:
+    """Return a rate in percent, with its unit for a sentence; a dash where the notion does not apply."""
+    return "-" if rate is None else f"{percent(rate, digits)} %"

@@ -1,0 +1,20 @@
+"""The tests are those of the paper, and rates are written alike everywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from inputaware.evaluation.words import RATES, TESTS, in_percent, percent
+
+
+def test_the_papers_tests_are_among_all() -> None:
+    assert RATES == {"clean": "clean_accuracy", "attack": "attack_success_rate", "cross": "cross_accuracy"}
+    assert RATES.items() <= {(test.name, test.rate) for test in TESTS}
+
+
+@pytest.mark.parametrize(
+    ("rate", "digits", "expected"), [(0.98765, 2, "98.77"), (1.0, 0, "100"), (0.5, 1, "50.0"), (None, 2, "-")]
+)
+def test_rates(rate: float | None, digits: int, expected: str) -> None:
+    assert percent(rate, digits) == expected
+    assert in_percent(rate, digits) == (expected if rate is None else f"{expected} %")
