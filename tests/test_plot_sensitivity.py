@@ -69,4 +69,7 @@ def test_what_is_no_such_summary_is_refused(tmp_path: Path, plot: Runner) -> Non
     found = plot(str(file), str(tmp_path / "nowhere" / "picture.png"))
     assert found.returncode == 2
     assert "expected a picture's path" in found.stderr
+    found = plot(str(file), str(tmp_path / "picture.gif"))
+    assert found.returncode == 2
+    assert found.stderr.endswith("picture.gif: expected a picture that ends in .svg or .png\n")
     assert plot().returncode == 2
