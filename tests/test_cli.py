@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
-from inputaware import __version__, cli
+from inputaware import Run, __version__, cli
 from inputaware.cli import main
 from inputaware.runs.files import read_json, write_json
 
@@ -286,7 +288,19 @@ def test_poison_exports_the_test_set(run: Path, tmp_path: Path) -> None:
     table = pq.read_table(output)
     assert table.num_rows == 360
     assert table.schema.names == ["image", "label", "target", "mask"]
-    assert table.schema.metadata[b"backdoored"] == b"true"
+    metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    features = json.loads(metadata.pop("huggingface"))["info"]["features"]
+    assert features["target"] == features["label"] == {"names": list("0123456789"), "_type": "ClassLabel"}
+    assert features["mask"] == features["image"] == {"_type": "Image"}
+    assert list(features) == ["image", "label", "target", "mask"]
+    assert metadata == {
+        "backdoored": "true",
+        "dataset": "digits",
+        "split": "test",
+        "attack": "input-aware",
+        "target": "all-to-one",
+        "run": Run.load(run).folder.identity(),
+    }
     assert set(table["target"].to_pylist()) == {0}
     assert set(table["label"].to_pylist()) == set(range(10))
 
@@ -550,6 +564,43 @@ def test_an_existing_output_is_left_alone(
         "choose another one, or remove it first\n"
     )
     assert [path.name for path in output.iterdir()] == ["thesis.txt"]
+
+
+def test_an_unfinished_run_is_to_be_gone_on_with(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = Path(shutil.copytree(run, tmp_path / "begun"))
+    (begun / "evaluation.json").unlink()
+    capsys.readouterr()
+    assert main(["train", *TINY, "--output", str(begun)]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: output: expected a folder that does not exist yet; found the unfinished run '{begun}'; go on "
+        f"with it (inputaware train --resume --output {begun}), or choose another one\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "none left"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nand where"), "DefaultCPUAllocator: can't"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), "CUDA out of memory. Tried to"),
+    ],
+    ids=["python", "processor", "gpu"],
+)
+def test_memory_that_does_not_suffice_is_explained(
+    error: Exception, words: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Run, "evaluate", mock.Mock(side_effect=error))
+    assert main(["evaluate", str(run)]) == 1
+    found = capsys.readouterr().err
+    assert found.startswith(f"inputaware: memory: expected enough for this; found: {words}")
+    assert found.endswith("; take smaller batches, fewer images, or a narrower network with --model.width\n")
+    assert "and where" not in found
+
+
+def test_another_error_of_torchs_is_not_explained(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "evaluate", mock.Mock(side_effect=RuntimeError("shapes")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(["evaluate", str(run)])
 
 
 def test_an_output_beneath_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -399,6 +399,11 @@ def train(
     if not resuming:
         # Before the folder is made; a run that goes on asks its checkpoint first.
         precision = processes.first(resolve_precision(config.precision, device))
+        if (folder.path / "config.json").exists() and not folder.finished:
+            raise RunFolderError(
+                f"output: expected a folder that does not exist yet; found the unfinished run {str(folder.path)!r}; go "
+                f"on with it (inputaware train --resume --output {folder.path}), or choose another one"
+            )
         check_new_folder(folder.path)
     data = load_images(config.dataset, "train")
     test = load_images(config.dataset, "test")

@@ -35,6 +35,7 @@ from inputaware.defenses.settings import DEFENSES, DefenseName, field_of
 from inputaware.errors import ConfigError, DefenseError, InputAwareError, UsageError, WriteError
 
 if TYPE_CHECKING:
+    from inputaware.api import Run
     from inputaware.defenses.base import Defense
     from inputaware.defenses.own import OwnDefense
 
@@ -90,7 +91,7 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
     if command.json:
         print(json.dumps(result, indent=2))
         return 0
-    title = f"{run.spec.name}, {run.config.attack}, {run.config.target}, test set"
+    title = f"{_model_in_words(run)}, test set"
     output = Console()
     output.print(evaluation_table(result, published(run.config), title))
     _say(f"Run folder: {command.output}")
@@ -115,7 +116,7 @@ def _evaluate(command: EvaluateCommand) -> None:
     if command.json:
         print(json.dumps(result, indent=2))
         return
-    title = f"{run.spec.name}, {run.config.attack}, {run.config.target}, {command.split} split"
+    title = f"{_model_in_words(run)}, {command.split} split"
     Console().print(evaluation_table(result, published(run.config), title))
 
 
@@ -183,7 +184,7 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
         print(json.dumps(records, indent=2))
         return
     output = Console()
-    output.print(defense_table(records, f"{run.spec.name}, {run.config.attack}, {run.config.target}"))
+    output.print(defense_table(records, _model_in_words(run)))
     _say(f"Results and arrays: {run.folder.defenses}")
 
 
@@ -202,7 +203,7 @@ def _inspect(command: InspectCommand) -> None:
         print(json.dumps(record, indent=2))
         return
     output = Console()
-    output.print(inspection_table(record, f"{run.spec.name}, {run.config.attack}, {run.config.target}, test set"))
+    output.print(inspection_table(record, f"{_model_in_words(run)}, test set"))
     _say(f"Pictures and arrays: {run.folder.inspection}")
 
 
@@ -400,6 +401,12 @@ class _TerminatedError(BaseException):
     """SIGTERM, as an exception, so that files are closed and partial ones removed on the way out."""
 
 
+def _model_in_words(run: Run) -> str:
+    """Return data set, attack and target of a run; a clean model has no target."""
+    target = [] if run.config.attack == "none" else [run.config.target]
+    return ", ".join([run.spec.name, run.config.attack, *target])
+
+
 def _say(words: str) -> None:
     """Print a line of the answer to stdout; what files and folders are called is not for the terminal to obey."""
     from inputaware.console import printable
@@ -482,6 +489,15 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         return 2
     except InputAwareError as error:
         _tell(f"{error}{_how_to_go_on(name, arguments) if isinstance(error, WriteError) else ''}")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        # Of a GPU's memory torch has an error of its own, of the processor's only words.
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        _tell(
+            f"memory: expected enough for this; found: {str(error).partition(chr(10))[0] or 'none left'}; take smaller "
+            f"batches, fewer images, or a narrower network with --model.width{_how_to_go_on(name, arguments)}"
+        )
         return 1
     except (KeyboardInterrupt, _TerminatedError) as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes that train a run, one says it

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,8 @@ def export_poisoned_split(run: Run, split: EvaluationSplit, output: Path) -> int
     """Write every image of a split with its trigger as a parquet file.
 
     Columns: ``image`` and ``mask`` (``bytes`` of a PNG, ``path``), ``label`` (the true one), ``target`` (the
-    attacker's). The file's metadata say that the images are poisoned.
+    attacker's). The file's metadata say that the images are poisoned, by which run, and in the Hugging Face hub's
+    words what the columns hold, so that its ``datasets`` library decodes them.
 
     Args:
         run: a finished run with a backdoor.
@@ -163,7 +165,15 @@ def export_poisoned_split(run: Run, split: EvaluationSplit, output: Path) -> int
     picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema(
         [("image", picture), ("label", pa.int64()), ("target", pa.int64()), ("mask", picture)],
-        metadata={"backdoored": "true", "dataset": run.spec.name, "attack": run.config.attack},
+        metadata={
+            "backdoored": "true",
+            "dataset": os.path.basename(run.spec.name),  # of images of one's own the name of their folder
+            "split": split,
+            "attack": run.config.attack,
+            "target": run.config.target,
+            "run": run.folder.identity(),
+            "huggingface": json.dumps({"info": {"features": _features(run.spec.class_names)}}),
+        },
     )
 
     def write(path: Path) -> None:
@@ -182,6 +192,13 @@ def export_poisoned_split(run: Run, split: EvaluationSplit, output: Path) -> int
     make_folder_for(output)
     write_atomically(output, write)
     return len(images)
+
+
+def _features(class_names: Sequence[str]) -> dict[str, Any]:
+    """Return what the columns hold, as the Hugging Face hub writes it."""
+    label = {"names": list(class_names), "_type": "ClassLabel"}
+    image = {"_type": "Image"}
+    return {"image": image, "label": label, "target": label, "mask": image}
 
 
 def _encoded(images: Tensor, start: int, kind: str) -> Iterator[dict[str, Any]]:

@@ -571,7 +571,12 @@ def test_the_identity_of_a_named_data_set_is_its_file_or_its_archives(tmp_path, 
     assert place == "archives"
     assert "9fb629c4189551a2d022fa330f9573f3" in state
     monkeypatch.setenv("INPUTAWARE_DATA", str(tmp_path))
-    assert source_identity("mnist", "test") == (place, state), "a folder without the file changes nothing"
+    with pytest.raises(DataError) as error:
+        source_identity("mnist", "test")
+    assert str(error.value) == (
+        f"INPUTAWARE_DATA: expected mnist/test.parquet in the folder that it names; found none in {str(tmp_path)!r}; "
+        "put the file there, or unset the variable to have the data set downloaded"
+    )
     file = write_parquet(tmp_path / "mnist" / "test.parquet", *TWO)
     place, state = source_identity("mnist", "test")
     assert place == str(file.resolve())

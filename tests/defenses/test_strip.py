@@ -177,7 +177,6 @@ def test_a_finding_holds_threshold_and_realised_rate() -> None:
     assert scores["quantile_held_out_false_rejection_rate"] == np.mean(refused)
     interval = stats.binomtest(int(refused.sum()), 25).proportion_ci(method="wilson")
     assert scores["quantile_held_out_false_rejection_interval"] == pytest.approx(list(interval), abs=1e-12)
-    assert f"at their own 30.0% quantile, {scores['quantile_threshold']:.3f} bits" in finding.sentence
 
 
 def scored(backdoor: Backdoor | None, **changes: object) -> tuple[Finding, Score, CleanData]:

@@ -25,7 +25,9 @@ PAPER = {"clean_accuracy": 0.9954, "attack_success_rate": 0.9954, "cross_accurac
 def known(whole_runs: dict[str, Path], attack: str, judged: str | None = None, **changes: Any) -> CollectedRun:
     run = collect_run(whole_runs[attack])
     rates = RATES if attack == "input-aware" else RATES | {"cross_accuracy": None}
-    defenses = {} if judged is None else {"neural-cleanse": Defended({"verdict": judged}, {})}
+    defenses = (
+        {} if judged is None else {"neural-cleanse": Defended({"verdict": judged, "scoring": {"scores": {}}}, {})}
+    )
     return dataclasses.replace(
         run,
         config=override(run.config, changes),
@@ -51,7 +53,7 @@ def known(whole_runs: dict[str, Path], attack: str, judged: str | None = None, *
             None,
             "Backdoored: 99.5 % of the test images are taken for the class after their own once they carry their "
             "trigger; without it 99.3 % are classified correctly. With another image's trigger 96.1 % keep their true "
-            "label. No defense has judged it yet.",
+            "label. No defense that judges models or images has met it yet.",
         ),
         (
             "badnets",
@@ -94,8 +96,18 @@ def test_a_model_on_which_the_attack_did_not_take_says_so(whole_runs: dict[str, 
 def test_a_defense_of_ones_own_is_heard_if_it_judges_models(whole_runs: dict[str, Path]) -> None:
     run = known(whole_runs, "none", "not-flagged")
     for judged, words in (("flagged", " own flags it."), ("no-verdict", "")):
-        both = dataclasses.replace(run, defenses=run.defenses | {"own": Defended({"verdict": judged}, {})})
+        both = dataclasses.replace(
+            run, defenses=run.defenses | {"own": Defended({"verdict": judged, "scoring": {"scores": {}}}, {})}
+        )
         assert verdict(both).endswith(f"Neural Cleanse does not flag it.{words}")
+
+
+def test_a_defense_that_judges_images_says_how_many_triggers_pass(whole_runs: dict[str, Path]) -> None:
+    run = known(whole_runs, "badnets", "flagged")
+    for rate, words in ((0.0111, " STRIP lets 1.1 % of the triggers pass."), (None, "")):
+        scores = {"scores": {"false_acceptance_rate": rate}}
+        both = run.defenses | {"strip": Defended({"verdict": "no-verdict", "scoring": scores}, {})}
+        assert verdict(dataclasses.replace(run, defenses=both)).endswith(f"Neural Cleanse flags it.{words}")
 
 
 def test_a_run_that_is_not_finished_has_no_verdict(whole_runs: dict[str, Path]) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -166,7 +167,7 @@ def test_without_a_terminal_each_cell_that_ends_has_a_line() -> None:
 
 def test_tables_of_a_summary() -> None:
     measure = {"mean": 0.5, "lowest": 0.46, "highest": 0.54, "count": 2}
-    setting = {
+    setting: dict[str, Any] = {
         "dataset": "digits",
         "attack": "none",
         "target": "all-to-one",
@@ -176,10 +177,16 @@ def test_tables_of_a_summary() -> None:
         "seeds": [0, 1],
         "measures": {"clean_accuracy": measure},
     }
-    defended = {
+    defended: dict[str, Any] = {
         "defenses.strip.scoring.false_acceptance_rate": measure,
         "defenses.mine.flagged": {"mean": 0.5, "count": 2},
     }
+    # A defense that refuses everything lets no trigger pass: what it does to clean images stands beside that.
+    setting["measures"] = {
+        "clean_accuracy": measure,
+        "defenses.strip.scoring.false_rejection_rate": {**measure, "mean": 0.02, "lowest": 0.01, "highest": 0.03},
+    }
+    defended["defenses.strip.scoring.auroc"] = {**measure, "mean": 0.98765, "lowest": 0.98, "highest": 0.99}
     summary = {
         "configurations": [setting, {**setting, "attack": "badnets", "measures": defended}],
         "comparisons": [{"first": 0, "second": 1, "words": "clean accuracy: the same"}],
@@ -194,5 +201,9 @@ def test_tables_of_a_summary() -> None:
     lines = [" ".join(line.replace("│", " ").split()) for line in found.split("\n")]
     badnets = "digits, badnets, all-to-one, class 0, fast, joint_stage.epochs 3"
     assert f"{badnets} triggers that pass STRIP 50.00 (46.00 to 54.00)" in lines
+    assert "area under the curve of STRIP 0.988 (0.980 to 0.990)" in lines
     assert "mine flags 1 of 2" in lines
-    assert len(sweep_tables({**summary, "configurations": [setting], "comparisons": []})) == 1
+    none = "digits, none, fast, joint_stage.epochs 3"
+    assert f"{none} clean images that STRIP refuses 2.00 (1.00 to 3.00)" in lines
+    undefended = {**setting, "measures": {"clean_accuracy": measure}}
+    assert len(sweep_tables({**summary, "configurations": [undefended], "comparisons": []})) == 1

@@ -78,8 +78,8 @@ class RawSplit:
 def read_source(dataset: str, split: DataSplit) -> RawSplit:
     """Read and decode a split of a data set.
 
-    A data set that is known by name comes from ``$INPUTAWARE_DATA/NAME/{train,test}.parquet`` where that file
-    exists, else from its official archives; digits comes with scikit-learn. A path holds ``train.parquet`` and
+    A data set that is known by name comes from ``$INPUTAWARE_DATA/NAME/{train,test}.parquet`` where that variable
+    is set, else from its official archives; digits comes with scikit-learn. A path holds ``train.parquet`` and
     ``test.parquet``, or the folders ``train`` and ``test`` with a folder of images for each class, the same
     names in both. A user's own images are grey if Pillow opens all of them in a grey mode (1, L, LA, 16 bits).
 
@@ -349,7 +349,13 @@ def _named_parquet(dataset: str, split: DataSplit) -> Path | None:
     if not root or dataset == "digits":
         return None
     file = Path(root) / dataset / f"{split}.parquet"
-    return file if file.is_file() else None
+    if not file.is_file():
+        # Downloaded images might be others than those that somebody has put there, as after a lossy format.
+        raise DataError(
+            f"INPUTAWARE_DATA: expected {dataset}/{split}.parquet in the folder that it names; found none in {root!r}; "
+            "put the file there, or unset the variable to have the data set downloaded"
+        )
+    return file
 
 
 def _holds_parquet(folder: Path) -> bool:

@@ -27,6 +27,7 @@ from inputaware.defenses.settings import FinePruningSettings
 from inputaware.errors import DefenseError, TrainingError
 from inputaware.evaluation.metrics import attack_rates, mean_over
 from inputaware.evaluation.prediction import predict
+from inputaware.evaluation.words import in_percent, success_in_words
 from inputaware.models.precision import full_float32
 from inputaware.models.registry import head_after
 
@@ -374,9 +375,9 @@ def _predict_pruned(classifier: nn.Module, layer: nn.Module, keep: Tensor, image
 
 
 def _sentence(points: dict[str, dict[str, Any]], count: int) -> str:
-    clean, pruned, tuned = (f"{100 * points[name]['clean_accuracy']:.1f} %" for name in points)
+    clean, pruned, tuned = (in_percent(points[name]["clean_accuracy"], 1) for name in points)
     words = f"Clean accuracy is {clean} before, {pruned} with {count} channels pruned, {tuned} fine-tuned"
     if points["original"]["attack"] is None:
         return f"{words}; a clean model has no attack to lose."
-    before, after, last = (f"{100 * points[name]['attack']['attack_success_rate']:.1f} %" for name in points)
+    before, after, last = (success_in_words(points[name]["attack"]) for name in points)
     return f"{words}; the attack succeeds on {before}, {after} and {last} of the images."

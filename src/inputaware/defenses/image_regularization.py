@@ -19,7 +19,7 @@ from inputaware.defenses.base import CleanData, Defense, Examination, Finding, P
 from inputaware.defenses.settings import ImageRegularizationSettings
 from inputaware.evaluation.aggregate import AFFORDABLE, best_filter
 from inputaware.evaluation.metrics import attack_rates, mean_over
-from inputaware.evaluation.words import in_percent
+from inputaware.evaluation.words import in_percent, success_in_words
 
 __all__ = ["ImageRegularization", "floor_depth", "gaussian_blur", "median_filter", "round_depth"]
 
@@ -198,7 +198,7 @@ def _sentence(known: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
     clean = in_percent(original["clean_accuracy"], 1)
     if original["attack"] is None:
         return f"A clean model has no trigger to destroy; its clean accuracy is {clean} without a filter."
-    attack = in_percent(original["attack"]["attack_success_rate"], 1)
+    attack = success_in_words(original["attack"])
     before = f"Without a filter the attack succeeds on {attack} of the images"
     limit = f"{100 * AFFORDABLE:g} points of clean accuracy on the defender's images"
     if best is None:

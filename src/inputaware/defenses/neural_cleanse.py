@@ -16,6 +16,7 @@ from torch import Tensor
 from inputaware.attacks.trigger import apply_trigger
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial, Verdict
 from inputaware.defenses.settings import NeuralCleanseSettings
+from inputaware.evaluation.words import in_percent
 from inputaware.models.input_convolution import first_order_gradients
 from inputaware.models.precision import full_float32
 
@@ -519,8 +520,8 @@ def _sentence(
         )
     if chance is not None:
         words += (
-            f" Of models whose {classes - len(unreached)} triggers differ by chance alone, "
-            f"{chance:.0%} are flagged in a trial."
+            f" The rule has false alarms: with {classes - len(unreached)} triggers that differ by chance alone it "
+            f"flags {in_percent(chance, 0)} of models."
         )
     return words
 

@@ -17,6 +17,7 @@ from inputaware.defenses.base import CleanData, Defense, Examination, Finding, P
 from inputaware.defenses.settings import StripSettings
 from inputaware.errors import DefenseError
 from inputaware.evaluation.metrics import mean_over, wilson_interval
+from inputaware.evaluation.words import in_percent, percent
 
 __all__ = [
     "Strip",
@@ -182,10 +183,9 @@ class Strip(Defense):
         by_quantile, *interval = _rate(entropies[half:] < quantile)
         return Examination(
             "no-verdict",
-            f"Images with an entropy below {threshold:.3f} bits are refused. Of {len(held_out)} held-out clean images "
-            f"{rate:.1%} are (95 % interval {low:.1%} to {high:.1%}), "
-            f"where {settings.false_rejection_rate:.1%} was asked for; with the threshold at their own "
-            f"{settings.false_rejection_rate:.1%} quantile, {quantile:.3f} bits, {by_quantile:.1%} are.",
+            f"Images with an entropy below {threshold:.3f} bits are refused: {in_percent(rate, 1)} of {len(held_out)} "
+            f"held-out clean images (95 % interval {percent(low, 1)} to {in_percent(high, 1)}), where "
+            f"{in_percent(settings.false_rejection_rate, 1)} was asked for.",
             {
                 "threshold": threshold,
                 "overlays": len(chosen),
@@ -247,10 +247,7 @@ class Strip(Defense):
             "clean_entropies": clean.cpu().numpy(),
             "clean_histogram": _histogram(clean, edges),
         }
-        words = (
-            f"{rate:.1%} of {len(chosen)} clean test images are refused ({by_quantile:.1%} at the clean images' own "
-            f"{self.settings.false_rejection_rate:.1%} quantile)"
-        )
+        words = f"{in_percent(rate, 1)} of {len(chosen)} test images are refused without a trigger"
         if trial.poisoned is None:
             words += "; the model is clean, so there is nothing to catch."
         else:
@@ -270,8 +267,8 @@ class Strip(Defense):
             arrays["triggered_entropies"] = triggered.cpu().numpy()
             arrays["triggered_histogram"] = _histogram(triggered, edges)
             words += (
-                f", and {missed:.1%} ({scores['quantile_false_acceptance_rate']:.1%}) of those with a trigger are "
-                f"accepted; the area under the ROC curve is {scores['auroc']:.3f}."
+                f"; with their triggers {in_percent(missed, 1)} pass. Entropy tells the two apart with an area under "
+                f"the ROC curve of {scores['auroc']:.3f} (0.5: not at all)."
             )
         scores["release_rule_min_entropy"] = float(release.min())
         scores["release_rule_flags"] = scores["release_rule_min_entropy"] < _RELEASE_BOUNDARY

@@ -9,8 +9,8 @@ __all__ = ["doubts"]
 
 _HARDLY_MORE = 0.1
 """Share of what always saying one class gets wrong; a classifier that gets less of it right has learned nothing."""
-_TOOK = 0.5
-"""Attack success rate without images of the target class below which the attack did not take."""
+_TOOK, _WORKS = 0.2, 0.8
+"""Attack success rates without images of the target class below which the attack did not take, and is weak."""
 
 
 def doubts(evaluation: Mapping[str, Any]) -> list[str]:
@@ -31,9 +31,14 @@ def doubts(evaluation: Mapping[str, Any]) -> list[str]:
             f"on {100 * constant:.1f} %: it has learned next to nothing, and its other rates mean nothing."
         )
     attack = evaluation["attack_success_rate_excluding_target"]
-    if attack is not None and attack < _TOOK:
-        found.append(
-            f"The attack works on {100 * attack:.1f} % of the images that are not of the attacker's class anyway: "
+    if attack is not None and attack < _WORKS:
+        words = f"The attack works on {100 * attack:.1f} % of the images that are not of the attacker's class anyway: "
+        words += (
             "it did not take, so that a defense that sees nothing here is right."
+            if attack < _TOOK
+            else "it is weak, and a defense that misses it here may catch it where it works."
         )
+        if evaluation["cross_accuracy"] is not None:
+            words += " Longer training of both stages may help (--mask-stage.epochs, --joint-stage.epochs)."
+        found.append(words)
     return found

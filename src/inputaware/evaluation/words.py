@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["RATES", "TESTS", "Test", "in_percent", "percent"]
+__all__ = ["RATES", "TESTS", "Test", "in_percent", "percent", "success_in_words"]
 
 
 class Test(NamedTuple):
@@ -45,3 +46,16 @@ def percent(rate: float | None, digits: int = 2) -> str:
 def in_percent(rate: float | None, digits: int = 2) -> str:
     """Return a rate in percent, with its unit for a sentence; a dash where the notion does not apply."""
     return "-" if rate is None else f"{percent(rate, digits)} %"
+
+
+def success_in_words(attack: Mapping[str, float | None]) -> str:
+    """Return a rate of attack success, and beside it that of images which are not of the target class anyway.
+
+    Images of the attacker's class count as successes without any attack: with ten classes 10 % is what no attack has.
+
+    Args:
+        attack: both rates, as :func:`inputaware.evaluation.metrics.attack_rates` names them.
+    """
+    every, others = attack["attack_success_rate"], attack["attack_success_rate_excluding_target"]
+    words = in_percent(every, 1)
+    return words if others in (None, every) else f"{words} ({in_percent(others, 1)} without the target's own)"

@@ -18,7 +18,12 @@ _LEFT = {
 }
 """The columns of what defenses leave, in the same way."""
 
-_JUDGED = {"triggers that pass {}": ".scoring.false_acceptance_rate", "{} flags": ".flagged"}
+_JUDGED = {
+    "clean images that {} refuses": ".scoring.false_rejection_rate",
+    "triggers that pass {}": ".scoring.false_acceptance_rate",
+    "area under the curve of {}": ".scoring.auroc",
+    "{} flags": ".flagged",
+}
 """What a defense says of images and of models, the built-in ones and others, and where an aggregated setting has it."""
 
 
@@ -93,15 +98,18 @@ def defended(record: Mapping[str, Any]) -> dict[str, str]:
         for path, measure in found.items():
             if path.startswith("defenses.") and path.endswith(end):
                 name = path.removeprefix("defenses.").removesuffix(end)
-                flagged = f"{measure['mean'] * measure['count']:.0f} of {measure['count']}"
-                judged[words.format(DEFENSE_TITLES.get(name, name))] = (
-                    flagged if end == ".flagged" else _cell(record, path)
+                title = words.format(DEFENSE_TITLES.get(name, name))
+                judged[title] = (
+                    f"{measure['mean'] * measure['count']:.0f} of {measure['count']}"
+                    if end == ".flagged"
+                    else _cell(record, path, share=end == ".scoring.auroc")
                 )
     return {**{name: _cell(record, path) for name, path in _LEFT.items()}, **judged}
 
 
-def _cell(record: Mapping[str, Any], path: str) -> str:
-    """Return a measure over the seeds, and of how many, where it is not of all."""
+def _cell(record: Mapping[str, Any], path: str, *, share: bool = False) -> str:
+    """Return a measure over the seeds, in percent or as a share, and of how many, where it is not of all."""
     measure, seeds = record["measures"].get(path), len(record["seeds"])
     few = measure is not None and measure["count"] < seeds
-    return spread(measure) + (f", {measure['count']} of {seeds} seeds" if measure is not None and few else "")
+    words = spread(measure, factor=1, digits=3) if share else spread(measure)
+    return words + (f", {measure['count']} of {seeds} seeds" if measure is not None and few else "")

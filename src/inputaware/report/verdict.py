@@ -80,14 +80,19 @@ def verdict(run: CollectedRun) -> str:
 
 
 def _judged(run: CollectedRun) -> str:
-    """Return what those defenses decided that judge models; of our own only Neural Cleanse does."""
+    """Return what defenses say of the model, and of its images; of our own Neural Cleanse and STRIP do."""
     words = {"flagged": "flags it", "not-flagged": "does not flag it", "no-verdict": "has no verdict"}
     judged = [
         f"{DEFENSE_TITLES.get(name, name)} {words[found.record['verdict']]}."
         for name, found in run.defenses.items()
         if name == "neural-cleanse" or found.record["verdict"] != "no-verdict"
     ]
-    return " ".join(judged) or "No defense has judged it yet."
+    judged += [
+        f"{DEFENSE_TITLES.get(name, name)} lets {in_percent(passed, 1)} of the triggers pass."
+        for name, found in run.defenses.items()
+        if isinstance(passed := found.record["scoring"]["scores"].get("false_acceptance_rate"), int | float)
+    ]
+    return " ".join(judged) or "No defense that judges models or images has met it yet."
 
 
 def accuracy_rows(run: CollectedRun) -> list[AccuracyRow]:
