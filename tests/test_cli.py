@@ -335,11 +335,13 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "batch larger than the set": (
         ["train", *TINY, "--joint-stage.batch-size=300"],
-        "joint_stage.batch_size: expected at most 100, the images of the training split; found 300",
+        "joint_stage.batch_size: expected at most 100, the images of the training split; found 300; take smaller "
+        "batches with --joint-stage.batch-size",
     ),
     "mask batch larger than the set": (
         ["train", *TINY, "--mask-stage.batch-size=300"],
-        "mask_stage.batch_size: expected at most 100, the images of the training split; found 300",
+        "mask_stage.batch_size: expected at most 100, the images of the training split; found 300; take smaller "
+        "batches with --mask-stage.batch-size",
     ),
     "epochs": (
         ["train", *TINY, "--mask-stage.epochs=-2"],

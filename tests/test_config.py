@@ -12,6 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Optional
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from inputaware.config import (
@@ -136,6 +138,47 @@ def test_fast_starts_with_shares_that_depend_on_the_target(target: TargetName, s
     assert (joint.initial_attack_probability, joint.initial_cross_probability) == shares
     paper = preset_config("paper", dataset="mnist", target=target).joint_stage
     assert (paper.initial_attack_probability, paper.initial_cross_probability) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("images", "mask_epochs", "joint_epochs", "batch_size", "width"),
+    [
+        (3, 450, 1800, 2, 0.25),
+        (50, 450, 1800, 40, 0.25),
+        (360, 113, 450, 64, 0.25),
+        (4_999, 8, 40, 64, 0.25),
+        (5_000, 15, 59, 128, 1.0),
+        (50_000, 5, 40, 128, 1.0),
+    ],
+)
+def test_fast_takes_as_many_epochs_as_few_images_need(
+    images: int, mask_epochs: int, joint_epochs: int, batch_size: int, width: float, tmp_path: Path
+) -> None:
+    (tmp_path / "parquet").mkdir()
+    pq.write_table(pa.table({"label": [0] * images}), tmp_path / "parquet" / "train.parquet")
+    config = preset_config("fast", dataset=str(tmp_path / "parquet"))
+    assert (config.mask_stage.epochs, config.joint_stage.epochs) == (mask_epochs, joint_epochs)
+    assert (config.mask_stage.batch_size, config.joint_stage.batch_size) == (batch_size, batch_size)
+    assert config.model.width == width
+    if images <= 1000:
+        for number in range(images):
+            file = tmp_path / "folders" / "train" / f"class-{number % 2}" / f"{number}.PNG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        (file.parent / "notes.txt").touch()
+        folders = preset_config("fast", dataset=str(tmp_path / "folders"))
+        assert folders == dataclasses.replace(config, dataset=folders.dataset)
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "no parquet"])
+def test_a_folder_that_tells_nothing_has_the_schedule_of_a_large_one(damage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    if damage != "gone":
+        (folder / "train").mkdir(parents=True)
+    if damage == "no parquet":
+        (folder / "train.parquet").write_bytes(b"PAR1")
+    config = preset_config("fast", dataset=str(folder))
+    assert (config.mask_stage.epochs, config.joint_stage.epochs, config.model.width) == (5, 40, 1.0)
 
 
 @each_preset

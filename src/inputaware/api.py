@@ -608,7 +608,8 @@ def _check_batches(config: Config, images: int) -> None:
     for stage, batch_size in stages.items():
         if batch_size > images:
             raise ConfigError(
-                f"{stage}.batch_size: expected at most {images}, the images of the training split; found {batch_size}"
+                f"{stage}.batch_size: expected at most {images}, the images of the training split; found {batch_size}; "
+                f"take smaller batches with --{stage.replace('_', '-')}.batch-size"
             )
 
 

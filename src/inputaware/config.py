@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASETS",
+    "IMAGE_SUFFIXES",
     "PRESETS",
     "ArchitectureName",
     "AttackName",
@@ -68,6 +70,9 @@ PatchName = Literal["checkerboard", "white"]
 
 DATASETS: tuple[str, ...] = ("digits", "mnist", "cifar10", "gtsrb")
 """The data sets that are known by name; anything else is a path."""
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""What counts as an image in a folder; other files are passed over."""
 
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 
@@ -154,7 +159,7 @@ class JointStageConfig:
     batch_size: int = 128
     """Images in a step."""
     attack_probability: float = 0.1
-    """Share of a batch that carries its own trigger and the target label (at the end of training)."""
+    """Poisoning rate: share of a batch that carries its own trigger and the target label (at the end of training)."""
     cross_probability: float = 0.1
     """Share of a batch that carries another image's trigger and keeps its label (at the end of training)."""
     initial_attack_probability: float | None = None
@@ -277,15 +282,53 @@ _FAST_EPOCHS: dict[str, tuple[int, int]] = {
 }
 """Mask and joint epochs of preset ``fast``."""
 
+_FAST_EPOCHS_OF_OTHERS = (5, 40)
+"""The same for images of one's own; of few images there are more."""
+
 _FAST_PADDING = {"digits": 1, "mnist": 2}
 """Padding of preset ``fast`` before a random crop: these digits are centred, and large shifts take epochs to learn."""
 
 
+_FEW_IMAGES, _SMALL_BATCH, _NARROW = 5_000, 64, 0.25
+"""Below so many training images of one's own batches are small, and PreActResNet-18 is narrow: minutes on a laptop."""
+
+_LEAST_STEPS = (450, 1_800)
+"""Steps of both stages that preset ``fast`` takes at least of one's own images: those of digits."""
+
+
+def _own_images(dataset: str) -> int | None:
+    """Return how many training images a path holds; none of a data set that has a name, or where nobody can tell."""
+    if dataset in DATASETS:
+        return None
+    try:
+        if (file := Path(dataset) / "train.parquet").is_file():
+            import pyarrow.parquet as pq
+
+            return int(pq.read_metadata(file).num_rows)
+        return sum(path.suffix.lower() in IMAGE_SUFFIXES for path in Path(dataset).glob("train/*/*")) or None
+    except (OSError, ValueError):  # what is wrong is said when the images are read
+        return None
+
+
+def _own_schedule(images: int) -> tuple[int, int, int]:
+    """Return mask epochs, joint epochs and batch size for so many images of one's own, a fifth of them held out."""
+    trained = max(1, 4 * images // 5)
+    batch_size = min(_SMALL_BATCH, trained) if images < _FEW_IMAGES else 128
+    steps = trained // batch_size
+    mask_epochs, joint_epochs = (
+        max(usual, math.ceil(least / steps)) for usual, least in zip(_FAST_EPOCHS_OF_OTHERS, _LEAST_STEPS, strict=True)
+    )
+    return mask_epochs, joint_epochs, batch_size
+
+
 def _fast(dataset: str, target: TargetName) -> dict[str, Any]:
     """Return our own schedule: the same losses and networks, one-cycle learning rates, minutes."""
-    mask_epochs, joint_epochs = _FAST_EPOCHS.get(dataset, (5, 40))
+    mask_epochs, joint_epochs = _FAST_EPOCHS.get(dataset, _FAST_EPOCHS_OF_OTHERS)
     # An epoch of digits has only a thousand images: smaller batches give more steps for the same work.
     batch_size = 64 if dataset == "digits" else 128
+    images = _own_images(dataset)
+    if images is not None:
+        mask_epochs, joint_epochs, batch_size = _own_schedule(images)
     joint_batch_size = batch_size
     classifier = OptimizerConfig(name="adam", learning_rate=0.002, betas=(0.9, 0.99))
     if dataset in ("cifar10", "gtsrb"):
@@ -296,7 +339,9 @@ def _fast(dataset: str, target: TargetName) -> dict[str, Any]:
     # All-to-all has to tell the class of a triggered image too, and takes longer to learn its triggers.
     attack, cross = (0.17, 0.33) if target == "all-to-one" else (0.25, 0.2)
     augmentation = _augmentation(dataset)
+    narrow = images is not None and images < _FEW_IMAGES
     return {
+        "model": ModelConfig(width=_NARROW) if narrow else ModelConfig(),
         "augmentation": replace(augmentation, crop_padding=_FAST_PADDING.get(dataset, augmentation.crop_padding)),
         "mask_stage": MaskStageConfig(
             epochs=mask_epochs, batch_size=batch_size, optimizer=OptimizerConfig(name="adam", learning_rate=0.01)

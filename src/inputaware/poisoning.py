@@ -18,8 +18,8 @@ from torch import Tensor
 
 from inputaware.api import Run
 from inputaware.attacks.base import Backdoor, Poisoned
-from inputaware.config import EvaluationSplit
-from inputaware.data.sources import IMAGE_SUFFIXES, open_image, resize_image
+from inputaware.config import IMAGE_SUFFIXES, EvaluationSplit
+from inputaware.data.sources import open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
 from inputaware.evaluation.metrics import round_to_8_bits
 from inputaware.evaluation.prediction import probabilities

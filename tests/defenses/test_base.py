@@ -139,17 +139,18 @@ def test_settings_may_stand_in_the_class() -> None:
     assert Set(PlainSettings(value=8)).settings == PlainSettings(value=8)
 
 
+TAKE = "; take float(...) of a number, .tolist() of an array"
 NO_JSON: list[tuple[Any, str]] = [
-    ({"rate": torch.zeros(())}, "torch.Tensor as {}.rate"),
-    ({"rate": np.float32(1)}, "numpy.float32 as {}.rate"),
-    ({"right": np.bool_(True)}, f"numpy.{np.bool_.__name__} as {{}}.right"),
+    ({"rate": torch.zeros(())}, f"torch.Tensor as {{}}.rate{TAKE}"),
+    ({"rate": np.float32(1)}, f"numpy.float32 as {{}}.rate{TAKE}"),
+    ({"right": np.bool_(True)}, f"numpy.{np.bool_.__name__} as {{}}.right{TAKE}"),
     ({"rates": [0.5, float("nan")]}, "nan as {}.rates"),
     ({"rate": -math.inf}, "-inf as {}.rate"),
     ({"count": 10**400}, "a number above 1e308 as {}.count"),
     ({"a": {1: 2}}, "1 as name in {}.a"),
     ({"word": "\ud800"}, "'\\ud800' as {}.word, which is no text"),
     ({"\ud800": 1}, "'\\ud800' as name in {}, which is no text"),
-    ({"where": Fraction(1, 2)}, "fractions.Fraction as {}.where"),
+    ({"where": Fraction(1, 2)}, f"fractions.Fraction as {{}}.where{TAKE}"),
 ]
 
 
@@ -175,14 +176,20 @@ def test_what_json_holds_is_given_back() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (None, "expected its answer to be of {}; found NoneType"),
-        (("flagged", "Found."), "expected its answer to be of {}; found tuple"),
+        (None, "expected {method} to return a {kind} of inputaware.defenses.base; found NoneType"),
+        (("flagged", "Found."), "expected {method} to return a {kind} of inputaware.defenses.base; found tuple"),
         ({"verdict": "guilty"}, "expected a verdict, one of flagged, not-flagged, no-verdict; found 'guilty'"),
         ({"sentence": None}, "expected sentence of type str; found NoneType"),
         ({"scores": [1]}, "expected scores of type dict; found list"),
         ({"arrays": np.zeros(2)}, "expected arrays of type dict; found ndarray"),
-        ({"arrays": {"a": [1, 2]}}, "expected numpy arrays of numbers; found list as 'a'"),
-        ({"arrays": {"a": np.array([None])}}, "expected numpy arrays of numbers; found ndarray as 'a'"),
+        (
+            {"arrays": {"a": [1, 2]}},
+            "expected numpy arrays of numbers; found list as 'a'; of a tensor take .cpu().numpy()",
+        ),
+        (
+            {"arrays": {"a": np.array([None])}},
+            "expected numpy arrays of numbers; found ndarray as 'a'; of a tensor take .cpu().numpy()",
+        ),
         *(
             (
                 {"arrays": {name: np.zeros(2)}},
@@ -209,7 +216,7 @@ def test_what_is_no_answer_is_refused(answer: Any, message: str, monkeypatch: py
             ask = partial(Watcher().rate, finding, suspect(), Trial(data(), None))
         with pytest.raises(DefenseError) as error:
             ask()
-        assert str(error.value) == f"watcher: {message.format(kind.__name__)}"
+        assert str(error.value) == f"watcher: {message.format(kind=kind.__name__, method=method)}"
 
 
 class Vandal(Watcher):

@@ -130,6 +130,13 @@ def test_a_folder_without_configuration_is_refused(tmp_path: Path, made: bool, f
     )
 
 
+def test_the_folder_of_a_sweep_says_where_its_runs_are(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(RunFolderError) as caught:
+        RunFolder(tmp_path).config()
+    assert str(caught.value).endswith(f"found none in this folder; those of a sweep are in {tmp_path}/runs")
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
-from inputaware.config import DATASETS
+from inputaware.config import DATASETS, IMAGE_SUFFIXES
 from inputaware.data.archives import (
     ARCHIVES,
     CHECKSUMS,
@@ -39,7 +39,6 @@ from inputaware.data.spec import DatasetSpec, dataset_spec, spec_of_images
 from inputaware.errors import DataError
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "DataSplit",
     "RawSplit",
     "open_image",
@@ -49,9 +48,6 @@ __all__ = [
 ]
 
 DataSplit = Literal["train", "test"]
-
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What counts as an image in a folder; other files are passed over."""
 
 # Only these are tried, quick ones for the named data sets first: some of Pillow's other readers start programs.
 _FORMATS = ("WEBP", "JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF")

@@ -233,13 +233,18 @@ def _unfit(value: object, place: str) -> Iterator[str]:
             yield f"{value if isinstance(value, float) else 'a number above 1e308'} as {place}"
     elif value is not None:
         # numpy's bool and float are none of Python's.
-        yield f"{type(value).__module__.partition('.')[0]}.{type(value).__name__} as {place}"
+        kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+        yield f"{kind} as {place}; take float(...) of a number, .tolist() of an array"
 
 
 def _check_answer(name: str, expected: type[Examination] | type[Score], found: object) -> None:
     """Refuse what is no answer, or what no file can hold, before an older result gives way to it."""
     if not isinstance(found, expected):
-        raise DefenseError(f"{name}: expected its answer to be of {expected.__name__}; found {type(found).__name__}")
+        method = "examine" if expected is Examination else "score"
+        raise DefenseError(
+            f"{name}: expected {method} to return a {expected.__name__} of inputaware.defenses.base; found "
+            f"{type(found).__name__}"
+        )
     if isinstance(found, Examination) and found.verdict not in get_args(Verdict):
         raise DefenseError(
             f"{name}: expected a verdict, one of {', '.join(get_args(Verdict))}; found {found.verdict!r}"
@@ -251,7 +256,10 @@ def _check_answer(name: str, expected: type[Examination] | type[Score], found: o
     _check_plain(name, found.scores, "scores")
     for key, array in found.arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype.hasobject:
-            raise DefenseError(f"{name}: expected numpy arrays of numbers; found {type(array).__name__} as {key!r}")
+            raise DefenseError(
+                f"{name}: expected numpy arrays of numbers; found {type(array).__name__} as {key!r}; of a tensor take "
+                ".cpu().numpy()"
+            )
         if not isinstance(key, str) or not _ARRAY_NAME.fullmatch(key):
             raise DefenseError(
                 f"{name}: expected arrays named by letters, digits, underscores and dots, and none 'file', "

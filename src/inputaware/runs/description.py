@@ -25,9 +25,11 @@ def read_description(folder: Path) -> tuple[Config, DatasetSpec]:
     """
     file = folder / "config.json"
     if not os.path.isfile(file):
+        found = "none in this folder" if os.path.isdir(folder) else "no such folder"
+        if os.path.isdir(folder / "runs"):
+            found += f"; those of a sweep are in {folder / 'runs'}"
         raise RunFolderError(
-            f"{folder}: expected a run folder with a config.json, as inputaware train makes it; found "
-            + ("none in this folder" if os.path.isdir(folder) else "no such folder")
+            f"{folder}: expected a run folder with a config.json, as inputaware train makes it; found {found}"
         )
     record = read_json(file)
     try:
