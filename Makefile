@@ -20,7 +20,7 @@ check: .venv/.installed-dev ## lint, formatting, types, spelling, and the tables
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy examples/own_defense.py
+	@$(BIN)/mypy examples
 	@$(BIN)/codespell
 	@$(BIN)/python scripts/results-table --check
 	@$(BIN)/python scripts/results-figure --check
