@@ -569,21 +569,27 @@ def test_an_existing_output_is_left_alone(
 
 
 def test_an_unfinished_run_is_to_be_gone_on_with(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    begun = Path(shutil.copytree(run, tmp_path / "begun"))
+    begun = Path(shutil.copytree(run, tmp_path / "be gun"))
     (begun / "evaluation.json").unlink()
     capsys.readouterr()
     assert main(["train", *TINY, "--output", str(begun)]) == 2
     assert capsys.readouterr().err == (
         f"inputaware: output: expected a folder that does not exist yet; found the unfinished run '{begun}'; go on "
-        f"with it (inputaware train --resume --output {begun}), or choose another one\n"
+        f"with it (inputaware train --resume --output '{begun}'), or choose another one\n"
     )
+    (begun / "config.json").write_text('{"model": "of somebody else"}')
+    assert main(["train", *TINY, "--output", str(begun)]) == 2
+    assert "the unfinished run" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (MemoryError(), "none left"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nand where"), "DefaultCPUAllocator: can't"),
+        (
+            RuntimeError("[fail] DefaultCPUAllocator: can't allocate memory: 9 bytes\nand where"),
+            "[fail] DefaultCPUAllocator: can't",
+        ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), "CUDA out of memory. Tried to"),
     ],
     ids=["python", "processor", "gpu"],
@@ -595,13 +601,24 @@ def test_memory_that_does_not_suffice_is_explained(
     assert main(["evaluate", str(run)]) == 1
     found = capsys.readouterr().err
     assert found.startswith(f"inputaware: memory: expected enough for this; found: {words}")
-    assert found.endswith("; take smaller batches, fewer images, or a narrower network with --model.width\n")
+    assert found.endswith("; free memory, or use a machine that has more\n")
     assert "and where" not in found
 
 
+def test_training_that_does_not_fit_into_memory_is_told_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("inputaware.api.train", mock.Mock(side_effect=MemoryError("4 TiB")))
+    assert main(["train", *TINY, "--output", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err == (
+        "inputaware: memory: expected enough for this; found: 4 TiB; free memory, or use a machine that has more, or "
+        "train anew with smaller batches or a narrower network (--model.width)\n"
+    )
+
+
 def test_another_error_of_torchs_is_not_explained(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "evaluate", mock.Mock(side_effect=RuntimeError("shapes")))
-    with pytest.raises(RuntimeError, match="shapes"):
+    monkeypatch.setattr(Run, "evaluate", mock.Mock(side_effect=RuntimeError("nothing to allocate")))
+    with pytest.raises(RuntimeError, match="nothing to allocate"):
         main(["evaluate", str(run)])
 
 

@@ -289,7 +289,10 @@ def test_check_writes_nothing(project: Project) -> None:
     before = project.readme.read_text(encoding="utf-8")
     found = project.run("--check")
     assert found.returncode == 1
-    assert found.stderr == f"{project.readme}: the table results is out of date; run scripts/results-table\n"
+    assert found.stderr == (
+        f"{project.readme}: the table results is out of date; run scripts/results-table --page {project.readme} "
+        f"--results {project.results}\n"
+    )
     assert project.readme.read_text(encoding="utf-8") == before
     project.run()
     found = project.run("--check")

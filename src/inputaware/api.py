@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -399,10 +400,11 @@ def train(
     if not resuming:
         # Before the folder is made; a run that goes on asks its checkpoint first.
         precision = processes.first(resolve_precision(config.precision, device))
-        if (folder.path / "config.json").exists() and not folder.finished:
+        if not folder.finished and _is_run(folder):
+            again = f"inputaware train --resume --output {shlex.quote(str(folder.path))}"
             raise RunFolderError(
                 f"output: expected a folder that does not exist yet; found the unfinished run {str(folder.path)!r}; go "
-                f"on with it (inputaware train --resume --output {folder.path}), or choose another one"
+                f"on with it ({again}), or choose another one"
             )
         check_new_folder(folder.path)
     data = load_images(config.dataset, "train")
@@ -598,6 +600,14 @@ def _subset(option: str, labels: Tensor, indices: Tensor, count: int) -> Tensor:
     if count > len(indices):
         raise ConfigError(f"{option}: expected at most {len(indices)}, the images of the training split; found {count}")
     return subset_indices(labels, indices, count)
+
+
+def _is_run(folder: RunFolder) -> bool:
+    try:
+        folder.config()
+    except RunFolderError:
+        return False
+    return True
 
 
 def _check_batches(config: Config, images: int) -> None:

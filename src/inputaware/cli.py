@@ -492,12 +492,13 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         return 1
     except (MemoryError, RuntimeError) as error:
         # Of a GPU's memory torch has an error of its own, of the processor's only words.
-        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+        of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+        if not (of_torch or isinstance(error, MemoryError)):
             raise
-        _tell(
-            f"memory: expected enough for this; found: {str(error).partition(chr(10))[0] or 'none left'}; take smaller "
-            f"batches, fewer images, or a narrower network with --model.width{_how_to_go_on(name, arguments)}"
-        )
+        remedy = "free memory, or use a machine that has more"
+        if name == "train":
+            remedy += ", or train anew with smaller batches or a narrower network (--model.width)"
+        _tell(f"memory: expected enough for this; found: {str(error).partition(chr(10))[0] or 'none left'}; {remedy}")
         return 1
     except (KeyboardInterrupt, _TerminatedError) as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes that train a run, one says it

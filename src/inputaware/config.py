@@ -211,6 +211,9 @@ class Config:
     """Train on this many images only, the same share of every class; none: the whole training split."""
     validation_images: int | None = 1000
     """Images of the validation split that are scored after every epoch; none: all."""
+    counted_images: int | None = None
+    """Training images of your own that preset fast found, without what is held out: its schedule follows from them, and
+    this is its record; none of data sets that have a name."""
     partners: PartnerRule = "derangement"
     """Where the other image x' comes from. derangement: the same batch, never the image itself.
     second-order: a second random order of the set. distinct-order: the same without self-partners."""
@@ -289,46 +292,53 @@ _FAST_PADDING = {"digits": 1, "mnist": 2}
 """Padding of preset ``fast`` before a random crop: these digits are centred, and large shifts take epochs to learn."""
 
 
-_FEW_IMAGES, _SMALL_BATCH, _NARROW = 5_000, 64, 0.25
+_FEW_IMAGES, _SMALL_BATCH, _NARROW = 4_000, 64, 0.25
 """Below so many training images of one's own batches are small, and PreActResNet-18 is narrow: minutes on a laptop."""
 
 _LEAST_STEPS = (450, 1_800)
-"""Steps of both stages that preset ``fast`` takes at least of one's own images: those of digits."""
+"""Steps of both stages that preset ``fast`` takes at least of one's own images, about as many as of digits."""
 
 
-def _own_images(dataset: str) -> int | None:
-    """Return how many training images a path holds; none of a data set that has a name, or where nobody can tell."""
+def _count_images(dataset: str) -> int | None:
+    """Return how many images of a path would be trained on, as :mod:`inputaware.data.splits` holds out the others.
+
+    None of a data set that has a name, or where nobody can tell. A Parquet file does not say how many classes it has.
+    """
     if dataset in DATASETS:
         return None
     try:
         if (file := Path(dataset) / "train.parquet").is_file():
             import pyarrow.parquet as pq
 
-            return int(pq.read_metadata(file).num_rows)
-        return sum(path.suffix.lower() in IMAGE_SUFFIXES for path in Path(dataset).glob("train/*/*")) or None
+            classes, images = 1, int(pq.read_metadata(file).num_rows)
+        else:
+            visible = [
+                path for path in Path(dataset).glob("train/[!.]*/[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES
+            ]
+            classes, images = len({path.parent for path in visible}), len(visible)
     except (OSError, ValueError):  # what is wrong is said when the images are read
         return None
+    return max(1, images - 2 * max(classes, min(5_000, images // 10))) if images else None
 
 
-def _own_schedule(images: int) -> tuple[int, int, int]:
-    """Return mask epochs, joint epochs and batch size for so many images of one's own, a fifth of them held out."""
-    trained = max(1, 4 * images // 5)
-    batch_size = min(_SMALL_BATCH, trained) if images < _FEW_IMAGES else 128
-    steps = trained // batch_size
-    mask_epochs, joint_epochs = (
-        max(usual, math.ceil(least / steps)) for usual, least in zip(_FAST_EPOCHS_OF_OTHERS, _LEAST_STEPS, strict=True)
-    )
-    return mask_epochs, joint_epochs, batch_size
+def _fast(dataset: str, target: TargetName, images: int | None) -> dict[str, Any]:
+    """Return our own schedule: the same losses and networks, one-cycle learning rates, minutes.
 
-
-def _fast(dataset: str, target: TargetName) -> dict[str, Any]:
-    """Return our own schedule: the same losses and networks, one-cycle learning rates, minutes."""
+    Args:
+        dataset: what is trained on.
+        target: which starting shares of a batch.
+        images: training images of one's own, where it is no data set with a name.
+    """
     mask_epochs, joint_epochs = _FAST_EPOCHS.get(dataset, _FAST_EPOCHS_OF_OTHERS)
     # An epoch of digits has only a thousand images: smaller batches give more steps for the same work.
     batch_size = 64 if dataset == "digits" else 128
-    images = _own_images(dataset)
+    few = images is not None and images < _FEW_IMAGES
     if images is not None:
-        mask_epochs, joint_epochs, batch_size = _own_schedule(images)
+        batch_size = min(_SMALL_BATCH, images) if few else 128
+        mask_epochs, joint_epochs = (
+            max(usual, math.ceil(least / (images // batch_size)))
+            for usual, least in zip((mask_epochs, joint_epochs), _LEAST_STEPS, strict=True)
+        )
     joint_batch_size = batch_size
     classifier = OptimizerConfig(name="adam", learning_rate=0.002, betas=(0.9, 0.99))
     if dataset in ("cifar10", "gtsrb"):
@@ -339,9 +349,9 @@ def _fast(dataset: str, target: TargetName) -> dict[str, Any]:
     # All-to-all has to tell the class of a triggered image too, and takes longer to learn its triggers.
     attack, cross = (0.17, 0.33) if target == "all-to-one" else (0.25, 0.2)
     augmentation = _augmentation(dataset)
-    narrow = images is not None and images < _FEW_IMAGES
     return {
-        "model": ModelConfig(width=_NARROW) if narrow else ModelConfig(),
+        "counted_images": images,
+        "model": ModelConfig(width=_NARROW) if few else ModelConfig(),
         "augmentation": replace(augmentation, crop_padding=_FAST_PADDING.get(dataset, augmentation.crop_padding)),
         "mask_stage": MaskStageConfig(
             epochs=mask_epochs, batch_size=batch_size, optimizer=OptimizerConfig(name="adam", learning_rate=0.01)
@@ -369,14 +379,19 @@ def preset_config(
         preset: one of :data:`PRESETS`.
         dataset: one of :data:`DATASETS`, or a path.
         target: the rule from the true label to the attacker's.
-        options: fields of :class:`Config` that replace the preset's.
+        options: fields of :class:`Config` that replace the preset's. With ``counted_images`` the schedule of ``fast``
+            is that of so many images of one's own, and the folder is not looked at.
 
     Raises:
         ConfigError: the preset or an option is unknown.
     """
     if preset not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; found {preset!r}")
-    settings = {"paper": _paper, "official": _official}[preset]() if preset != "fast" else _fast(dataset, target)
+    if preset == "fast":
+        counted = options.get("counted_images")
+        settings = _fast(dataset, target, _count_images(dataset) if counted is None else counted)
+    else:
+        settings = {"paper": _paper, "official": _official}[preset]()
     settings = {"augmentation": _augmentation(dataset), "patch": _patch(dataset), **settings}
     config = Config(dataset=dataset, preset=preset, target=target, **settings)
     return override(config, options)
@@ -426,6 +441,8 @@ def config_identity(config: Config) -> dict[str, Any]:
     record = config_to_dict(config)
     if config.attack != "badnets" or config.patch == "checkerboard":
         del record["patch"]
+    if config.counted_images is None:
+        del record["counted_images"]
     return record
 
 

@@ -593,7 +593,7 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
         cells = [spread(record["measures"].get(key)) for key in RATES.values()]
         table.add_row(_plain(words), str(len(record["seeds"])), *cells)
     tables = [table]
-    defenses = Table(title="What defenses make of it, percent or models", title_justify="left")
+    defenses = Table(title="What defenses make of it: percent, models, areas", title_justify="left")
     defenses.add_column("setting")
     defenses.add_column("what")
     defenses.add_column("over the seeds", justify="right")

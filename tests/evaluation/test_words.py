@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inputaware.evaluation.words import RATES, TESTS, in_percent, percent
+from inputaware.evaluation.words import RATES, TESTS, in_percent, percent, success_in_words
 
 
 def test_the_papers_tests_are_among_all() -> None:
@@ -18,3 +18,11 @@ def test_the_papers_tests_are_among_all() -> None:
 def test_rates(rate: float | None, digits: int, expected: str) -> None:
     assert percent(rate, digits) == expected
     assert in_percent(rate, digits) == (expected if rate is None else f"{expected} %")
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [(0.0, "10.0 % (0.0 % without the target's own)"), (0.1, "10.0 %"), (None, "10.0 %")],
+)
+def test_success_without_images_that_are_of_the_target_class_anyway(others: float | None, expected: str) -> None:
+    assert success_in_words({"attack_success_rate": 0.1, "attack_success_rate_excluding_target": others}) == expected

@@ -102,10 +102,14 @@ def test_a_defense_of_ones_own_is_heard_if_it_judges_models(whole_runs: dict[str
         assert verdict(both).endswith(f"Neural Cleanse does not flag it.{words}")
 
 
-def test_a_defense_that_judges_images_says_how_many_triggers_pass(whole_runs: dict[str, Path]) -> None:
+def test_a_defense_that_judges_images_says_how_many_it_takes(whole_runs: dict[str, Path]) -> None:
     run = known(whole_runs, "badnets", "flagged")
-    for rate, words in ((0.0111, " STRIP lets 1.1 % of the triggers pass."), (None, "")):
-        scores = {"scores": {"false_acceptance_rate": rate}}
+    for rate, refused, words in (
+        (0.0111, 0.02, " STRIP lets 1.1 % of the triggers pass."),
+        (None, 0.02, " STRIP refuses 2.0 % of the clean images."),
+        (None, None, ""),
+    ):
+        scores = {"scores": {"false_acceptance_rate": rate, "false_rejection_rate": refused}}
         both = run.defenses | {"strip": Defended({"verdict": "no-verdict", "scoring": scores}, {})}
         assert verdict(dataclasses.replace(run, defenses=both)).endswith(f"Neural Cleanse flags it.{words}")
 

@@ -94,6 +94,9 @@ def test_options_of_defenses_replace_the_files_settings() -> None:
     assert sweep.defenses == (Asked("strip", "strip", StripSettings(overlays=7, images=3)),)
     assert [cell.config.seed for cell in sweep.cells] == [1, 2]
     several = {"base": DIGITS, "defenses": ["image-regularization"]}
+    with pytest.raises(ConfigError) as error:
+        plan_sweep(several, parse_options(["image-regularization.kernels=3,7"], {}))
+    assert str(error.value).endswith("found 2; write a list as image_regularization.kernels=[VALUE,VALUE]")
     (one,) = plan_sweep(several, parse_options(["image-regularization.kernels=[3,7]"], {})).defenses
     assert one.settings == ImageRegularizationSettings(kernels=(3, 7))
 
@@ -105,8 +108,7 @@ def test_options_of_defenses_replace_the_files_settings() -> None:
         ("strip.overlay=3", "set: strip.overlay: unknown option; expected one of overlays, "),
         (
             "strip.overlays=3,5",
-            "set: expected one value of strip.overlays, since each run meets a defense once; found 2; write a list "
-            "as strip.overlays=[VALUE,VALUE]",
+            "set: expected one value of strip.overlays, since each run meets a defense once; found 2",
         ),
         (
             "neural-cleanse.trials=2",

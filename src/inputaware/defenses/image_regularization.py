@@ -203,9 +203,11 @@ def _sentence(known: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
     limit = f"{100 * AFFORDABLE:g} points of clean accuracy on the defender's images"
     if best is None:
         return f"{before}; every filter costs more than {limit}."
+    kind, _, label = best[2].partition(", ")
+    left = success_in_words(scored[kind][label]["trigger_then_filter"])
     return (
         f"{before}; of the filters that cost at most {limit} the best ({best[2]}, after the trigger) leaves "
-        f"{in_percent(best[0], 1)}, with clean accuracy {in_percent(best[1], 1)}."
+        f"{left}, with clean accuracy {in_percent(best[1], 1)}."
     )
 
 

@@ -110,6 +110,7 @@ def changes(result: Mapping[str, Any]) -> dict[str, Any]:
         attack=config.attack,
         target_class=config.target_class,
         seed=config.seed,
+        counted_images=config.counted_images,
     )
     usual = fields_that_count(preset)
     return {key: value for key, value in fields_that_count(config).items() if value != usual[key]}

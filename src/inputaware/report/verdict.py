@@ -87,11 +87,13 @@ def _judged(run: CollectedRun) -> str:
         for name, found in run.defenses.items()
         if name == "neural-cleanse" or found.record["verdict"] != "no-verdict"
     ]
-    judged += [
-        f"{DEFENSE_TITLES.get(name, name)} lets {in_percent(passed, 1)} of the triggers pass."
-        for name, found in run.defenses.items()
-        if isinstance(passed := found.record["scoring"]["scores"].get("false_acceptance_rate"), int | float)
-    ]
+    for name, found in run.defenses.items():
+        scores, title = found.record["scoring"]["scores"], DEFENSE_TITLES.get(name, name)
+        passed, refused = scores.get("false_acceptance_rate"), scores.get("false_rejection_rate")
+        if isinstance(passed, int | float):
+            judged.append(f"{title} lets {in_percent(passed, 1)} of the triggers pass.")
+        elif isinstance(refused, int | float):
+            judged.append(f"{title} refuses {in_percent(refused, 1)} of the clean images.")
     return " ".join(judged) or "No defense that judges models or images has met it yet."
 
 

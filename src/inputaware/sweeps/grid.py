@@ -379,11 +379,12 @@ def _defenses(
 
         own = import_defenses(places)
         start = settings_with(list(own.values()))
-    parts = [part.name for part in fields(start)]
+    # A field of the runs that is called like a defense of one's own is the runs'.
+    parts = {part.name for part in fields(start)} - {part.name for part in fields(Config)}
     # A setting may be a dictionary: what is in it is no field.
     given = _settings(start, "defense_settings", _flat(changes, levels=2))
-    options = {name: values for name, values in axes.items() if name.partition(".")[0] in parts}
-    given = _settings(given, "set", {name: _only(name, values) for name, values in options.items()})
+    options = {name: values for name, values in axes.items() if "." in name and name.partition(".")[0] in parts}
+    given = _settings(given, "set", {name: _only(given, name, values) for name, values in options.items()})
     asked: dict[str, Asked] = {}
     for name in references:
         one = _own(own[name], given) if name in own else Asked(name, name, getattr(given, field_of(name)))
@@ -410,12 +411,14 @@ def _settings(start: DefenseSettings, place: str, changes: Mapping[str, Any]) ->
     return settings
 
 
-def _only(name: str, values: Sequence[Any]) -> Any:
-    """Return the one value of an option that is no axis."""
+def _only(settings: DefenseSettings, name: str, values: Sequence[Any]) -> Any:
+    """Return the one value of an option that is no axis; of a setting that is a list itself another way is told."""
     if len(values) != 1:
+        part, _, setting = name.partition(".")
+        several = isinstance(getattr(getattr(settings, part), setting, None), tuple | list)
         raise ConfigError(
-            f"set: expected one value of {name}, since each run meets a defense once; found {len(values)}; write a "
-            f"list as {name}=[VALUE,VALUE]"
+            f"set: expected one value of {name}, since each run meets a defense once; found {len(values)}"
+            + (f"; write a list as {name}=[VALUE,VALUE]" if several else "")
         )
     return values[0]
 
