@@ -30,7 +30,7 @@ from inputaware.commands import (
     SweepCommand,
     TrainCommand,
 )
-from inputaware.config import Config, check_config, check_processes, config_to_dict
+from inputaware.config import Config, check_config, check_processes, config_to_dict, flatten
 from inputaware.defenses.settings import DEFENSES, DefenseName, field_of
 from inputaware.errors import ConfigError, DefenseError, InputAwareError, UsageError, WriteError
 
@@ -325,6 +325,9 @@ def _sweep(command: SweepCommand) -> int:
             print(json.dumps(rows, indent=2))
         else:
             output.print(sweep_plan_table(rows))
+            for one in sweep.defenses:
+                settings = ", ".join(f"{name} {value}" for name, value in flatten(config_to_dict(one.settings)).items())
+                _say(f"Each run meets {one.name}{f': {settings}' if settings else ''}")
         return 0
     from inputaware.sweeps.cluster import run_sweep
 

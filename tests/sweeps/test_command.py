@@ -32,6 +32,10 @@ def test_the_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "4 settings" in out
     # Each setting with what it differs in, and its seeds.
     assert "digits, badnets, all-to-one, class 0, fast, joint_stage.epochs 3" in " ".join(out.replace("│", " ").split())
+    file = tmp_path / "none.yaml"
+    file.write_text("base: {dataset: digits}\ndefenses: [strip]\ndefense_settings: {strip: {images: 7}}\n")
+    assert main(["sweep", str(file), "--set", "strip.overlays=20", "--plan", "--output", str(tmp_path / "sweep")]) == 0
+    assert "Each run meets strip: overlays 20, images 7, false_rejection_rate 0.01\n" in capsys.readouterr().out
     assert not (tmp_path / "sweep").exists()
 
 

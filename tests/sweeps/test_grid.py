@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_mistakes_in_options_of_defenses(option: str, message: str) -> None:
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_defense.py"
 
 
-def test_a_defense_of_ones_own_and_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defense_of_ones_own_and_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLE.parent)
     here = f"{EXAMPLE.name}:FeatureSqueezing"
     asked = {"base": DIGITS, "defenses": ["all", here]}
@@ -149,6 +150,14 @@ def test_a_defense_of_ones_own_and_its_settings(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(ConfigError) as error:
             plan_sweep({**asked, "defense_settings": settings}, {})
         assert str(error.value).startswith(f"defense_settings: {message}")
+    # One that is called like a field of the runs leaves that field theirs.
+    Path(tmp_path / "mine.py").write_text(
+        "from own_defense import FeatureSqueezing\n\n\nclass Model(FeatureSqueezing):\n    name = 'model'\n"
+    )
+    shutil.copy(EXAMPLE, tmp_path)
+    named = {"base": DIGITS, "defenses": [f"{tmp_path}/mine.py:Model"]}
+    (cell,) = plan_sweep(named, parse_options(["model.hidden-units=16", "seed=3"], {})).cells
+    assert (cell.config.model.hidden_units, cell.config.seed) == (16, 3)
     with pytest.raises(ConfigError) as error:
         plan_sweep({**asked, "defenses": [here, f"./{here}"]}, {})
     assert str(error.value) == "defenses: expected each name once; found two of 'feature-squeezing'"
