@@ -186,6 +186,10 @@ def test_what_was_counted_is_recorded_and_gives_the_same_schedule_without_the_fo
     assert gone == dataclasses.replace(config, dataset="gone")
     assert config_identity(config)["counted_images"] == 80
     assert "counted_images" not in config_identity(preset_config("fast", dataset="digits"))
+    assert preset_config("fast", dataset="digits", counted_images=80).joint_stage.epochs == 100
+    with pytest.raises(ConfigError) as error:
+        check_config(preset_config("fast", dataset=str(tmp_path), counted_images=0))
+    assert str(error.value) == "counted_images: expected a number of at least 1; found 0"
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "no parquet"])

@@ -302,10 +302,8 @@ _LEAST_STEPS = (450, 1_800)
 def _count_images(dataset: str) -> int | None:
     """Return how many images of a path would be trained on, as :mod:`inputaware.data.splits` holds out the others.
 
-    None of a data set that has a name, or where nobody can tell. A Parquet file does not say how many classes it has.
+    None where nobody can tell. A Parquet file does not say how many classes it has.
     """
-    if dataset in DATASETS:
-        return None
     try:
         if (file := Path(dataset) / "train.parquet").is_file():
             import pyarrow.parquet as pq
@@ -388,8 +386,12 @@ def preset_config(
     if preset not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; found {preset!r}")
     if preset == "fast":
-        counted = options.get("counted_images")
-        settings = _fast(dataset, target, _count_images(dataset) if counted is None else counted)
+        counted = None
+        if dataset not in DATASETS:
+            given = options.get("counted_images")
+            # What is no count is refused where options are.
+            counted = given if isinstance(given, int) and given >= 1 else _count_images(dataset)
+        settings = _fast(dataset, target, counted)
     else:
         settings = {"paper": _paper, "official": _official}[preset]()
     settings = {"augmentation": _augmentation(dataset), "patch": _patch(dataset), **settings}
@@ -735,8 +737,8 @@ def check_values(config: Config) -> None:
     _check_choice("model.architecture", config.model.architecture, get_args(ArchitectureName))
     check_number("target_class", config.target_class, 0)
     check_seed(config.seed)
-    for option, images in (("train_images", config.train_images), ("validation_images", config.validation_images)):
-        if images is not None:
+    for option in ("train_images", "validation_images", "counted_images"):
+        if (images := getattr(config, option)) is not None:
             check_number(option, images, 1)
     check_number("augmentation.crop_padding", config.augmentation.crop_padding, 0, 32)
     check_number("augmentation.rotation_degrees", config.augmentation.rotation_degrees, 0, 180)
