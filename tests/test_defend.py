@@ -213,7 +213,9 @@ def test_a_result_stays_where_a_new_one_cannot_be_written(run: Run) -> None:
     before = files(run)
     broken = Own()
     broken.told = Score("Fine.", {"rate": np.float32(0.5)})
-    with pytest.raises(DefenseError, match=r"^own: expected finite numbers, .*; found numpy\.float32 as scores\.rate$"):
+    with pytest.raises(
+        DefenseError, match=r"^own: expected finite numbers, .*; found numpy\.float32 as scores\.rate; take "
+    ):
         run.defend(broken, overwrite=True)
     assert files(run) == before
 
