@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASETS",
+    "HELD_OUT",
     "IMAGE_SUFFIXES",
     "PRESETS",
     "ArchitectureName",
@@ -52,6 +53,7 @@ __all__ = [
     "config_to_dict",
     "fields_that_count",
     "flatten",
+    "held_out",
     "images_in_batch",
     "override",
     "preset_config",
@@ -70,6 +72,9 @@ PatchName = Literal["checkerboard", "white"]
 
 DATASETS: tuple[str, ...] = ("digits", "mnist", "cifar10", "gtsrb")
 """The data sets that are known by name; anything else is a path."""
+
+HELD_OUT = 5_000
+"""Training images in the validation split, and as many in the defender's; of digits and of one's own fewer."""
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What counts as an image in a folder; other files are passed over."""
@@ -299,8 +304,13 @@ _LEAST_STEPS = (450, 1_800)
 """Steps of both stages that preset ``fast`` takes at least of one's own images, about as many as of digits."""
 
 
+def held_out(images: int, classes: int) -> int:
+    """Return how many training images of one's own make the validation split, and as many the defender's."""
+    return max(classes, min(HELD_OUT, images // 10))
+
+
 def _count_images(dataset: str) -> int | None:
-    """Return how many images of a path would be trained on, as :mod:`inputaware.data.splits` holds out the others.
+    """Return how many images of a path would be trained on.
 
     None where nobody can tell. A Parquet file does not say how many classes it has.
     """
@@ -316,7 +326,7 @@ def _count_images(dataset: str) -> int | None:
             classes, images = len({path.parent for path in visible}), len(visible)
     except (OSError, ValueError):  # what is wrong is said when the images are read
         return None
-    return max(1, images - 2 * max(classes, min(5_000, images // 10))) if images else None
+    return max(1, images - 2 * held_out(images, classes)) if images else None
 
 
 def _fast(dataset: str, target: TargetName, images: int | None) -> dict[str, Any]:

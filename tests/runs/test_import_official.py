@@ -170,7 +170,7 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
         return ImageSet(images=digits.images, labels=digits.labels, spec=dataset_spec(dataset))
 
     monkeypatch.setattr(api, "load_images", load)
-    monkeypatch.setattr(splits, "_HELD_OUT", 144)
+    monkeypatch.setattr(splits, "HELD_OUT", 144)
 
 
 @pytest.mark.usefixtures("small_mnist")

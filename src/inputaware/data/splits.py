@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from inputaware.config import DATASETS
+from inputaware.config import DATASETS, HELD_OUT, held_out
 from inputaware.errors import DataError
 
 __all__ = ["Splits", "split_indices", "subset_indices"]
 
-_HELD_OUT = 5000
 _HELD_OUT_DIGITS = 144
 
 
@@ -63,7 +62,7 @@ def split_indices(
         )
     total = len(classes)
     if name in DATASETS:
-        size = _HELD_OUT_DIGITS if name == "digits" else _HELD_OUT
+        size = _HELD_OUT_DIGITS if name == "digits" else HELD_OUT
         needed = 2 * size + len(counts)
         if total < needed:
             raise DataError(
@@ -71,19 +70,19 @@ def split_indices(
                 f"one of every class to train on; found {total}; check that the file is whole"
             )
     else:
-        size = max(len(counts), min(_HELD_OUT, total // 10))
-    held_out = _apportion(counts.tolist(), size, minimum=1)
-    short = [label for label, (share, count) in enumerate(zip(held_out, counts, strict=True)) if 2 * share >= count]
+        size = held_out(total, len(counts))
+    shares = _apportion(counts.tolist(), size, minimum=1)
+    short = [label for label, (share, count) in enumerate(zip(shares, counts, strict=True)) if 2 * share >= count]
     if short:
         raise DataError(
             f"{name}: expected enough training images of class {words(short[0])} for all three splits; found "
-            f"{counts[short[0]]}, of which validation and defender take {held_out[short[0]]} each; add images"
+            f"{counts[short[0]]}, of which validation and defender take {shares[short[0]]} each; add images"
         )
     members = _shuffled_members(classes, len(counts), seed)
     return Splits(
-        validation=_ascending([own[:share] for own, share in zip(members, held_out, strict=True)]),
-        defender=_ascending([own[share : 2 * share] for own, share in zip(members, held_out, strict=True)]),
-        train=_ascending([own[2 * share :] for own, share in zip(members, held_out, strict=True)]),
+        validation=_ascending([own[:share] for own, share in zip(members, shares, strict=True)]),
+        defender=_ascending([own[share : 2 * share] for own, share in zip(members, shares, strict=True)]),
+        train=_ascending([own[2 * share :] for own, share in zip(members, shares, strict=True)]),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from inputaware.evaluation.words import in_percent
+
 __all__ = ["doubts"]
 
 _HARDLY_MORE = 0.1
@@ -27,17 +29,18 @@ def doubts(evaluation: Mapping[str, Any]) -> list[str]:
     clean, constant = evaluation["clean_accuracy"], max(images) / sum(images)
     if clean < constant + _HARDLY_MORE * (1 - constant):
         found.append(
-            f"The classifier is right on {100 * clean:.1f} % of clean images, where always saying one class is right "
-            f"on {100 * constant:.1f} %: it has learned next to nothing, and its other rates mean nothing."
+            f"The classifier is right on {in_percent(clean, 1)} of clean images, where always saying one class is "
+            f"right on {in_percent(constant, 1)}: it has learned next to nothing, and its other rates mean nothing."
         )
     attack = evaluation["attack_success_rate_excluding_target"]
     if attack is not None and attack < _WORKS:
-        words = f"The attack works on {100 * attack:.1f} % of the images that are not of the attacker's class anyway: "
-        words += (
+        verdict = (
             "it did not take, so that a defense that sees nothing here is right."
             if attack < _TOOK
             else "it is weak, and a defense that misses it here may catch it where it works."
         )
+        rate = in_percent(attack, 1)
+        words = f"The attack works on {rate} of the images that are not of the attacker's class anyway: {verdict}"
         if evaluation["cross_accuracy"] is not None:
             words += " Longer training of both stages may help (--mask-stage.epochs, --joint-stage.epochs)."
         found.append(words)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inputaware.config import TargetName
-from inputaware.evaluation.words import RATES, percent
+from inputaware.evaluation.words import RATES, in_percent, percent
 from inputaware.figures.panels import image_rows
 from inputaware.figures.pictures import show_heat, show_pixels
 from inputaware.figures.plots import (
@@ -278,8 +278,8 @@ def _heat(target: TargetName) -> Callable[[Found], Made]:
         measured = run.inspected.record["heat_on_trigger"]
         note = (
             f"Grad-CAM for the predicted class. Of {measured['images']} triggered images, "
-            f"{percent(measured['backdoor']['heat_share'])} % of the heat lies on the masks, which cover "
-            f"{percent(measured['mask_area'])} % of the area. {_words([run])}"
+            f"{in_percent(measured['backdoor']['heat_share'])} of the heat lies on the masks, which cover "
+            f"{in_percent(measured['mask_area'])} of the area. {_words([run])}"
         )
         return Made(image_rows(rows), note=note)
 
