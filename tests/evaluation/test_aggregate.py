@@ -10,6 +10,7 @@ from scipy import stats
 
 from inputaware.config import config_to_dict, preset_config
 from inputaware.evaluation.aggregate import (
+    Filter,
     aggregate,
     best_filter,
     changes,
@@ -68,24 +69,23 @@ FILTERS = {
 
 
 def test_the_best_filter_is_one_that_a_defender_can_afford() -> None:
-    assert best_filter(FILTERS) == (0.3, 0.7, "feature-squeezing, k=3")
+    best = best_filter(FILTERS["scores"], FILTERS["scoring"]["scores"])
+    assert best == Filter("feature-squeezing", "k=3", 0.7, {"attack_success_rate": 0.3})
+    assert best.name == "feature-squeezing, k=3"
     # Of two that leave as much, the one that costs less; a cost of exactly 4 points is allowed, whatever its rounding.
     known = {
         "original": {"clean_accuracy": 0.07},
         "release": {"k=3": {"clean_accuracy": 0.03}, "k=5": {"clean_accuracy": 0.03}},
+        "feature-squeezing": {},
     }
     equal = {
         name: {"clean_accuracy": clean, "trigger_then_filter": {"attack_success_rate": 0.2}}
         for name, clean in (("k=3", 0.02), ("k=5", 0.03))
     }
-    record = {
-        "scores": {**known, "feature-squeezing": {}},
-        "scoring": {"scores": {"release": equal, "feature-squeezing": {}}},
-    }
-    assert best_filter(record) == (0.2, 0.03, "release, k=5")
-    clean = {**FILTERS, "scoring": {"scores": {"release": {"k=3": {"trigger_then_filter": None}}}}}
-    clean["scoring"]["scores"]["feature-squeezing"] = {}  # type: ignore[index]
-    assert best_filter(clean) is None
+    best = best_filter(known, {"release": equal, "feature-squeezing": {}})
+    assert best == Filter("release", "k=5", 0.03, {"attack_success_rate": 0.2})
+    clean = {"release": {"k=3": {"trigger_then_filter": None}}, "feature-squeezing": {}}
+    assert best_filter(FILTERS["scores"], clean) is None
 
 
 def test_measures_are_every_number_of_a_run() -> None:

@@ -194,7 +194,7 @@ class ImageRegularization(Defense):
 
 def _sentence(known: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
     """Say what the best filter that a defender can afford leaves."""
-    original, best = scored["original"], best_filter({"scores": known, "scoring": {"scores": scored}})
+    original, best = scored["original"], best_filter(known, scored)
     clean = in_percent(original["clean_accuracy"], 1)
     if original["attack"] is None:
         return f"A clean model has no trigger to destroy; its clean accuracy is {clean} without a filter."
@@ -203,11 +203,9 @@ def _sentence(known: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
     limit = f"{100 * AFFORDABLE:g} points of clean accuracy on the defender's images"
     if best is None:
         return f"{before}; every filter costs more than {limit}."
-    kind, _, label = best[2].partition(", ")
-    left = success_in_words(scored[kind][label]["trigger_then_filter"])
     return (
-        f"{before}; of the filters that cost at most {limit} the best ({best[2]}, after the trigger) leaves "
-        f"{left}, with clean accuracy {in_percent(best[1], 1)}."
+        f"{before}; of the filters that cost at most {limit} the best ({best.name}, after the trigger) leaves "
+        f"{success_in_words(best.attack)}, with clean accuracy {in_percent(best.clean_accuracy, 1)}."
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from inputaware.config import config_from_dict, fields_that_count, flatten, preset_config
 from inputaware.evaluation.statistics import CONFIDENCE, Estimate, compare, estimate, holm
@@ -16,6 +16,7 @@ from inputaware.evaluation.statistics import CONFIDENCE, Estimate, compare, esti
 __all__ = [
     "AFFORDABLE",
     "COMPARED",
+    "Filter",
     "aggregate",
     "best_filter",
     "by_setting",
@@ -41,27 +42,41 @@ AFFORDABLE = 0.04
 """Clean accuracy that the filter chosen by :func:`best_filter` may cost."""
 
 
-def best_filter(record: Mapping[str, Any]) -> tuple[float, float, str] | None:
-    """Return what the best filter of image regularization leaves: attack success, clean accuracy, and its name.
+class Filter(NamedTuple):
+    """A filter of image regularization, and what it leaves where it is laid over the triggered image."""
+
+    kind: str
+    label: str
+    clean_accuracy: float
+    attack: Mapping[str, Any]
+    """Rates, as :func:`inputaware.evaluation.metrics.attack_rates` gives them."""
+
+    @property
+    def name(self) -> str:
+        """What tables and sentences call it."""
+        return f"{self.kind}, {self.label}"
+
+
+def best_filter(known: Mapping[str, Any], scored: Mapping[str, Any]) -> Filter | None:
+    """Return the best filter of image regularization; none where no filter qualifies.
 
     It is the one that, laid over the triggered image, leaves the attack least, of those that cost at most 4 points of
-    clean accuracy on the defender's images; of several the one with the best clean accuracy; none where no filter
-    qualifies.
+    clean accuracy on the defender's images; of several the one with the best clean accuracy.
 
     Args:
-        record: what ``defenses/image-regularization.json`` holds.
+        known: the scores of the examination, on the defender's images.
+        scored: the scores on the test set.
     """
-    scored, known = record["scoring"]["scores"], record["scores"]
     # Far below one image's share, so that a cost of exactly 4 points is allowed.
     affordable = known["original"]["clean_accuracy"] - AFFORDABLE - 1e-9
     return min(
         (
-            (found["trigger_then_filter"]["attack_success_rate"], found["clean_accuracy"], f"{kind}, {name}")
+            Filter(kind, label, found["clean_accuracy"], found["trigger_then_filter"])
             for kind in ("release", "feature-squeezing")
-            for name, found in scored[kind].items()
-            if found.get("trigger_then_filter") and known[kind][name]["clean_accuracy"] >= affordable
+            for label, found in scored[kind].items()
+            if found.get("trigger_then_filter") and known[kind][label]["clean_accuracy"] >= affordable
         ),
-        key=lambda filter: (filter[0], -filter[1], filter[2]),
+        key=lambda best: (best.attack["attack_success_rate"], -best.clean_accuracy, best.name),
         default=None,
     )
 
@@ -86,9 +101,9 @@ def measures(result: Mapping[str, Any]) -> dict[str, float]:
             found[f"defenses.{name}.seconds"] = float(record["seconds"])
         if record["verdict"] != "no-verdict":
             found[f"defenses.{name}.flagged"] = float(record["verdict"] == "flagged")
-        if name == "image-regularization" and (best := best_filter(record)):
-            found[f"defenses.{name}.best_filter.attack_success_rate"] = best[0]
-            found[f"defenses.{name}.best_filter.clean_accuracy"] = best[1]
+        if name == "image-regularization" and (best := best_filter(record["scores"], record["scoring"]["scores"])):
+            found[f"defenses.{name}.best_filter.attack_success_rate"] = float(best.attack["attack_success_rate"])
+            found[f"defenses.{name}.best_filter.clean_accuracy"] = best.clean_accuracy
     return found
 
 
