@@ -92,7 +92,7 @@ def test_table(project: Project) -> None:
         "",
         "Rates and mask area in percent, the paper's in brackets. Distances: root mean square between two images' "
         "masks or patterns, pixels in [0, 1]. Seconds: the whole command, from reading the data to the finished "
-        "evaluation; beside how many others on the same GPU.",
+        "evaluation. In brackets: how many others shared the GPU.",
     ]
     assert lines[:2] == ["# Name", ""]
     assert lines[-2] == "The end."
@@ -101,7 +101,9 @@ def test_table(project: Project) -> None:
 def test_all_to_all_has_no_class(project: Project) -> None:
     project.publish("a", {**ATTACKED, "target": "all-to-all", "target_class": None})
     assert project.run().returncode == 0
-    assert "| input-aware | all-to-all | fast |" in project.readme.read_text(encoding="utf-8")
+    text = project.readme.read_text(encoding="utf-8")
+    assert "| input-aware | all-to-all | fast |" in text
+    assert "shared the GPU" not in text
 
 
 DEFENDED: dict[str, Any] = {
