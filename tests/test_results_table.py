@@ -466,8 +466,8 @@ def test_table_of_fine_tuning_reads_several_folders(project: Project, tmp_path: 
     numbers = "91.00 / 87.00 / 72.00 | 90.00 / 86.00 / 70.00"
     learning = "learning rate 0.03, cosine, weight decay 0.0005, shifted by 4, mirrored"
     assert project.readme.read_text(encoding="utf-8").splitlines()[3:5] == [
-        f"| mnist | input-aware | learning rate 0.01, constant | {numbers} | 95.00 / 94.00 / 20.00 | 11.00 |",
-        f"| mnist | none | {learning} | {numbers} | - | - |",
+        f"| mnist | input-aware | 3 | learning rate 0.01, constant | {numbers} | 95.00 / 94.00 / 20.00 | 11.00 |",
+        f"| mnist | none | 3 | {learning} | {numbers} | - | - |",
     ]
     found = project.run("--table", "fine-tuning", "--results", str(project.results), str(tmp_path / "none"))
     assert (found.returncode, found.stderr) == (
