@@ -165,9 +165,10 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         values: dict[str, list[float]] = {}
         apart = _defended_otherwise(list(by_seed.values()))
         for seed in sorted(by_seed):
-            for name, value in measures(by_seed[seed]).items():
-                if not name.startswith(tuple(f"defenses.{defense}." for defense in apart)):
-                    values.setdefault(name, []).append(value)
+            result = by_seed[seed]
+            defenses = {name: record for name, record in result.get("defenses", {}).items() if name not in apart}
+            for name, value in measures({**result, "defenses": defenses}).items():
+                values.setdefault(name, []).append(value)
         records.append(
             {
                 **{key: first[key] for key in ("dataset", "attack", "target", "target_class", "preset")},
