@@ -18,7 +18,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from inputaware.config import config_to_dict
+from inputaware.config import check_number, config_to_dict
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError
 from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder
@@ -126,12 +126,10 @@ def run_sweep(
 
 
 def _check_resources(cpus: float, gpus: float, retries: int) -> None:
-    if not 0 < cpus < float("inf"):
-        raise ConfigError(f"cpus: expected a number above 0; found {cpus!r}")
+    check_number("cpus", cpus, 0, open_low=True)
     if not (0 <= gpus <= 1 or (1 < gpus < float("inf") and gpus == int(gpus))):
         raise ConfigError(f"gpus: expected 0, a fraction of 1, or a whole number; found {gpus!r}")
-    if retries < 0:
-        raise ConfigError(f"retries: expected a number of at least 0; found {retries!r}")
+    check_number("retries", retries, 0)
 
 
 def _check_folder(folder: Path) -> None:
