@@ -52,7 +52,6 @@ from inputaware.runs.environment import (
     describe_environment,
     fingerprint,
     keep_freed_memory,
-    peak_memory_mib,
     resolve_device,
     resolve_precision,
 )
@@ -275,7 +274,7 @@ class Run:
             {**finding.arrays, **{f"scoring_{name}": array for name, array in score.arrays.items()}},
         )
         # Before the JSON file, which says that the defense is done: what publishes it reads this row.
-        _note_time(self.folder, f"defense {defense.name}", started, self.device)
+        self.folder.note_time(f"defense {defense.name}", time.perf_counter() - started, self.device)
         write_json(self.folder.defenses / f"{defense.name}.json", record)
         progress(defense.name, 1.0)
         return record
@@ -462,7 +461,7 @@ def train(
                 processes=processes,
             )
             if processes.writes:
-                _note_time(folder, "preparation", started, device)
+                folder.note_time("preparation", time.perf_counter() - started, device)
             trainer.run(checkpoint)
             if not processes.writes:
                 processes.wait()
@@ -479,7 +478,7 @@ def train(
                 data.spec.classes,
                 progress=evaluating,
             )
-            _note_time(folder, "evaluation", started, device)
+            folder.note_time("evaluation", time.perf_counter() - started, device)
             folder.metrics.mend()
             # Last, since this file says that the run is finished.
             write_json(folder.evaluation, result)
@@ -621,15 +620,3 @@ def _check_batches(config: Config, images: int) -> None:
                 f"{stage}.batch_size: expected at most {images}, the images of the training split; found {batch_size}; "
                 f"take smaller batches with --{stage.replace('_', '-')}.batch-size"
             )
-
-
-def _note_time(folder: RunFolder, part: str, started: float, device: torch.device) -> None:
-    folder.timing.append(
-        {
-            "part": part,
-            "epoch": None,
-            "seconds": round(time.perf_counter() - started, 4),
-            "images_per_second": None,
-            "peak_memory_mib": peak_memory_mib(device),
-        }
-    )

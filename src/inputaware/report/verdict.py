@@ -9,6 +9,7 @@ from inputaware.config import Config
 from inputaware.evaluation.doubts import doubts
 from inputaware.evaluation.words import TESTS, in_percent
 from inputaware.report.collect import CollectedRun
+from inputaware.runs.journal import last_of_each
 
 __all__ = [
     "DEFENSE_TITLES",
@@ -114,8 +115,7 @@ def accuracy_rows(run: CollectedRun) -> list[AccuracyRow]:
 
 def cost_rows(run: CollectedRun) -> list[CostRow]:
     """Return what each part of the work cost: training, evaluation, defenses."""
-    # Of what was done twice, since a run was stopped and resumed, the last time counts.
-    rows = list({(row["part"], row["epoch"]): row for row in run.timing}.values())
+    rows = last_of_each(run.timing)
     found = []
     for part in dict.fromkeys(row["part"] for row in rows):
         own = [row for row in rows if row["part"] == part]

@@ -19,7 +19,6 @@ from inputaware.data.loader import Loader
 from inputaware.errors import RunFolderError, TrainingError, WriteError
 from inputaware.models.precision import full_float32
 from inputaware.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from inputaware.runs.environment import peak_memory_mib
 from inputaware.runs.folder import RunFolder
 from inputaware.training.interruption import DeferredSignals
 from inputaware.training.processes import Processes
@@ -273,14 +272,8 @@ class Trainer:
             self._save(index, epoch + 1, step.trained, loader)
         seconds = time.perf_counter() - started
         report = EpochReport(stage.name, epoch + 1, stage.epochs, losses, validation, seconds, seen / training_seconds)
-        self.folder.timing.append(
-            {
-                "part": stage.name,
-                "epoch": epoch + 1,
-                "seconds": round(seconds, 4),
-                "images_per_second": round(report.images_per_second, 1),
-                "peak_memory_mib": peak_memory_mib(self.device),
-            }
+        self.folder.note_time(
+            stage.name, seconds, self.device, epoch=epoch + 1, images_per_second=report.images_per_second
         )
         self.listener.epoch_finished(report)
 
