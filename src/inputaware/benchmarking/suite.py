@@ -16,8 +16,8 @@ from inputaware.benchmarking.plot import plot_benchmark
 from inputaware.benchmarking.size import BATCH_SIZES, SHARES, seconds_of_epoch
 from inputaware.benchmarking.startup import STARTS, measure_startup
 from inputaware.benchmarking.training import measure_training
-from inputaware.benchmarking.workload import STAGES, TRAINING_IMAGES
-from inputaware.config import PrecisionName, preset_config
+from inputaware.benchmarking.workload import STAGES
+from inputaware.config import IMAGE_COUNTS, PrecisionName, preset_config
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError
 from inputaware.runs.environment import describe_environment, keep_freed_memory, resolve_device, resolve_precision
@@ -53,7 +53,7 @@ class _Effort:
 
 def _effort(dataset: str, *, quick: bool, repeats: int | None) -> _Effort:
     grey = dataset_spec(dataset).shape[0] == 1
-    everything = TRAINING_IMAGES[dataset]
+    everything = IMAGE_COUNTS[dataset].train
     if quick:
         rounds, epoch = repeats or 3, min(everything, 1024 if grey else 256)
         return _Effort(rounds, steps=3, passes=5 * rounds, warm_up=1, images=epoch, starts=repeats or 1)
@@ -168,7 +168,7 @@ def _training(
         found = measure_training(
             dataset,
             stage,
-            images=TRAINING_IMAGES[dataset],
+            images=IMAGE_COUNTS[dataset].train,
             repeats=effort.rounds,
             steps=effort.steps,
             device=device,
