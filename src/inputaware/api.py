@@ -59,24 +59,12 @@ from inputaware.runs.files import check_new_folder, read_json, write_arrays, wri
 from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.import_official import OfficialCheckpoint, read_official
-from inputaware.training.loop import EpochReport, Listener, Trainer, training_state
+from inputaware.training.listeners import Listeners
+from inputaware.training.loop import Listener, Trainer, training_state
 from inputaware.training.processes import Processes
 from inputaware.training.step import place_modules
 
 __all__ = ["Run", "import_official", "recorded_config", "train"]
-
-
-class _Silent:
-    """A listener that keeps what it hears to itself."""
-
-    def stage_started(self, stage: str, epochs: int, steps: int, done: int) -> None:
-        """Say nothing."""
-
-    def stepped(self, steps: int, losses: dict[str, float]) -> None:
-        """Say nothing."""
-
-    def epoch_finished(self, report: EpochReport) -> None:
-        """Say nothing."""
 
 
 class Run:
@@ -457,7 +445,7 @@ def train(
                 precision=precision,
                 fingerprint=machine,
                 folder=folder,
-                listener=listener or _Silent(),
+                listener=listener or Listeners(()),
                 processes=processes,
             )
             if processes.writes:
