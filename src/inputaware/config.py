@@ -453,7 +453,7 @@ def override(settings: _Settings, changes: dict[str, Any]) -> _Settings:
 
 def _merge(settings: Any, changes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return settings as plain data, with changes; the fields of a nested part are changed one by one."""
-    merged = _to_dict(settings)
+    merged = config_to_dict(settings)
     for key, value in changes.items():
         if key not in merged:
             raise ConfigError(f"{prefix}{key}: unknown option; expected one of {', '.join(merged)}")
@@ -470,7 +470,16 @@ def _merge(settings: Any, changes: Mapping[str, Any], prefix: str) -> dict[str, 
 
 def config_to_dict(config: DataclassInstance) -> dict[str, Any]:
     """Return a configuration, or other settings that are a dataclass, as plain data for JSON: what makes it anew."""
-    return _to_dict(config)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        return value
+
+    found: dict[str, Any] = plain(dataclasses.asdict(config))
+    return {part.name: found[part.name] for part in dataclasses.fields(config) if part.init}
 
 
 def config_identity(config: Config) -> dict[str, Any]:
@@ -485,18 +494,6 @@ def config_identity(config: Config) -> dict[str, Any]:
     if config.counted_images is None:
         del record["counted_images"]
     return record
-
-
-def _to_dict(settings: Any) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, tuple | list):
-            return [plain(item) for item in value]
-        return value
-
-    found: dict[str, Any] = plain(dataclasses.asdict(settings))
-    return {part.name: found[part.name] for part in dataclasses.fields(settings) if part.init}
 
 
 def config_from_dict(data: dict[str, Any]) -> Config:

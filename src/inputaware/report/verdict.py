@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any, NamedTuple
 
-from inputaware.config import Config
+from inputaware.config import Config, flatten
 from inputaware.evaluation.doubts import doubts
 from inputaware.evaluation.words import TESTS, in_percent
 from inputaware.report.collect import CollectedRun
@@ -131,12 +131,9 @@ def cost_rows(run: CollectedRun) -> list[CostRow]:
     return found
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(values: dict[str, Any]) -> dict[str, str]:
     """Return nested settings as text by dotted name."""
-    found: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return found
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        for name, value in flatten(values).items()
+    }
