@@ -54,6 +54,7 @@ from inputaware.runs.environment import (
     keep_freed_memory,
     resolve_device,
     resolve_precision,
+    seeded,
 )
 from inputaware.runs.files import check_new_folder, read_json, write_arrays, write_folder, write_json, writing
 from inputaware.runs.findings import kept_finding
@@ -415,8 +416,7 @@ def train(
     # All have looked at the folder before one makes it.
     processes.wait()
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed, device):
         attack = build_attack(config, data.spec)
         if not resuming and processes.writes:
             RunFolder.create(folder.path, config, data.spec)
@@ -494,8 +494,7 @@ def import_official(file: str | os.PathLike[str], output: str | os.PathLike[str]
     config = official.config
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed, torch.device("cpu")):
         attack = build_attack(config, official.spec)
         official.load_into(attack)
         tensors = training_state(attack, torch.Generator().manual_seed(config.seed))

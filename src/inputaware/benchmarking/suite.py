@@ -20,7 +20,13 @@ from inputaware.benchmarking.workload import STAGES
 from inputaware.config import IMAGE_COUNTS, PrecisionName, preset_config
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError
-from inputaware.runs.environment import describe_environment, keep_freed_memory, resolve_device, resolve_precision
+from inputaware.runs.environment import (
+    describe_environment,
+    keep_freed_memory,
+    resolve_device,
+    resolve_precision,
+    seeded,
+)
 from inputaware.runs.files import check_output_file, make_folder_for, write_json
 
 __all__ = ["PARTS", "PartName", "benchmark"]
@@ -121,8 +127,7 @@ def benchmark(
         "size": lambda: _size(result, dataset, effort, place, used, progress),
         "startup": lambda: _startup(result, effort, progress),
     }
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(0)
+    with seeded(0, place):
         for part in PARTS:
             if part in parts:
                 progress(part, 0.0)

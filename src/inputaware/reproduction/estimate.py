@@ -12,7 +12,7 @@ from inputaware.config import IMAGE_COUNTS, Config, PrecisionName
 from inputaware.data.spec import dataset_spec
 from inputaware.defenses.settings import DefenseSettings
 from inputaware.reproduction.works import WorkKind
-from inputaware.runs.environment import resolve_precision
+from inputaware.runs.environment import resolve_precision, seeded
 
 __all__ = ["seconds_of_work", "seconds_per_image"]
 
@@ -33,8 +33,7 @@ def seconds_per_image(dataset: str, device: torch.device, precision: PrecisionNa
     found: dict[StageName, float] = {}
     used = resolve_precision(precision, device)
     for stage in STAGES:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
+        with seeded(0, device):
             work = Workload.build(dataset, stage, images=_BATCH, device=device, precision=used, batch_size=_BATCH)
             batch = next(work.batches())
 

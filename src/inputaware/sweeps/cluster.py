@@ -20,6 +20,7 @@ from typing import Any
 
 from inputaware.config import check_number, config_to_dict
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError
+from inputaware.runs.environment import usable_processors
 from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder
 from inputaware.sweeps.grid import Cell, Sweep
@@ -184,13 +185,9 @@ def _connected(ray: Any, address: str | None) -> Iterator[Any]:
     """Connect to a cluster, or start a local one that ends with this process."""
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        try:
-            processors = len(os.sched_getaffinity(0))
-        except AttributeError:  # not on Linux
-            processors = os.cpu_count() or 1
         options |= {
             "address": "local",
-            "num_cpus": processors,
+            "num_cpus": usable_processors(),
             "object_store_memory": _OBJECT_STORE,
             "include_dashboard": False,
         }
