@@ -24,7 +24,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from inputaware.attacks.base import Backdoor
+from inputaware.attacks.base import Attack, Backdoor
 from inputaware.attacks.registry import build_attack
 from inputaware.config import (
     DATASETS,
@@ -36,7 +36,7 @@ from inputaware.config import (
     config_differences,
     override,
 )
-from inputaware.data.cache import load_images
+from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices
 from inputaware.defenses.base import CleanData, Defense, Suspect, Trial
@@ -405,14 +405,7 @@ def train(
             f"{data.spec.classes} and {test.spec.classes} classes, shapes {data.spec.shape} and {test.spec.shape}; "
             "restore the files"
         )
-    splits = split_indices(data.labels, name=config.dataset, class_names=data.spec.class_names)
-    chosen = splits.train
-    if config.train_images is not None:
-        chosen = _subset("train_images", data.labels, chosen, config.train_images)
-    watched = splits.validation
-    if config.validation_images is not None and config.validation_images < len(watched):
-        watched = subset_indices(data.labels, watched, config.validation_images)
-    _check_batches(config, len(chosen))
+    chosen, watched = _choose(config, data)
     # All have looked at the folder before one makes it.
     processes.wait()
 
@@ -454,23 +447,48 @@ def train(
             if not processes.writes:
                 processes.wait()
                 return Run.load(folder.path, device=config.device)
-            started = time.perf_counter()
-            folder.save_modules(attack, config, data.spec)
-            # Read back, so that what is evaluated is what the files hold.
-            run = Run.load(folder.path, device=config.device)
-            result = evaluate(
-                run.classifier,
-                run.backdoor,
-                test.images.to(device),
-                test.labels.to(device),
-                data.spec.classes,
-                progress=evaluating,
-            )
-            folder.note_time("evaluation", time.perf_counter() - started, device)
-            folder.metrics.mend()
-            # Last, since this file says that the run is finished.
-            write_json(folder.evaluation, result)
+            run = _finish(folder, attack, config, data.spec, test, device, evaluating)
             processes.wait()
+    return run
+
+
+def _choose(config: Config, data: ImageSet) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " validation"]]:
+    """Return the images that train and those that validate; what cannot be had is refused."""
+    splits = split_indices(data.labels, name=config.dataset, class_names=data.spec.class_names)
+    chosen, watched = splits.train, splits.validation
+    if config.train_images is not None:
+        if config.train_images > len(chosen):
+            raise ConfigError(
+                f"train_images: expected at most {len(chosen)}, the images of the training split; "
+                f"found {config.train_images}"
+            )
+        chosen = subset_indices(data.labels, chosen, config.train_images)
+    if config.validation_images is not None and config.validation_images < len(watched):
+        watched = subset_indices(data.labels, watched, config.validation_images)
+    _check_batches(config, len(chosen))
+    return chosen, watched
+
+
+def _finish(
+    folder: RunFolder,
+    attack: Attack,
+    config: Config,
+    spec: DatasetSpec,
+    test: ImageSet,
+    device: torch.device,
+    evaluating: Callable[[float], None],
+) -> Run:
+    """Write the networks and what they are worth on the test set, and return the run."""
+    started = time.perf_counter()
+    folder.save_modules(attack, config, spec)
+    # Read back, so that what is evaluated is what the files hold.
+    run = Run.load(folder.path, device=config.device)
+    images, labels = test.images.to(device), test.labels.to(device)
+    result = evaluate(run.classifier, run.backdoor, images, labels, spec.classes, progress=evaluating)
+    folder.note_time("evaluation", time.perf_counter() - started, device)
+    folder.metrics.mend()
+    # Last, since this file says that the run is finished.
+    write_json(folder.evaluation, result)
     return run
 
 
@@ -580,12 +598,6 @@ def _record_environment(folder: RunFolder, record: dict[str, Any]) -> None:
         earlier = first.get("resumed", [])
         record = {**first, "resumed": [*(earlier if isinstance(earlier, list) else []), record]}
     write_json(folder.environment, record)
-
-
-def _subset(option: str, labels: Tensor, indices: Tensor, count: int) -> Tensor:
-    if count > len(indices):
-        raise ConfigError(f"{option}: expected at most {len(indices)}, the images of the training split; found {count}")
-    return subset_indices(labels, indices, count)
 
 
 def _is_run(folder: RunFolder) -> bool:
