@@ -18,6 +18,7 @@ import pytest
 
 from inputaware.config import (
     DATASETS,
+    IMAGE_COUNTS,
     PRESETS,
     AugmentationConfig,
     PresetName,
@@ -604,6 +605,11 @@ def test_a_folder_is_a_dataset(tmp_path: Path) -> None:
 
 
 # Counting
+
+
+def test_what_training_gets_of_each_data_set() -> None:
+    trained_on = {name: images.train for name, images in IMAGE_COUNTS.items()}
+    assert trained_on == {"digits": 1149, "mnist": 50_000, "cifar10": 40_000, "gtsrb": 29_209}
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 64, 100, 128, 1000])

@@ -117,7 +117,6 @@ def report(epoch: int, **changes: Any) -> EpochReport:
             "epochs": 5,
             "losses": {"total": 1.5, "cross_entropy": 0.25},
             "validation": {"clean_accuracy": 0.5, "attack_success_rate": 0.25, "cross_accuracy": None},
-            "seconds": 1.0,
             "images_per_second": 1234.4,
             **changes,
         }

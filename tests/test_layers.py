@@ -43,6 +43,7 @@ LIGHT = [
     "config",
     "data.spec",
     "evaluation.aggregate",
+    "evaluation.filters",
     "evaluation.statistics",
     "evaluation.words",
     "runs.description",

@@ -24,7 +24,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from inputaware.attacks.base import Backdoor
+from inputaware.attacks.base import Attack, Backdoor
 from inputaware.attacks.registry import build_attack
 from inputaware.config import (
     DATASETS,
@@ -36,7 +36,7 @@ from inputaware.config import (
     config_differences,
     override,
 )
-from inputaware.data.cache import load_images
+from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices
 from inputaware.defenses.base import CleanData, Defense, Suspect, Trial
@@ -52,32 +52,20 @@ from inputaware.runs.environment import (
     describe_environment,
     fingerprint,
     keep_freed_memory,
-    peak_memory_mib,
     resolve_device,
     resolve_precision,
+    seeded,
 )
 from inputaware.runs.files import check_new_folder, read_json, write_arrays, write_folder, write_json, writing
 from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.import_official import OfficialCheckpoint, read_official
-from inputaware.training.loop import EpochReport, Listener, Trainer, training_state
+from inputaware.training.listeners import Listeners
+from inputaware.training.loop import Listener, Trainer, training_state
 from inputaware.training.processes import Processes
 from inputaware.training.step import place_modules
 
 __all__ = ["Run", "import_official", "recorded_config", "train"]
-
-
-class _Silent:
-    """A listener that keeps what it hears to itself."""
-
-    def stage_started(self, stage: str, epochs: int, steps: int, done: int) -> None:
-        """Say nothing."""
-
-    def stepped(self, steps: int, losses: dict[str, float]) -> None:
-        """Say nothing."""
-
-    def epoch_finished(self, report: EpochReport) -> None:
-        """Say nothing."""
 
 
 class Run:
@@ -275,7 +263,7 @@ class Run:
             {**finding.arrays, **{f"scoring_{name}": array for name, array in score.arrays.items()}},
         )
         # Before the JSON file, which says that the defense is done: what publishes it reads this row.
-        _note_time(self.folder, f"defense {defense.name}", started, self.device)
+        self.folder.note_time(f"defense {defense.name}", time.perf_counter() - started, self.device)
         write_json(self.folder.defenses / f"{defense.name}.json", record)
         progress(defense.name, 1.0)
         return record
@@ -417,19 +405,11 @@ def train(
             f"{data.spec.classes} and {test.spec.classes} classes, shapes {data.spec.shape} and {test.spec.shape}; "
             "restore the files"
         )
-    splits = split_indices(data.labels, name=config.dataset, class_names=data.spec.class_names)
-    chosen = splits.train
-    if config.train_images is not None:
-        chosen = _subset("train_images", data.labels, chosen, config.train_images)
-    watched = splits.validation
-    if config.validation_images is not None and config.validation_images < len(watched):
-        watched = subset_indices(data.labels, watched, config.validation_images)
-    _check_batches(config, len(chosen))
+    chosen, watched = _choose(config, data)
     # All have looked at the folder before one makes it.
     processes.wait()
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed, device):
         attack = build_attack(config, data.spec)
         if not resuming and processes.writes:
             RunFolder.create(folder.path, config, data.spec)
@@ -458,32 +438,57 @@ def train(
                 precision=precision,
                 fingerprint=machine,
                 folder=folder,
-                listener=listener or _Silent(),
+                listener=listener or Listeners(()),
                 processes=processes,
             )
             if processes.writes:
-                _note_time(folder, "preparation", started, device)
+                folder.note_time("preparation", time.perf_counter() - started, device)
             trainer.run(checkpoint)
             if not processes.writes:
                 processes.wait()
                 return Run.load(folder.path, device=config.device)
-            started = time.perf_counter()
-            folder.save_modules(attack, config, data.spec)
-            # Read back, so that what is evaluated is what the files hold.
-            run = Run.load(folder.path, device=config.device)
-            result = evaluate(
-                run.classifier,
-                run.backdoor,
-                test.images.to(device),
-                test.labels.to(device),
-                data.spec.classes,
-                progress=evaluating,
-            )
-            _note_time(folder, "evaluation", started, device)
-            folder.metrics.mend()
-            # Last, since this file says that the run is finished.
-            write_json(folder.evaluation, result)
+            run = _finish(folder, attack, config, data.spec, test, device, evaluating)
             processes.wait()
+    return run
+
+
+def _choose(config: Config, data: ImageSet) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " validation"]]:
+    """Return the images that train and those that validate; what cannot be had is refused."""
+    splits = split_indices(data.labels, name=config.dataset, class_names=data.spec.class_names)
+    chosen, watched = splits.train, splits.validation
+    if config.train_images is not None:
+        if config.train_images > len(chosen):
+            raise ConfigError(
+                f"train_images: expected at most {len(chosen)}, the images of the training split; "
+                f"found {config.train_images}"
+            )
+        chosen = subset_indices(data.labels, chosen, config.train_images)
+    if config.validation_images is not None and config.validation_images < len(watched):
+        watched = subset_indices(data.labels, watched, config.validation_images)
+    _check_batches(config, len(chosen))
+    return chosen, watched
+
+
+def _finish(
+    folder: RunFolder,
+    attack: Attack,
+    config: Config,
+    spec: DatasetSpec,
+    test: ImageSet,
+    device: torch.device,
+    evaluating: Callable[[float], None],
+) -> Run:
+    """Write the networks and what they are worth on the test set, and return the run."""
+    started = time.perf_counter()
+    folder.save_modules(attack, config, spec)
+    # Read back, so that what is evaluated is what the files hold.
+    run = Run.load(folder.path, device=config.device)
+    images, labels = test.images.to(device), test.labels.to(device)
+    result = evaluate(run.classifier, run.backdoor, images, labels, spec.classes, progress=evaluating)
+    folder.note_time("evaluation", time.perf_counter() - started, device)
+    folder.metrics.mend()
+    # Last, since this file says that the run is finished.
+    write_json(folder.evaluation, result)
     return run
 
 
@@ -507,8 +512,7 @@ def import_official(file: str | os.PathLike[str], output: str | os.PathLike[str]
     config = official.config
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed, torch.device("cpu")):
         attack = build_attack(config, official.spec)
         official.load_into(attack)
         tensors = training_state(attack, torch.Generator().manual_seed(config.seed))
@@ -596,12 +600,6 @@ def _record_environment(folder: RunFolder, record: dict[str, Any]) -> None:
     write_json(folder.environment, record)
 
 
-def _subset(option: str, labels: Tensor, indices: Tensor, count: int) -> Tensor:
-    if count > len(indices):
-        raise ConfigError(f"{option}: expected at most {len(indices)}, the images of the training split; found {count}")
-    return subset_indices(labels, indices, count)
-
-
 def _is_run(folder: RunFolder) -> bool:
     try:
         folder.config()
@@ -621,15 +619,3 @@ def _check_batches(config: Config, images: int) -> None:
                 f"{stage}.batch_size: expected at most {images}, the images of the training split; found {batch_size}; "
                 f"take smaller batches with --{stage.replace('_', '-')}.batch-size"
             )
-
-
-def _note_time(folder: RunFolder, part: str, started: float, device: torch.device) -> None:
-    folder.timing.append(
-        {
-            "part": part,
-            "epoch": None,
-            "seconds": round(time.perf_counter() - started, 4),
-            "images_per_second": None,
-            "peak_memory_mib": peak_memory_mib(device),
-        }
-    )

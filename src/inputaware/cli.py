@@ -30,7 +30,7 @@ from inputaware.commands import (
     SweepCommand,
     TrainCommand,
 )
-from inputaware.config import Config, check_config, check_processes, config_to_dict, flatten
+from inputaware.config import Config, check_config, check_number, check_processes, config_to_dict, flatten
 from inputaware.defenses.settings import DEFENSES, DefenseName, field_of
 from inputaware.errors import ConfigError, DefenseError, InputAwareError, UsageError, WriteError
 
@@ -43,8 +43,7 @@ __all__ = ["main"]
 
 
 def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]) -> int:
-    if command.devices < 1:
-        raise ConfigError(f"devices: expected a number of at least 1; found {command.devices}")
+    check_number("devices", command.devices, 1)
     from inputaware.runs.description import read_description
     from inputaware.training.processes import join_processes, launch
 

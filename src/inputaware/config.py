@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from inputaware.errors import ConfigError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASETS",
-    "HELD_OUT",
+    "IMAGE_COUNTS",
     "IMAGE_SUFFIXES",
     "PRESETS",
     "ArchitectureName",
@@ -33,6 +33,7 @@ __all__ = [
     "AugmentationConfig",
     "Config",
     "EvaluationSplit",
+    "ImageCounts",
     "JointStageConfig",
     "MaskStageConfig",
     "ModelConfig",
@@ -70,11 +71,39 @@ ArchitectureName = Literal["auto", "mnist-cnn", "preact-resnet18"]
 PartnerRule = Literal["derangement", "distinct-order", "second-order"]
 PatchName = Literal["checkerboard", "white"]
 
-DATASETS: tuple[str, ...] = ("digits", "mnist", "cifar10", "gtsrb")
-"""The data sets that are known by name; anything else is a path."""
-
-HELD_OUT = 5_000
+_HELD_OUT = 5_000
 """Training images in the validation split, and as many in the defender's; of digits and of one's own fewer."""
+
+
+class ImageCounts(NamedTuple):
+    """How many images a data set has.
+
+    Attributes:
+        published: its publisher's, to train on.
+        test: its publisher's, to test on.
+        held_out: those of the published in the validation split, and as many in the defender's.
+    """
+
+    published: int
+    test: int
+    held_out: int = _HELD_OUT
+
+    @property
+    def train(self) -> int:
+        """Those in the ``train`` split: what the others leave."""
+        return self.published - 2 * self.held_out
+
+
+IMAGE_COUNTS = {
+    "digits": ImageCounts(1437, 360, held_out=144),
+    "mnist": ImageCounts(60_000, 10_000),
+    "cifar10": ImageCounts(50_000, 10_000),
+    "gtsrb": ImageCounts(39_209, 12_630),
+}
+"""The images of each data set that is known by name."""
+
+DATASETS = tuple(IMAGE_COUNTS)
+"""The data sets that are known by name; anything else is a path."""
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What counts as an image in a folder; other files are passed over."""
@@ -306,7 +335,7 @@ _LEAST_STEPS = (450, 1_800)
 
 def held_out(images: int, classes: int) -> int:
     """Return how many training images of one's own make the validation split, and as many the defender's."""
-    return max(classes, min(HELD_OUT, images // 10))
+    return max(classes, min(_HELD_OUT, images // 10))
 
 
 def _count_images(dataset: str) -> int | None:
@@ -424,7 +453,7 @@ def override(settings: _Settings, changes: dict[str, Any]) -> _Settings:
 
 def _merge(settings: Any, changes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return settings as plain data, with changes; the fields of a nested part are changed one by one."""
-    merged = _to_dict(settings)
+    merged = config_to_dict(settings)
     for key, value in changes.items():
         if key not in merged:
             raise ConfigError(f"{prefix}{key}: unknown option; expected one of {', '.join(merged)}")
@@ -441,7 +470,16 @@ def _merge(settings: Any, changes: Mapping[str, Any], prefix: str) -> dict[str, 
 
 def config_to_dict(config: DataclassInstance) -> dict[str, Any]:
     """Return a configuration, or other settings that are a dataclass, as plain data for JSON: what makes it anew."""
-    return _to_dict(config)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        return value
+
+    found: dict[str, Any] = plain(dataclasses.asdict(config))
+    return {part.name: found[part.name] for part in dataclasses.fields(config) if part.init}
 
 
 def config_identity(config: Config) -> dict[str, Any]:
@@ -456,18 +494,6 @@ def config_identity(config: Config) -> dict[str, Any]:
     if config.counted_images is None:
         del record["counted_images"]
     return record
-
-
-def _to_dict(settings: Any) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, tuple | list):
-            return [plain(item) for item in value]
-        return value
-
-    found: dict[str, Any] = plain(dataclasses.asdict(settings))
-    return {part.name: found[part.name] for part in dataclasses.fields(settings) if part.init}
 
 
 def config_from_dict(data: dict[str, Any]) -> Config:

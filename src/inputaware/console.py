@@ -81,8 +81,6 @@ class TrainingDisplay:
         )
         self.task: TaskID | None = None
         self.stage = ""
-        self.epochs = 0
-        self.steps = 0
         self.validation = ""
         self.losses = ""
         self.speed = ""
@@ -101,7 +99,7 @@ class TrainingDisplay:
         self.progress.start()
         if self.task is not None:
             self.progress.update(self.task, visible=False)
-        self.stage, self.epochs, self.steps = stage, epochs, steps
+        self.stage = stage
         self.validation = self.losses = self.speed = ""
         self.task = self.progress.add_task(f"{stage} stage", total=epochs * steps, completed=done * steps, status="")
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from inputaware.attacks.badnets import Clean
 from inputaware.attacks.base import Stage
 from inputaware.attacks.registry import build_attack
 from inputaware.benchmarking.baseline import PlainMnistCnn, plain_copy, plain_stage
@@ -101,10 +100,3 @@ def test_the_plain_classifier_draws_with_torchs_dropout() -> None:
     images = torch.rand(4, 1, 28, 28)
     assert not torch.equal(plain(images), plain(images))
     torch.testing.assert_close(plain.eval()(images), product.eval()(images))
-
-
-def test_other_stages_have_no_plain_counterpart() -> None:
-    config = preset_config("fast", dataset="digits", attack="none")
-    stage = next(Clean(config, dataset_spec("digits")).stages())
-    with pytest.raises(TypeError, match=f"stage: expected MaskStage or JointStage; found {type(stage).__name__}"):
-        plain_stage(stage)

@@ -9,8 +9,8 @@ from inputaware.benchmarking.size import seconds_of_epoch
 from inputaware.training.step import TrainingStep
 
 
-@pytest.mark.parametrize(("batch_size", "expected"), [(32, (32, 3)), (None, (64, 1))])
-def test_an_epoch(batch_size: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batch_size", "expected"), [(32, (32, 3)), (64, (64, 1))])
+def test_an_epoch(batch_size: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(TrainingStep, "__call__", lambda self, batch, **_: sizes.append(len(batch.images)))
     row = seconds_of_epoch(

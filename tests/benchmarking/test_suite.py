@@ -13,6 +13,7 @@ from PIL import Image
 
 from inputaware.benchmarking import benchmark, latency, suite, training
 from inputaware.cli import main
+from inputaware.config import IMAGE_COUNTS, ImageCounts
 from inputaware.runs.files import read_json
 
 SPEEDUPS = ("mask_step_speedup", "mask_loop_speedup", "joint_step_speedup", "joint_loop_speedup")
@@ -21,7 +22,7 @@ SPEEDUPS = ("mask_step_speedup", "mask_loop_speedup", "joint_step_speedup", "joi
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let everything be measured on as little as there can be, and start no other processes."""
-    monkeypatch.setitem(suite.TRAINING_IMAGES, "digits", 64)
+    monkeypatch.setitem(IMAGE_COUNTS, "digits", ImageCounts(352, 360, held_out=144))
     monkeypatch.setattr(suite, "measure_training", partial(training.measure_training, batch_size=16))
     monkeypatch.setattr(suite, "measure_latency", partial(latency.measure_latency, batches=(1, 2)))
     effort = suite._Effort(rounds=1, steps=1, passes=1, warm_up=1, images=64, starts=1)

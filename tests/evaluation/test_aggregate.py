@@ -10,9 +10,7 @@ from scipy import stats
 
 from inputaware.config import config_to_dict, preset_config
 from inputaware.evaluation.aggregate import (
-    Filter,
     aggregate,
-    best_filter,
     changes,
     comparisons,
     in_words,
@@ -48,44 +46,19 @@ def result(seed: int, clean: float, success: float | None = None, **options: Any
     }
 
 
-FILTERS = {
+FILTERED = {
     "scores": {
         "original": {"clean_accuracy": 0.9},
-        "release": {"k=3": {"clean_accuracy": 0.9}, "k=5": {"clean_accuracy": 0.85}},
-        "feature-squeezing": {"k=3": {"clean_accuracy": 0.87}},
+        "release": {"k=3": {"clean_accuracy": 0.9}},
+        "feature-squeezing": {},
     },
     "scoring": {
         "scores": {
-            "release": {
-                "k=3": {"clean_accuracy": 0.9, "trigger_then_filter": {"attack_success_rate": 0.4}},
-                "k=5": {"clean_accuracy": 0.8, "trigger_then_filter": {"attack_success_rate": 0.2}},
-            },
-            "feature-squeezing": {
-                "k=3": {"clean_accuracy": 0.7, "trigger_then_filter": {"attack_success_rate": 0.3}},
-            },
+            "release": {"k=3": {"clean_accuracy": 0.9, "trigger_then_filter": {"attack_success_rate": 0.3}}},
+            "feature-squeezing": {},
         }
     },
 }
-
-
-def test_the_best_filter_is_one_that_a_defender_can_afford() -> None:
-    best = best_filter(FILTERS["scores"], FILTERS["scoring"]["scores"])
-    assert best == Filter("feature-squeezing", "k=3", 0.7, {"attack_success_rate": 0.3})
-    assert best.name == "feature-squeezing, k=3"
-    # Of two that leave as much, the one that costs less; a cost of exactly 4 points is allowed, whatever its rounding.
-    known = {
-        "original": {"clean_accuracy": 0.07},
-        "release": {"k=3": {"clean_accuracy": 0.03}, "k=5": {"clean_accuracy": 0.03}},
-        "feature-squeezing": {},
-    }
-    equal = {
-        name: {"clean_accuracy": clean, "trigger_then_filter": {"attack_success_rate": 0.2}}
-        for name, clean in (("k=3", 0.02), ("k=5", 0.03))
-    }
-    best = best_filter(known, {"release": equal, "feature-squeezing": {}})
-    assert best == Filter("release", "k=5", 0.03, {"attack_success_rate": 0.2})
-    clean = {"release": {"k=3": {"trigger_then_filter": None}}, "feature-squeezing": {}}
-    assert best_filter(FILTERS["scores"], clean) is None
 
 
 def test_measures_are_every_number_of_a_run() -> None:
@@ -98,7 +71,7 @@ def test_measures_are_every_number_of_a_run() -> None:
             "seconds": 3,
         },
         "neural-cleanse": {"scores": {"flagged": [1]}, "scoring": {"scores": {}}, "verdict": "flagged", "seconds": 4},
-        "image-regularization": {**FILTERS, "verdict": "no-verdict", "seconds": 5},
+        "image-regularization": {**FILTERED, "verdict": "no-verdict", "seconds": 5},
     }
     found = measures(run)
     assert found["clean_accuracy"] == 0.9

@@ -83,8 +83,17 @@ def test_each_run_is_judged_by_its_own_threshold() -> None:
 
 
 def test_filters_without_a_trigger_show_clean_accuracy_only() -> None:
-    (axis,) = filter_bars({"none": {"clean": 0.9}, "k=3": {"clean": 0.7, "trigger, then filter": None}}).axes
+    (axis,) = filter_bars({"none": {"clean": 0.9}, "k=3": {"clean": 0.7, "trigger_then_filter": None}}).axes
     assert [bar.get_height() for bar in axis.patches] == [90, 70]
+    assert [text.get_text() for text in axis.figure.legends[0].get_texts()] == ["clean"]
+
+
+def test_filters_are_shown_in_both_orders() -> None:
+    rates = {"trigger_then_filter": 0.2, "filter_then_trigger": 0.8, "clean": 0.7}
+    (axis,) = filter_bars({"k=3": rates}).axes
+    assert [bar.get_height() for bar in axis.patches] == pytest.approx([70, 80, 20])
+    words = [text.get_text() for text in axis.figure.legends[0].get_texts()]
+    assert words == ["clean", "filter, then trigger", "trigger, then filter"]
 
 
 @pytest.mark.parametrize(("draw", "factor"), [(accuracy_points, 100), (latency_points, 1)])

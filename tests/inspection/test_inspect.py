@@ -71,6 +71,29 @@ def test_heat_lies_where_the_network_looks() -> None:
     json.dumps(found.record, allow_nan=False)
 
 
+class HalfBright(Backdoor):
+    """Half of a white pattern in the upper rows."""
+
+    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mask = torch.zeros(len(images), 1, *SHAPE[1:])
+        mask[:, :, :2] = 0.5
+        return mask, torch.ones_like(images)
+
+
+def test_a_gallery_holds_what_was_applied() -> None:
+    gallery = inspected(HalfBright(shape=SHAPE, classes=2, target="all-to-all", target_class=0), each=3).gallery
+    clean = data()[0].numpy()[gallery["index"]] / 255
+    expected = clean.copy()
+    expected[:, :, :2] = clean[:, :, :2] / 2 + 0.5
+    for name, values in (("image", clean), ("poisoned", expected), ("residual", expected - clean)):
+        np.testing.assert_allclose(gallery[name], values, rtol=0, atol=1e-6)
+    assert not gallery["residual"][:, :, 2:].any()
+    assert (gallery["mask"][:, :, :2] == 0.5).all()
+    assert not gallery["mask"][:, :, 2:].any()
+    assert (gallery["pattern"] == 1).all()
+    assert gallery["target"].tolist() == [1, 1, 1]
+
+
 def test_the_seed_decides_which_images_are_shown() -> None:
     one, same, other = (inspected(None, each=4, seed=seed) for seed in (0, 0, 1))
     assert one.record == same.record

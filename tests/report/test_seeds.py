@@ -53,6 +53,18 @@ def test_defenses_of_ones_own_have_columns_too() -> None:
     ]
 
 
+def test_a_score_within_others_makes_no_column() -> None:
+    runs = [result("badnets", seed, 0.9, 1.0, []) for seed in range(2)]
+    for run in runs:
+        scoring = {"scores": {"group": {"scoring": {"auroc": 0.5}}}}
+        own = {"settings": {}, "seconds": 1.0, "scores": {"group": {"flagged": 1}}, "scoring": scoring}
+        run["defenses"]["mine"] = {**own, "verdict": "not-flagged"}
+    found = over_seeds({f"run{number}": run for number, run in enumerate(runs)})
+    assert found is not None
+    assert found["columns"] == ["seeds", "clean", "attack", "Neural Cleanse flags", "mine flags"]
+    assert found["rows"][0]["cells"][-2:] == ["0 of 2", "0 of 2"]
+
+
 def test_means_and_differences_of_what_has_several_seeds() -> None:
     found = over_seeds(
         {

@@ -23,6 +23,8 @@ from inputaware.runs.environment import (
     keep_freed_memory,
     resolve_device,
     resolve_precision,
+    seeded,
+    usable_processors,
 )
 
 CPU = torch.device("cpu")
@@ -266,6 +268,28 @@ def test_a_machine_that_tells_nothing_of_its_processor(monkeypatch: pytest.Monke
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_processors_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
+    assert usable_processors() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert usable_processors() == 5
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_processors() == 1
+
+
+def test_what_is_seeded_repeats_and_disturbs_nobody() -> None:
+    before = torch.get_rng_state()
+    drawn = []
+    for seed in (3, 3, 4):
+        with seeded(seed, torch.device("cpu")):
+            drawn.append(torch.rand(4))
+    assert torch.equal(drawn[0], torch.rand(4, generator=torch.Generator().manual_seed(3)))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_freed_memory_is_kept() -> None:
     # In a process of its own: what it changes lasts.
     lines = """

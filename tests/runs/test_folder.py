@@ -55,6 +55,18 @@ def make_run(tmp_path: Path, make_config: MakeConfig, spec: DatasetSpec) -> Make
 # Making and reading
 
 
+def test_what_a_part_cost_is_a_row(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.note_time("mask", 1.23456, CPU, epoch=2, images_per_second=99.96)
+    folder.note_time("evaluation", 2.0, CPU)
+    rows = folder.timing.rows()
+    assert all(row.pop("peak_memory_mib") > 0 for row in rows)
+    assert rows == [
+        {"part": "mask", "epoch": 2, "seconds": 1.2346, "images_per_second": 100.0},
+        {"part": "evaluation", "epoch": None, "seconds": 2, "images_per_second": None},
+    ]
+
+
 def test_configuration_and_data_set_come_back(tmp_path: Path, make_config: MakeConfig, spec: DatasetSpec) -> None:
     config = make_config("badnets")
     folder = RunFolder.create(tmp_path / "a" / "b", config, spec)

@@ -22,7 +22,7 @@ from torch import Tensor
 from inputaware import api
 from inputaware.api import Run, import_official, train
 from inputaware.cli import main
-from inputaware.data import splits
+from inputaware.config import IMAGE_COUNTS
 from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import CheckpointError, RunFolderError
@@ -170,7 +170,7 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
         return ImageSet(images=digits.images, labels=digits.labels, spec=dataset_spec(dataset))
 
     monkeypatch.setattr(api, "load_images", load)
-    monkeypatch.setattr(splits, "HELD_OUT", 144)
+    monkeypatch.setitem(IMAGE_COUNTS, "mnist", IMAGE_COUNTS["digits"])
 
 
 @pytest.mark.usefixtures("small_mnist")

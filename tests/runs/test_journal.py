@@ -9,7 +9,7 @@ import pytest
 
 from inputaware.errors import RunFolderError, WriteError
 from inputaware.runs.files import unseal
-from inputaware.runs.journal import Journal
+from inputaware.runs.journal import Journal, last_of_each
 
 ROWS = [{"epoch": index, "losses": {"total": index / 3}, "words": "é\n"} for index in range(4)]
 
@@ -129,3 +129,9 @@ def test_mending_writes_again_what_was_cut_and_appended(journal: Journal) -> Non
     modified = journal.path.stat().st_mtime_ns
     other.mend()
     assert journal.path.stat().st_mtime_ns == modified
+
+
+def test_of_what_was_done_twice_the_last_counts() -> None:
+    done = [("mask", 1), ("mask", 2), ("mask", 2), ("joint", 1), ("evaluation", None), ("evaluation", None)]
+    rows = [{"part": part, "epoch": epoch, "seconds": seconds} for seconds, (part, epoch) in enumerate(done)]
+    assert [row["seconds"] for row in last_of_each(rows)] == [0, 2, 3, 5]

@@ -20,7 +20,6 @@ def report(epoch: int = 1) -> EpochReport:
         epochs=3,
         losses={"total": 2.5 / epoch, "cross_entropy": 0.5},
         validation={"clean_accuracy": 0.75, "cross_accuracy": None},
-        seconds=1.0,
         images_per_second=640.0,
     )
 

@@ -159,14 +159,6 @@ class PlainJointStage(Stage):
         )
 
 
-def plain_stage(stage: Stage) -> PlainMaskStage | PlainJointStage:
-    """Return a stage's plain counterpart, with networks of its own that start from the same weights.
-
-    Raises:
-        TypeError: the stage is of another kind.
-    """
-    if isinstance(stage, MaskStage):
-        return PlainMaskStage(stage)
-    if isinstance(stage, JointStage):
-        return PlainJointStage(stage)
-    raise TypeError(f"stage: expected MaskStage or JointStage; found {type(stage).__name__}")
+def plain_stage(stage: MaskStage | JointStage) -> PlainMaskStage | PlainJointStage:
+    """Return a stage's plain counterpart, with networks of its own that start from the same weights."""
+    return PlainMaskStage(stage) if isinstance(stage, MaskStage) else PlainJointStage(stage)

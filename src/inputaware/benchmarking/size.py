@@ -20,7 +20,7 @@ def seconds_of_epoch(
     stage: StageName,
     *,
     images: int,
-    batch_size: int | None = None,
+    batch_size: int,
     device: torch.device,
     precision: Literal["32", "bf16"],
 ) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def seconds_of_epoch(
         dataset: digits, mnist, cifar10 or gtsrb.
         stage: mask or joint.
         images: how many images there are to train on.
-        batch_size: images in a step, at most as many; none takes the preset's, or all images where they are fewer.
+        batch_size: images in a step, at most as many.
         device: where to compute.
         precision: 32, or bf16 for mixed precision.
 

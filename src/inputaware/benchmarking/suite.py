@@ -16,11 +16,17 @@ from inputaware.benchmarking.plot import plot_benchmark
 from inputaware.benchmarking.size import BATCH_SIZES, SHARES, seconds_of_epoch
 from inputaware.benchmarking.startup import STARTS, measure_startup
 from inputaware.benchmarking.training import measure_training
-from inputaware.benchmarking.workload import STAGES, TRAINING_IMAGES
-from inputaware.config import PrecisionName, preset_config
+from inputaware.benchmarking.workload import STAGES
+from inputaware.config import IMAGE_COUNTS, PrecisionName, preset_config
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError
-from inputaware.runs.environment import describe_environment, keep_freed_memory, resolve_device, resolve_precision
+from inputaware.runs.environment import (
+    describe_environment,
+    keep_freed_memory,
+    resolve_device,
+    resolve_precision,
+    seeded,
+)
 from inputaware.runs.files import check_output_file, make_folder_for, write_json
 
 __all__ = ["PARTS", "PartName", "benchmark"]
@@ -53,7 +59,7 @@ class _Effort:
 
 def _effort(dataset: str, *, quick: bool, repeats: int | None) -> _Effort:
     grey = dataset_spec(dataset).shape[0] == 1
-    everything = TRAINING_IMAGES[dataset]
+    everything = IMAGE_COUNTS[dataset].train
     if quick:
         rounds, epoch = repeats or 3, min(everything, 1024 if grey else 256)
         return _Effort(rounds, steps=3, passes=5 * rounds, warm_up=1, images=epoch, starts=repeats or 1)
@@ -121,8 +127,7 @@ def benchmark(
         "size": lambda: _size(result, dataset, effort, place, used, progress),
         "startup": lambda: _startup(result, effort, progress),
     }
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(0)
+    with seeded(0, place):
         for part in PARTS:
             if part in parts:
                 progress(part, 0.0)
@@ -168,7 +173,7 @@ def _training(
         found = measure_training(
             dataset,
             stage,
-            images=TRAINING_IMAGES[dataset],
+            images=IMAGE_COUNTS[dataset].train,
             repeats=effort.rounds,
             steps=effort.steps,
             device=device,

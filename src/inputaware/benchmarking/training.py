@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
+from inputaware.attacks.base import StepLoss
 from inputaware.benchmarking.memory import peak_memory
 from inputaware.benchmarking.operations import count_operations
 from inputaware.benchmarking.operators import seconds_by_operator
@@ -85,54 +86,42 @@ def measure_training(
     batches = workload.batches()
     batch = next(batches)
 
-    def product_step() -> None:
-        with workload.arithmetic():
-            for _ in range(steps):
-                workload.step(batch, epoch=0, progress=MIDDLE)
+    def repeated(
+        step: Callable[..., StepLoss],
+        next_batch: Callable[[], Batch],
+        arithmetic: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Callable[[], None]:
+        """Return what takes a round's steps."""
 
-    def unrecorded_step() -> None:
-        with workload.arithmetic():
-            for _ in range(steps):
-                workload.step.unrecorded(batch, epoch=0, progress=MIDDLE)
+        def run() -> None:
+            with arithmetic():
+                for _ in range(steps):
+                    step(next_batch(), epoch=0, progress=MIDDLE)
 
-    def plain_step() -> None:
-        for _ in range(steps):
-            plain(batch, epoch=0, progress=MIDDLE)
-
-    def product_loop() -> None:
-        with workload.arithmetic():
-            for _ in range(steps):
-                workload.step(next(batches), epoch=0, progress=MIDDLE)
+        return run
 
     dataset_of_images = PlainImages(workload.images, workload.labels, workload.config.augmentation)
 
     def plain_loop(setting: LoopSetting) -> float:
         return _plain_loop_seconds(plain, dataset_of_images, size, steps, setting, device)
 
-    for warm_up in (product_step, plain_step):
+    turns = {
+        "product": repeated(workload.step, lambda: batch, workload.arithmetic),
+        "plain": repeated(plain, lambda: batch),
+    }
+    for warm_up in turns.values():
         warm_up()
     operations = _operations(workload.step, batch)
-    turns = {"product": product_step, "plain": plain_step}
     if workload.step.captured is not None:
-        turns["unrecorded"] = unrecorded_step
+        turns["unrecorded"] = repeated(workload.step.unrecorded, lambda: batch, workload.arithmetic)
     found = take_turns({name: _timer(action, device) for name, action in turns.items()}, repeats)
     progress(0.3)
-    settings = loop_settings(torch.get_num_threads())
-    tried = {setting: plain_loop(setting) for setting in settings}
+    tried = {setting: plain_loop(setting) for setting in loop_settings(torch.get_num_threads())}
     best = min(tried, key=lambda setting: tried[setting])
     progress(0.5)
+    product_loop = repeated(workload.step, lambda: next(batches), workload.arithmetic)
     loops = take_turns({"product": _timer(product_loop, device), "plain": lambda: plain_loop(best)}, repeats)
     progress(0.8)
-
-    def rate(seconds: list[float]) -> dict[str, Any]:
-        return summary([steps * size / value for value in seconds])
-
-    product_seconds = summary([value / steps for value in found["product"]])
-    rate_of_operations = operations / product_seconds["median"]
-    settings_tried = [
-        {"workers": setting.workers, "threads": setting.threads, "images_per_second": steps * size / value}
-        for setting, value in tried.items()
-    ]
     memory = {
         variant: peak_memory(
             dataset, stage, variant, images=images, batch_size=size, device=device, precision=precision
@@ -143,25 +132,13 @@ def measure_training(
     parts = seconds_by_part(workload, max(steps, repeats))
     operators = seconds_by_operator(workload, steps)
     progress(1.0)
+    step = _step_result(found, steps, size)
+    rate_of_operations = operations / step["seconds"]["median"]
     return {
         "batch_size": size,
         "steps_in_a_round": steps,
-        "step": {
-            "images_per_second": rate(found["product"]),
-            "seconds": product_seconds,
-            "plain_images_per_second": rate(found["plain"]),
-            "plain_seconds": summary([value / steps for value in found["plain"]]),
-            "unrecorded_seconds": summary([value / steps for value in found["unrecorded"]])
-            if "unrecorded" in found
-            else None,
-        },
-        "loop": {
-            "images_per_second": rate(loops["product"]),
-            "plain_images_per_second": rate(loops["plain"]),
-            "plain_workers": best.workers,
-            "plain_threads": best.threads,
-            "plain_settings_tried": settings_tried,
-        },
+        "step": step,
+        "loop": _loop_result(loops, tried, best, steps * size),
         "step_speedup": summary(ratios(found["plain"], found["product"])),
         "loop_speedup": summary(ratios(loops["plain"], loops["product"])),
         "operations_per_step": operations,
@@ -172,6 +149,41 @@ def measure_training(
         "seconds_by_part": parts,
         "seconds_by_operator": operators,
     }
+
+
+def _step_result(found: Mapping[str, list[float]], steps: int, size: int) -> dict[str, Any]:
+    """Return rates and times of the step from the seconds of each round."""
+
+    def seconds(name: str) -> dict[str, Any]:
+        return summary([value / steps for value in found[name]])
+
+    return {
+        "images_per_second": _rate(found["product"], steps * size),
+        "seconds": seconds("product"),
+        "plain_images_per_second": _rate(found["plain"], steps * size),
+        "plain_seconds": seconds("plain"),
+        "unrecorded_seconds": seconds("unrecorded") if "unrecorded" in found else None,
+    }
+
+
+def _loop_result(
+    loops: Mapping[str, list[float]], tried: Mapping[LoopSetting, float], best: LoopSetting, images: int
+) -> dict[str, Any]:
+    """Return rates of the loops from the seconds of each round, and the settings of the plain one."""
+    return {
+        "images_per_second": _rate(loops["product"], images),
+        "plain_images_per_second": _rate(loops["plain"], images),
+        "plain_workers": best.workers,
+        "plain_threads": best.threads,
+        "plain_settings_tried": [
+            {"workers": setting.workers, "threads": setting.threads, "images_per_second": images / value}
+            for setting, value in tried.items()
+        ],
+    }
+
+
+def _rate(seconds: list[float], images: int) -> dict[str, Any]:
+    return summary([images / value for value in seconds])
 
 
 def _operations(step: TrainingStep, batch: Batch) -> int:

@@ -21,14 +21,11 @@ from inputaware.data.spec import DatasetSpec, dataset_spec
 from inputaware.models.precision import full_float32
 from inputaware.training.step import TrainingStep, place_modules
 
-__all__ = ["MIDDLE", "STAGES", "TRAINING_IMAGES", "StageName", "Workload", "random_images"]
+__all__ = ["MIDDLE", "STAGES", "StageName", "Workload", "random_images"]
 
 StageName = Literal["mask", "joint"]
 
 STAGES: tuple[StageName, ...] = ("mask", "joint")
-
-TRAINING_IMAGES = {"digits": 1149, "mnist": 50_000, "cifar10": 40_000, "gtsrb": 29_209}
-"""Images of each data set's ``train`` split."""
 
 MIDDLE = 0.5
 """The share of a stage that lies behind: its middle, which says how many images of a batch carry triggers."""

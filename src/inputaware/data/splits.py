@@ -10,12 +10,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from inputaware.config import DATASETS, HELD_OUT, held_out
+from inputaware.config import IMAGE_COUNTS, held_out
 from inputaware.errors import DataError
 
 __all__ = ["Splits", "split_indices", "subset_indices"]
-
-_HELD_OUT_DIGITS = 144
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +59,8 @@ def split_indices(
             f"defender; found {counts[rare]} of class {words(rare)}; add images or remove the class"
         )
     total = len(classes)
-    if name in DATASETS:
-        size = _HELD_OUT_DIGITS if name == "digits" else HELD_OUT
+    if name in IMAGE_COUNTS:
+        size = IMAGE_COUNTS[name].held_out
         needed = 2 * size + len(counts)
         if total < needed:
             raise DataError(

@@ -30,6 +30,7 @@ from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.defenses.settings import Settings
 from inputaware.errors import ConfigError, DefenseError
 from inputaware.evaluation.prediction import logits
+from inputaware.runs.environment import seeded
 
 __all__ = ["CleanData", "Defense", "Examination", "Finding", "Progress", "Score", "Suspect", "Trial", "Verdict"]
 
@@ -204,8 +205,7 @@ def _lent(suspect: Suspect, seed: int, device: torch.device) -> Iterator[Suspect
     # With its layer of features, which is a part of the classifier.
     lent = copy.deepcopy(suspect)
     lent.classifier.eval().requires_grad_(False)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with seeded(seed, device):
         yield lent
 
 

@@ -6,7 +6,7 @@ measured, the ones of the authors' release and those of feature squeezing, each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from inputaware.data.loader import in_chunks
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.settings import ImageRegularizationSettings
-from inputaware.evaluation.aggregate import AFFORDABLE, best_filter
+from inputaware.evaluation.filters import AFFORDABLE, FILTER_SETS, best_filter
 from inputaware.evaluation.metrics import attack_rates, mean_over
 from inputaware.evaluation.words import in_percent, success_in_words
 
@@ -132,10 +132,11 @@ class ImageRegularization(Defense):
         """Return the clean accuracy under every filter; no verdict, for a filter judges no model."""
         original = mean_over(_predicted(suspect, clean.pixels) == clean.labels)
         scores: dict[str, Any] = {"original": {"clean_accuracy": original}}
-        for done, (kind, label, regularize) in enumerate(self._filters()):
+        filters = self._filters()
+        for done, (kind, label, regularize) in enumerate(filters):
             accuracy = mean_over(_predicted(suspect, clean.pixels, regularize) == clean.labels)
             scores.setdefault(kind, {})[label] = {"clean_accuracy": accuracy}
-            progress((done + 1) / len(list(self._filters())))
+            progress((done + 1) / len(filters))
         lowest = min(
             (rates["clean_accuracy"], f"{kind}, {label}")
             for kind, rows in scores.items()
@@ -153,7 +154,7 @@ class ImageRegularization(Defense):
     ) -> Score:
         """Return clean accuracy and attack rates for every filter, in both orders, laid out as table 4 is."""
         images, labels = trial.clean.pixels, trial.clean.labels
-        filters = list(self._filters())
+        filters = self._filters()
         scores: dict[str, Any] = {
             "original": {
                 "clean_accuracy": mean_over(_predicted(suspect, images) == labels),
@@ -179,17 +180,20 @@ class ImageRegularization(Defense):
             progress((done + 1) / len(filters))
         return Score(_sentence(finding.scores, scores), scores)
 
-    def _filters(self) -> Iterator[tuple[str, str, _Filter]]:
-        """Yield each filter with its set and its name, in table 4's order."""
-        sets: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-            "release": (gaussian_blur, floor_depth),
-            "feature-squeezing": (median_filter, round_depth),
-        }
-        for kind, (smooth, shrink) in sets.items():
-            for side in self.settings.kernels:
-                yield kind, f"k={side}", partial(smooth, side=side)
-            for bits in self.settings.bits:
-                yield kind, f"{bits} {'bit' if bits == 1 else 'bits'}", partial(shrink, bits=bits)
+    def _filters(self) -> list[tuple[str, str, _Filter]]:
+        """Return each filter with its set and its name, in table 4's order."""
+        functions: tuple[tuple[Callable[..., Tensor], Callable[..., Tensor]], ...] = (
+            (gaussian_blur, floor_depth),
+            (median_filter, round_depth),
+        )
+        filters: list[tuple[str, str, _Filter]] = []
+        for kind, (smooth, shrink) in zip(FILTER_SETS, functions, strict=True):
+            filters += [(kind, f"k={side}", partial(smooth, side=side)) for side in self.settings.kernels]
+            filters += [
+                (kind, f"{bits} {'bit' if bits == 1 else 'bits'}", partial(shrink, bits=bits))
+                for bits in self.settings.bits
+            ]
+        return filters
 
 
 def _sentence(known: Mapping[str, Any], scored: Mapping[str, Any]) -> str:

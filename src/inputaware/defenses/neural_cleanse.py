@@ -36,6 +36,8 @@ _CONSISTENCY = 1.4826
 """Makes the median absolute deviation of normal numbers their standard deviation."""
 _FEWEST_NORMS = 3
 """Of fewer numbers a median absolute deviation says nothing."""
+_DRAWS = 100_000
+"""How often norms are drawn to learn how often chance alone flags a class."""
 _BETAS = (0.5, 0.9)
 _IN_FLIGHT, _IN_FLIGHT_ON_CPU = 512, 96
 """Images of all classes together in one forward and backward pass; on a CPU what its caches hold is faster."""
@@ -94,7 +96,7 @@ def highest_index(norms: Sequence[float | None]) -> float | None:
     return max((-score for score in scores if score is not None), default=None)
 
 
-def chance_rate(classes: int, threshold: float, *, draws: int = 100_000, seed: int = 0) -> float | None:
+def chance_rate(classes: int, threshold: float) -> float | None:
     """Return how often the rule flags at least one of some classes that do not differ.
 
     Norms are drawn from one normal distribution and judged as :func:`anomaly_scores` judges them. This is the rate of
@@ -103,8 +105,6 @@ def chance_rate(classes: int, threshold: float, *, draws: int = 100_000, seed: i
     Args:
         classes: how many classes have a norm.
         threshold: anomaly index above which a small norm is flagged.
-        draws: how often norms are drawn.
-        seed: seed of the draw.
 
     Returns:
         A rate in [0, 1]; none where there are fewer than three classes.
@@ -112,7 +112,7 @@ def chance_rate(classes: int, threshold: float, *, draws: int = 100_000, seed: i
     if classes < _FEWEST_NORMS:
         return None
     # NumPy promises that this generator's stream never changes.
-    norms = np.random.RandomState(seed).standard_normal((draws, classes))
+    norms = np.random.RandomState(0).standard_normal((_DRAWS, classes))
     median = np.median(norms, axis=1, keepdims=True)
     spread = _CONSISTENCY * np.median(np.abs(norms - median), axis=1)
     return float(np.mean(norms.min(axis=1) < median[:, 0] - threshold * spread))

@@ -8,17 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 from inputaware.config import config_from_dict, fields_that_count, flatten, preset_config
+from inputaware.evaluation.filters import best_filter
 from inputaware.evaluation.statistics import CONFIDENCE, Estimate, compare, estimate, holm
 
 __all__ = [
-    "AFFORDABLE",
     "COMPARED",
-    "Filter",
     "aggregate",
-    "best_filter",
     "by_setting",
     "changes",
     "comparisons",
@@ -37,48 +35,6 @@ COMPARED = {
 
 _ENOUGH = 5
 """Seeds from which on an interval stands in place of the lowest and the highest."""
-
-AFFORDABLE = 0.04
-"""Clean accuracy that the filter chosen by :func:`best_filter` may cost."""
-
-
-class Filter(NamedTuple):
-    """A filter of image regularization, and what it leaves where it is laid over the triggered image."""
-
-    kind: str
-    label: str
-    clean_accuracy: float
-    attack: Mapping[str, Any]
-    """Rates, as :func:`inputaware.evaluation.metrics.attack_rates` gives them."""
-
-    @property
-    def name(self) -> str:
-        """What tables and sentences call it."""
-        return f"{self.kind}, {self.label}"
-
-
-def best_filter(known: Mapping[str, Any], scored: Mapping[str, Any]) -> Filter | None:
-    """Return the best filter of image regularization; none where no filter qualifies.
-
-    It is the one that, laid over the triggered image, leaves the attack least, of those that cost at most 4 points of
-    clean accuracy on the defender's images; of several the one with the best clean accuracy.
-
-    Args:
-        known: the scores of the examination, on the defender's images.
-        scored: the scores on the test set.
-    """
-    # Far below one image's share, so that a cost of exactly 4 points is allowed.
-    affordable = known["original"]["clean_accuracy"] - AFFORDABLE - 1e-9
-    return min(
-        (
-            Filter(kind, label, found["clean_accuracy"], found["trigger_then_filter"])
-            for kind in ("release", "feature-squeezing")
-            for label, found in scored[kind].items()
-            if found.get("trigger_then_filter") and known[kind][label]["clean_accuracy"] >= affordable
-        ),
-        key=lambda best: (best.attack["attack_success_rate"], -best.clean_accuracy, best.name),
-        default=None,
-    )
 
 
 def measures(result: Mapping[str, Any]) -> dict[str, float]:
@@ -165,9 +121,10 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         values: dict[str, list[float]] = {}
         apart = _defended_otherwise(list(by_seed.values()))
         for seed in sorted(by_seed):
-            for name, value in measures(by_seed[seed]).items():
-                if not name.startswith(tuple(f"defenses.{defense}." for defense in apart)):
-                    values.setdefault(name, []).append(value)
+            result = by_seed[seed]
+            defenses = {name: record for name, record in result.get("defenses", {}).items() if name not in apart}
+            for name, value in measures({**result, "defenses": defenses}).items():
+                values.setdefault(name, []).append(value)
         records.append(
             {
                 **{key: first[key] for key in ("dataset", "attack", "target", "target_class", "preset")},

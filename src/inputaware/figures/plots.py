@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inputaware.evaluation.filters import ORDERS
 from inputaware.evaluation.words import RATES
 from inputaware.figures.style import ATTACK, CLEAN, COLOURS, CROSS, style
 
@@ -168,13 +169,13 @@ def filter_bars(rows: Mapping[str, Mapping[str, float | None]]) -> Figure:
     """Return table 4 as bars: what each filter leaves of clean accuracy and of the attack.
 
     Args:
-        rows: for each filter its rates in [0, 1] by name: ``clean``, ``filter, then trigger``, ``trigger, then
-            filter``; none where there is no trigger.
+        rows: for each filter its rates in [0, 1]: ``clean``, and one for each of
+            :data:`~inputaware.evaluation.filters.ORDERS`; none where there is no trigger.
     """
     looks = (
         ("clean", CLEAN, ""),
-        ("filter, then trigger", COLOURS[4], "..."),
-        ("trigger, then filter", ATTACK, "///"),
+        ("filter_then_trigger", COLOURS[4], "..."),
+        ("trigger_then_filter", ATTACK, "///"),
     )
     with style():
         figure = _figure((5.6, 3.6))
@@ -184,7 +185,7 @@ def filter_bars(rows: Mapping[str, Mapping[str, float | None]]) -> Figure:
         for number, (name, colour, hatch) in enumerate(shown):
             places = [place + (number - (len(shown) - 1) / 2) * width for place in range(len(rows))]
             heights = [100 * (row.get(name) or 0) for row in rows.values()]
-            axis.bar(places, heights, 0.92 * width, color=colour, hatch=hatch, label=name)
+            axis.bar(places, heights, 0.92 * width, color=colour, hatch=hatch, label=ORDERS.get(name, name))
         axis.set_xticks(range(len(rows)), list(rows), rotation=35, ha="right")
         axis.grid(visible=False, axis="x")
         axis.set(ylabel="percent of the test images", ylim=(0, 100))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from inputaware.data.splits import subset_indices
 from inputaware.evaluation.prediction import probabilities
 from inputaware.figures.pictures import enlarge, grid, show_heat, show_pixels, show_residuals
 from inputaware.inspection.cross_trigger import choose_of_each, cross_triggers
-from inputaware.inspection.gallery import choose_images, make_gallery
+from inputaware.inspection.gallery import choose_images
 from inputaware.inspection.grad_cam import concentration, grad_cam, heat_auroc, heat_share
 
 __all__ = ["Inspection", "inspect_classifier"]
@@ -89,38 +89,19 @@ def inspect_classifier(
     clean = probabilities(classifier, samples)
     clean_heat = grad_cam(classifier, layer, samples, clean.argmax(1))
     progress(0.1)
-    arrays: dict[str, NDArray[Any]] = {"index": chosen.cpu().numpy(), "label": sample_labels.cpu().numpy()}
-    heat_arrays = dict(arrays) | {"clean": clean_heat.cpu().numpy()}
-    arrays |= {"image": samples.cpu().numpy(), "clean_probabilities": clean.cpu().numpy()}
+    arrays = _to_numpy({"index": chosen, "label": sample_labels})
+    heat_arrays = arrays | _to_numpy({"clean": clean_heat})
+    arrays |= _to_numpy({"image": samples, "clean_probabilities": clean})
     shown, factor = show_pixels(arrays["image"]), max(1, round(_CELL / images.shape[-1]))
-    columns = [shown, show_heat(heat_arrays["clean"], shown)]
-    pictures = {}
-    poisoned = targets = heat_numbers = crossed = cross_numbers = None
-    if backdoor is None:
-        pictures["gallery"] = grid([enlarge(shown, factor)], _GAP)
-    else:
-        gallery = make_gallery(backdoor, images[chosen], sample_labels)
-        targets = gallery.targets
-        poisoned = probabilities(classifier, gallery.poisoned)
-        poisoned_heat = grad_cam(classifier, layer, gallery.poisoned, poisoned.argmax(1))
-        arrays |= {
-            "mask": gallery.masks.cpu().numpy(),
-            "pattern": gallery.patterns.cpu().numpy(),
-            "poisoned": gallery.poisoned.cpu().numpy(),
-            "residual": gallery.residuals.cpu().numpy(),
-            "target": targets.cpu().numpy(),
-            "backdoor_probabilities": poisoned.cpu().numpy(),
-        }
-        heat_arrays |= {"backdoor": poisoned_heat.cpu().numpy(), "mask": gallery.masks[:, 0].cpu().numpy()}
+    cells, columns = [shown], [shown, show_heat(heat_arrays["clean"], shown)]
+    heat_numbers = crossed = cross_numbers = None
+    if backdoor is not None:
+        triggered, triggered_heat = _triggered(classifier, layer, backdoor, samples, sample_labels)
+        arrays |= triggered
+        heat_arrays |= triggered_heat
         shown_poisoned = show_pixels(arrays["poisoned"])
-        cells = [
-            shown,
-            show_pixels(arrays["mask"]),
-            show_pixels(arrays["pattern"]),
-            shown_poisoned,
-            show_residuals(arrays["residual"]),
-        ]
-        pictures["gallery"] = grid([enlarge(cell, factor) for cell in cells], _GAP)
+        cells += [show_pixels(arrays["mask"]), show_pixels(arrays["pattern"])]
+        cells += [shown_poisoned, show_residuals(arrays["residual"])]
         columns += [shown_poisoned, show_heat(heat_arrays["backdoor"], shown_poisoned)]
         places = choose_of_each(sample_labels, _CROSSED).to(labels.device)
         crossed, cross_numbers = _crossed(classifier, backdoor, samples[places], sample_labels[places], chosen[places])
@@ -128,20 +109,10 @@ def inspect_classifier(
             classifier, layer, backdoor, to_pixels(images[measured]), labels[measured], progress
         )
         heat_arrays |= {"measured_index": measured.cpu().numpy(), **per_image}
-    pictures["grad_cam"] = grid([enlarge(cell, factor) for cell in columns], _GAP)
-    rows = []
-    for place, index in enumerate(chosen.tolist()):
-        label = int(sample_labels[place])
-        rows.append(
-            {
-                "index": index,
-                "label": label,
-                "class": class_names[label],
-                "clean": _said(clean[place], class_names),
-                "backdoor": None if poisoned is None else _said(poisoned[place], class_names),
-                "target": None if targets is None else int(targets[place]),
-            }
-        )
+    pictures = {
+        name: grid([enlarge(cell, factor) for cell in row], _GAP)
+        for name, row in (("gallery", cells), ("grad_cam", columns))
+    }
     progress(1.0)
     record = {
         "seed": seed,
@@ -155,9 +126,47 @@ def inspect_classifier(
         "feature_map": list(_map_size(layer, classifier, samples[:1])),
         "heat_on_trigger": heat_numbers,
         "cross_trigger": cross_numbers,
-        "samples": rows,
+        "samples": _rows(arrays, class_names),
     }
     return Inspection(record, arrays, heat_arrays, crossed, pictures)
+
+
+def _triggered(
+    classifier: nn.Module,
+    layer: nn.Module,
+    backdoor: Backdoor,
+    images: Float[Tensor, "image channel height width"],
+    labels: Int64[Tensor, " image"],
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Return what gallery and heat maps hold of the images with their triggers."""
+    found = backdoor.poison(images, labels)
+    said = probabilities(classifier, found.images)
+    gallery = {
+        "mask": found.masks,
+        "pattern": found.patterns,
+        "poisoned": found.images,
+        "residual": found.images - images,
+        "target": found.targets,
+        "backdoor_probabilities": said,
+    }
+    heat = grad_cam(classifier, layer, found.images, said.argmax(1))
+    return _to_numpy(gallery), _to_numpy({"backdoor": heat, "mask": found.masks[:, 0]})
+
+
+def _rows(arrays: Mapping[str, NDArray[Any]], class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return what each sample is and what the classifier says of it, from the arrays of the gallery."""
+    poisoned, targets = arrays.get("backdoor_probabilities"), arrays.get("target")
+    return [
+        {
+            "index": index,
+            "label": label,
+            "class": class_names[label],
+            "clean": _said(arrays["clean_probabilities"][place], class_names),
+            "backdoor": None if poisoned is None else _said(poisoned[place], class_names),
+            "target": None if targets is None else int(targets[place]),
+        }
+        for place, (index, label) in enumerate(zip(arrays["index"].tolist(), arrays["label"].tolist(), strict=True))
+    ]
 
 
 def _crossed(
@@ -191,7 +200,11 @@ def _crossed(
         "poisoned": crossed,
         "probabilities": said,
     }
-    return {name: values.cpu().numpy() for name, values in arrays.items()}, numbers
+    return _to_numpy(arrays), numbers
+
+
+def _to_numpy(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
 def _heat_on_triggers(
@@ -234,7 +247,7 @@ def _finite_mean(values: Float64[Tensor, " batch"]) -> float | None:
     return None if math.isnan(mean) else mean
 
 
-def _said(shares: Float[Tensor, " classes"], class_names: tuple[str, ...]) -> dict[str, Any]:
+def _said(shares: Float[np.ndarray, " classes"], class_names: tuple[str, ...]) -> dict[str, Any]:
     """Return the predicted class with its name and probability."""
     label = int(shares.argmax())
     return {

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from inputaware.errors import ConfigError
+from inputaware.config import check_number
 
 __all__ = ["ReluDropoutPool", "cheap_dropout"]
 
@@ -110,8 +110,7 @@ class _ReluMaskPool(torch.autograd.Function):
 
 def _byte_threshold(probability: float) -> int:
     """Return how many of a byte's 256 values drop an element."""
-    if not 0 <= probability <= _HIGHEST:
-        raise ConfigError(f"dropout: expected a number of at least 0 and at most {_HIGHEST:g}; found {probability!r}")
+    check_number("dropout", probability, 0, _HIGHEST)
     return round(probability * 256)
 
 

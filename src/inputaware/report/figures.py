@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inputaware.evaluation.filters import FILTER_SETS, ORDERS
 from inputaware.figures.pictures import png, show_heat, show_pixels, show_residuals
 from inputaware.figures.plots import (
     anomaly_by_class,
@@ -295,16 +296,12 @@ def _filters(scoring: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
     """Return the rates of each filter as the bars have them."""
     original = scoring["original"]
     attack = None if original["attack"] is None else original["attack"]["attack_success_rate"]
-    none = {"clean": original["clean_accuracy"], "filter, then trigger": attack, "trigger, then filter": attack}
-    rows: dict[str, dict[str, float | None]] = {"no filter": none}
-    for kind, short in (("release", ""), ("feature-squeezing", "*")):
+    rows = {"no filter": {"clean": original["clean_accuracy"], **dict.fromkeys(ORDERS, attack)}}
+    for kind, short in zip(FILTER_SETS, ("", "*"), strict=True):
         for name, rates in scoring.get(kind, {}).items():
             rows[f"{name}{short}"] = {
                 "clean": rates["clean_accuracy"],
-                **{
-                    order.replace("_then_", ", then "): (rates[order] or {}).get("attack_success_rate")
-                    for order in ("filter_then_trigger", "trigger_then_filter")
-                },
+                **{order: (rates[order] or {}).get("attack_success_rate") for order in ORDERS},
             }
     return rows
 

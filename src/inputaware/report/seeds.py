@@ -93,13 +93,14 @@ def defended(record: Mapping[str, Any]) -> dict[str, str]:
         record: one of :func:`~inputaware.evaluation.aggregate.aggregate`.
     """
     found = record["measures"]
+    # Names of defenses have no dots.
+    names = dict.fromkeys(path.split(".")[1] for path in found if path.startswith("defenses."))
     judged = {}
     for words, end in _JUDGED.items():
-        for path, measure in found.items():
-            if path.startswith("defenses.") and path.endswith(end):
-                name = path.removeprefix("defenses.").removesuffix(end)
-                title = words.format(DEFENSE_TITLES.get(name, name))
-                judged[title] = (
+        for name in names:
+            path = f"defenses.{name}{end}"
+            if measure := found.get(path):
+                judged[words.format(DEFENSE_TITLES.get(name, name))] = (
                     f"{measure['mean'] * measure['count']:.0f} of {measure['count']}"
                     if end == ".flagged"
                     else _cell(record, path, share=end == ".scoring.auroc")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from typing import Any, NamedTuple
 
-from inputaware.config import Config
+from inputaware.config import Config, flatten
 from inputaware.evaluation.doubts import doubts
 from inputaware.evaluation.words import TESTS, in_percent
 from inputaware.report.collect import CollectedRun
+from inputaware.runs.journal import last_of_each
 
 __all__ = [
     "DEFENSE_TITLES",
@@ -114,8 +115,7 @@ def accuracy_rows(run: CollectedRun) -> list[AccuracyRow]:
 
 def cost_rows(run: CollectedRun) -> list[CostRow]:
     """Return what each part of the work cost: training, evaluation, defenses."""
-    # Of what was done twice, since a run was stopped and resumed, the last time counts.
-    rows = list({(row["part"], row["epoch"]): row for row in run.timing}.values())
+    rows = last_of_each(run.timing)
     found = []
     for part in dict.fromkeys(row["part"] for row in rows):
         own = [row for row in rows if row["part"] == part]
@@ -131,12 +131,9 @@ def cost_rows(run: CollectedRun) -> list[CostRow]:
     return found
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(values: dict[str, Any]) -> dict[str, str]:
     """Return nested settings as text by dotted name."""
-    found: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return found
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        for name, value in flatten(values).items()
+    }

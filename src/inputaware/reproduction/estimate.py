@@ -7,20 +7,14 @@ from collections.abc import Mapping
 import torch
 
 from inputaware.benchmarking.timing import seconds_of
-from inputaware.benchmarking.workload import MIDDLE, STAGES, TRAINING_IMAGES, StageName, Workload
-from inputaware.config import Config, PrecisionName
+from inputaware.benchmarking.workload import MIDDLE, STAGES, StageName, Workload
+from inputaware.config import IMAGE_COUNTS, Config, PrecisionName
 from inputaware.data.spec import dataset_spec
 from inputaware.defenses.settings import DefenseSettings
 from inputaware.reproduction.works import WorkKind
-from inputaware.runs.environment import resolve_precision
+from inputaware.runs.environment import resolve_precision, seeded
 
-__all__ = ["TEST_IMAGES", "seconds_of_work", "seconds_per_image"]
-
-TEST_IMAGES = {"digits": 360, "mnist": 10_000, "cifar10": 10_000, "gtsrb": 12_630}
-"""Images of each data set's test set."""
-
-_DEFENDER_IMAGES = {"digits": 144}
-"""Images of the ``defender`` split where it is not the usual one."""
+__all__ = ["seconds_of_work", "seconds_per_image"]
 
 _BATCH, _STEPS = 32, 3
 
@@ -39,8 +33,7 @@ def seconds_per_image(dataset: str, device: torch.device, precision: PrecisionNa
     found: dict[StageName, float] = {}
     used = resolve_precision(precision, device)
     for stage in STAGES:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
+        with seeded(0, device):
             work = Workload.build(dataset, stage, images=_BATCH, device=device, precision=used, batch_size=_BATCH)
             batch = next(work.batches())
 
@@ -62,8 +55,8 @@ def seconds_of_work(kind: WorkKind, config: Config, rates: Mapping[StageName, fl
         config: the configuration of the run.
         rates: seconds that a training image takes in each stage.
     """
-    train, test = TRAINING_IMAGES[config.dataset], TEST_IMAGES[config.dataset]
-    defender = _DEFENDER_IMAGES.get(config.dataset, 5000)
+    images = IMAGE_COUNTS[config.dataset]
+    train, test, defender = images.train, images.test, images.held_out
     classes = dataset_spec(config.dataset).classes
     settings, way = DefenseSettings(), rates["joint"]
     look = _SHARE_OF_PASS * way

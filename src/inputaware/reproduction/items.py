@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inputaware.config import TargetName
+from inputaware.evaluation.filters import ORDERS
 from inputaware.evaluation.words import RATES, in_percent, percent
 from inputaware.figures.panels import image_rows
 from inputaware.figures.pictures import show_heat, show_pixels
@@ -47,8 +48,6 @@ ItemName = Literal[
 ITEM_NAMES: tuple[ItemName, ...] = get_args(ItemName)
 
 _IMAGES_IN_A_ROW = 10
-
-_ORDERS = ("filter_then_trigger", "trigger_then_filter")
 
 
 @dataclass(frozen=True)
@@ -204,8 +203,8 @@ def _filters(found: Found) -> Made:
     points: dict[str, tuple[float | None, float | None]] = {}
     shown = {"original": {"clean_accuracy": scores["original"]["clean_accuracy"]}} | scores["release"]
     for name, rates in shown.items():
-        orders = dict.fromkeys(_ORDERS, scores["original"]["attack"]) if name == "original" else rates
-        attack, after = (orders[order]["attack_success_rate"] for order in _ORDERS)
+        orders = dict.fromkeys(ORDERS, scores["original"]["attack"]) if name == "original" else rates
+        attack, after = (orders[order]["attack_success_rate"] for order in ORDERS)
         theirs = paper.get(name, {})
         rows.append(
             {

@@ -10,7 +10,7 @@ from pathlib import Path
 from inputaware.config import DATASETS
 from inputaware.figures.style import png_figure, svg_figure
 from inputaware.reproduction.items import ITEM_NAMES, ITEMS, ItemName, Made
-from inputaware.runs.files import write_atomically, write_text, writing
+from inputaware.runs.files import write_bytes, write_text, writing
 
 __all__ = ["write_index", "write_item"]
 
@@ -35,18 +35,10 @@ def write_item(folder: Path, dataset: str, name: ItemName, made: Made, seeds: Se
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
     for kind, content in (("png", png_figure(made.figure)), ("svg", svg_figure(made.figure))):
-        _write(place / f"{name}.{kind}", content)
+        write_bytes(place / f"{name}.{kind}", content)
     if made.rows:
-        _write(place / f"{name}.csv", _csv(made.rows).encode())
-    _write(place / f"{name}.md", _markdown(dataset, name, made, seeds).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda temporary: _write_bytes(temporary, content))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+        write_text(place / f"{name}.csv", _csv(made.rows))
+    write_text(place / f"{name}.md", _markdown(dataset, name, made, seeds))
 
 
 def _csv(rows: Sequence[Mapping[str, str]]) -> str:

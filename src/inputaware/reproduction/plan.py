@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inputaware.config import DATASETS, PrecisionName, PresetName, check_seed
+from inputaware.config import DATASETS, PrecisionName, PresetName, check_number, check_seed
 from inputaware.data.cache import load_images
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, DataError
@@ -92,8 +91,7 @@ def plan_reproduction(
         RunFolderError: a file of a run that is there is corrupt, or the folder cannot be made.
     """
     wanted = _check(items, dataset, seeds)
-    if not 0 <= hours < math.inf:
-        raise ConfigError(f"hours: expected a number of at least 0; found {hours!r}")
+    check_number("hours", hours, 0)
     check_place(Path(output) / "README.md")
     place = Place(Path(output), preset, device, precision)
     used = resolve_device(device)

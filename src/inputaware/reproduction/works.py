@@ -13,7 +13,7 @@ from inputaware.config import AttackName, Config, PrecisionName, PresetName, Tar
 from inputaware.defenses.settings import DefenseName
 from inputaware.report.collect import collect_run
 from inputaware.runs.environment import describe_environment, resolve_device
-from inputaware.runs.files import write_json, writing
+from inputaware.runs.files import make_folder_for, write_json
 from inputaware.runs.folder import RunFolder
 from inputaware.training.loop import Listener
 
@@ -145,6 +145,5 @@ class Place:
         device = resolve_device(self.device)
         found = measure_latency(dataset, repeats=_PASSES, warm_up=_WARM_UP, device=device)
         path = self.latency(dataset)
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder_for(path)
         write_json(path, {"environment": describe_environment(device, "32"), "networks": found})

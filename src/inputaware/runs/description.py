@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def write_description(folder: Path, config: Config, spec: DatasetSpec) -> None:
     Raises:
         WriteError: it cannot be written.
     """
-    write_json(folder / "config.json", {**config_to_dict(config), "data": _spec_to_dict(spec)})
+    write_json(folder / "config.json", {**config_to_dict(config), "data": asdict(spec)})
 
 
 def run_identity(config: Config, spec: DatasetSpec) -> str:
@@ -64,19 +65,8 @@ def run_identity(config: Config, spec: DatasetSpec) -> str:
     Returns:
         Sixteen hexadecimal digits.
     """
-    record = {**config_identity(config), "data": _spec_to_dict(spec)}
+    record = {**config_identity(config), "data": asdict(spec)}
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _spec_to_dict(spec: DatasetSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "shape": list(spec.shape),
-        "classes": spec.classes,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-        "class_names": list(spec.class_names),
-    }
 
 
 def _spec_from_dict(data: dict[str, Any]) -> DatasetSpec:

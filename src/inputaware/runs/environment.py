@@ -12,6 +12,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +34,8 @@ __all__ = [
     "peak_memory_mib",
     "resolve_device",
     "resolve_precision",
+    "seeded",
+    "usable_processors",
 ]
 
 _WORTHWHILE = 1.25
@@ -134,6 +138,27 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use, where the system says so; else how many there are."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw torch's random numbers from a seed, and leave those of the caller as they were.
+
+    Args:
+        seed: where they begin.
+        device: whose numbers are kept beside the CPU's.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def keep_freed_memory() -> None:

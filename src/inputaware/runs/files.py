@@ -36,6 +36,7 @@ __all__ = [
     "unseal",
     "write_arrays",
     "write_atomically",
+    "write_bytes",
     "write_folder",
     "write_json",
     "write_text",
@@ -118,9 +119,26 @@ def open_unlinked(path: Path) -> BinaryIO:
     return open(handle, "rb+")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically.
+
+    Raises:
+        WriteError: the disk is full, or the folder is gone or cannot be written.
+    """
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_atomically(path, write)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8."""
-    write_atomically(path, lambda temporary: _write_text(temporary, text))
+    """Write a text file atomically, in UTF-8.
+
+    Raises:
+        WriteError: the disk is full, or the folder is gone or cannot be written.
+    """
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -347,7 +365,3 @@ def write_folder(output: Path, write: Callable[[Path], None], *, replace: bool =
                 partial.rename(output)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

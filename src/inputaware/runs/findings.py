@@ -17,7 +17,7 @@ __all__ = ["kept_finding"]
 
 
 def kept_finding(
-    folder: Path, name: str, settings: DataclassInstance, seed: int, *, own: bool = False, code: str | None = None
+    folder: Path, name: str, settings: DataclassInstance, seed: int, *, own: bool, code: str | None
 ) -> dict[str, Any] | None:
     """Return the result of a defense that is in a run folder already; none where it or its arrays are missing.
 

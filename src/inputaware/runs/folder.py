@@ -21,6 +21,7 @@ from inputaware.errors import RunFolderError
 from inputaware.models.registry import architecture_name
 from inputaware.runs.checkpoint import load_tensors, save_tensors
 from inputaware.runs.description import read_description, run_identity, write_description
+from inputaware.runs.environment import peak_memory_mib
 from inputaware.runs.files import check_new_folder, open_unlinked, write_folder, writing
 from inputaware.runs.journal import Journal
 
@@ -182,6 +183,37 @@ class RunFolder:
                     shutil.rmtree(partial, ignore_errors=True)
                 else:
                     partial.unlink(missing_ok=True)
+
+    def note_time(
+        self,
+        part: str,
+        seconds: float,
+        device: torch.device,
+        *,
+        epoch: int | None = None,
+        images_per_second: float | None = None,
+    ) -> None:
+        """Add what a part of the work cost to ``timing.jsonl``.
+
+        Args:
+            part: what was done: a stage's name, or another part of the work.
+            seconds: how long it took.
+            device: where; its highest use of memory so far is noted too.
+            epoch: which one of the stage, from 1; none for what has no epochs.
+            images_per_second: training throughput; none for what does not train.
+
+        Raises:
+            WriteError: the disk is full, or the folder is gone or cannot be written.
+        """
+        self.timing.append(
+            {
+                "part": part,
+                "epoch": epoch,
+                "seconds": round(seconds, 4),
+                "images_per_second": None if images_per_second is None else round(images_per_second, 1),
+                "peak_memory_mib": peak_memory_mib(device),
+            }
+        )
 
     def save_modules(self, attack: Attack, config: Config, spec: DatasetSpec) -> None:
         """Write a safetensors file for each network; every one says whether the model is backdoored.

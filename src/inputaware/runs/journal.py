@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from inputaware.data.reading import read_plain_file
 from inputaware.errors import RunFolderError
 from inputaware.runs.files import open_unlinked, parse_json, seal, unseal, write_text, writing
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "last_of_each"]
 
 _MOST_BYTES = 2**28
 """Largest journal that is read; one of a million epochs is smaller."""
@@ -117,3 +118,15 @@ class Journal:
             return []
         except OSError as error:
             raise RunFolderError(f"{self.path}: expected to read this file; found: {error.strerror or error}") from None
+
+
+def last_of_each(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the last row of each part and epoch: what was done twice, since a run was resumed, counts once.
+
+    Args:
+        rows: of ``timing.jsonl``.
+
+    Raises:
+        KeyError: a row names no part or no epoch.
+    """
+    return list({(row["part"], row["epoch"]): row for row in rows}.values())

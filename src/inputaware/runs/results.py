@@ -10,7 +10,7 @@ from typing import Any
 from inputaware.config import Config, config_to_dict
 from inputaware.errors import RunFolderError
 from inputaware.runs.files import read_json
-from inputaware.runs.journal import Journal
+from inputaware.runs.journal import Journal, last_of_each
 
 __all__ = [
     "collect_result",
@@ -88,8 +88,7 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
     metrics = Journal(folder / "metrics.jsonl").rows()
     try:
         elsewhere = not metrics and "imported" in environment
-        # Of what was done twice, since a run was stopped and resumed, the last time counts.
-        timing = list({(row["part"], row["epoch"]): row for row in rows}.values())
+        timing = last_of_each(rows)
         defending = {row["part"]: row for row in timing if row["part"].startswith("defense ")}
         timing = [row for row in timing if row["part"] not in defending]
         return {

@@ -18,8 +18,9 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from inputaware.config import config_to_dict
+from inputaware.config import check_number, config_to_dict
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError
+from inputaware.runs.environment import usable_processors
 from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder
 from inputaware.sweeps.grid import Cell, Sweep
@@ -126,12 +127,10 @@ def run_sweep(
 
 
 def _check_resources(cpus: float, gpus: float, retries: int) -> None:
-    if not 0 < cpus < float("inf"):
-        raise ConfigError(f"cpus: expected a number above 0; found {cpus!r}")
+    check_number("cpus", cpus, 0, open_low=True)
     if not (0 <= gpus <= 1 or (1 < gpus < float("inf") and gpus == int(gpus))):
         raise ConfigError(f"gpus: expected 0, a fraction of 1, or a whole number; found {gpus!r}")
-    if retries < 0:
-        raise ConfigError(f"retries: expected a number of at least 0; found {retries!r}")
+    check_number("retries", retries, 0)
 
 
 def _check_folder(folder: Path) -> None:
@@ -186,13 +185,9 @@ def _connected(ray: Any, address: str | None) -> Iterator[Any]:
     """Connect to a cluster, or start a local one that ends with this process."""
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        try:
-            processors = len(os.sched_getaffinity(0))
-        except AttributeError:  # not on Linux
-            processors = os.cpu_count() or 1
         options |= {
             "address": "local",
-            "num_cpus": processors,
+            "num_cpus": usable_processors(),
             "object_store_memory": _OBJECT_STORE,
             "include_dashboard": False,
         }

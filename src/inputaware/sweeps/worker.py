@@ -31,7 +31,7 @@ class CellProgress:
 
     def __init__(self, config: Config, defenses: int, tell: Callable[[str, float], None]) -> None:
         mask = config.mask_stage.epochs if config.attack == "input-aware" else 0
-        self.epochs = {"mask": (0, mask), "joint": (mask, config.joint_stage.epochs)}
+        self.before = {"joint": mask}  # epochs of other stages that are done by then
         self.total = mask + config.joint_stage.epochs
         self.parts = 1 + defenses
         self.tell = tell
@@ -66,8 +66,7 @@ class CellProgress:
         return lambda name, share: self._tell(name, (1 + number + share) / self.parts)
 
     def _trained(self) -> float:
-        before, _ = self.epochs.get(self.stage, (0, 0))
-        return (before + self.done / self.steps) / self.total / self.parts
+        return (self.before.get(self.stage, 0) + self.done / self.steps) / self.total / self.parts
 
     def _tell(self, stage: str, share: float, *, at_once: bool = False) -> None:
         now = time.monotonic()

@@ -16,7 +16,7 @@ class Listeners:
     """Several listeners as one.
 
     Args:
-        listeners: who is told, in this order.
+        listeners: who is told, in this order; of none nobody hears anything.
     """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:

@@ -19,7 +19,6 @@ from inputaware.data.loader import Loader
 from inputaware.errors import RunFolderError, TrainingError, WriteError
 from inputaware.models.precision import full_float32
 from inputaware.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from inputaware.runs.environment import peak_memory_mib
 from inputaware.runs.folder import RunFolder
 from inputaware.training.interruption import DeferredSignals
 from inputaware.training.processes import Processes
@@ -44,7 +43,6 @@ class EpochReport:
         epochs: how many it has.
         losses: means over the epoch, by name.
         validation: accuracies on the validation split; empty where there is nothing to score yet.
-        seconds: duration, validation included.
         images_per_second: training throughput, validation left out.
     """
 
@@ -53,7 +51,6 @@ class EpochReport:
     epochs: int
     losses: dict[str, float]
     validation: dict[str, float | None]
-    seconds: float
     images_per_second: float
 
 
@@ -102,7 +99,7 @@ class Trainer:
         fingerprint: what the bits depend on besides the configuration.
         folder: where journal and checkpoints go.
         listener: who is told how it goes.
-        processes: those that train the run together; none: this one is alone. The first of them validates and writes.
+        processes: those that train the run together. The first of them validates and writes.
     """
 
     def __init__(
@@ -118,7 +115,7 @@ class Trainer:
         fingerprint: dict[str, str],
         folder: RunFolder,
         listener: Listener,
-        processes: Processes | None = None,
+        processes: Processes,
     ) -> None:
         self.attack = attack
         self.config = config
@@ -130,7 +127,7 @@ class Trainer:
         self.fingerprint = fingerprint
         self.folder = folder
         self.listener = listener
-        self.processes = processes or Processes()
+        self.processes = processes
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rows = 0
         self.saved_at = time.perf_counter()
@@ -272,15 +269,9 @@ class Trainer:
         if epoch + 1 == stage.epochs or self._is_save_due():
             self._save(index, epoch + 1, step.trained, loader)
         seconds = time.perf_counter() - started
-        report = EpochReport(stage.name, epoch + 1, stage.epochs, losses, validation, seconds, seen / training_seconds)
-        self.folder.timing.append(
-            {
-                "part": stage.name,
-                "epoch": epoch + 1,
-                "seconds": round(seconds, 4),
-                "images_per_second": round(report.images_per_second, 1),
-                "peak_memory_mib": peak_memory_mib(self.device),
-            }
+        report = EpochReport(stage.name, epoch + 1, stage.epochs, losses, validation, seen / training_seconds)
+        self.folder.note_time(
+            stage.name, seconds, self.device, epoch=epoch + 1, images_per_second=report.images_per_second
         )
         self.listener.epoch_finished(report)
 

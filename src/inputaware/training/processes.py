@@ -21,6 +21,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from inputaware.attacks.share import Share
 from inputaware.errors import ConfigError, DeviceError
+from inputaware.runs.environment import usable_processors
 
 _T = TypeVar("_T")
 
@@ -158,15 +159,11 @@ def launch(count: int, entry: Callable[..., None], *arguments: Any) -> int:
         entry: called in each with its rank and the arguments; it ends with :func:`sys.exit`.
         arguments: for the function.
     """
-    try:
-        processors = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        processors = os.cpu_count() or 1
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = {
-        "OMP_NUM_THREADS": str(max(1, processors // count)),
+        "OMP_NUM_THREADS": str(max(1, usable_processors() // count)),
         # The processes are all here, so that nothing need listen elsewhere.
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
     }
