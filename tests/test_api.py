@@ -13,7 +13,8 @@ from robustness.storage import small_config
 
 from inputaware import api
 from inputaware.api import Run, train
-from inputaware.config import AttackName, fields_that_count, override
+from inputaware.config.fields import AttackName
+from inputaware.config.record import fields_that_count, override
 from inputaware.data import sources
 from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.sources import read_source

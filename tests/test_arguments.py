@@ -9,7 +9,8 @@ import pytest
 
 from inputaware.arguments import parse, parse_defend, parse_train
 from inputaware.commands import EvaluateCommand, SweepCommand
-from inputaware.config import override, preset_config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import override
 from inputaware.defenses import own
 from inputaware.defenses.own import import_defense
 from inputaware.defenses.settings import DEFENSES, DefenseSettings

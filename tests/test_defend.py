@@ -15,7 +15,8 @@ import pytest
 from inputaware import api
 from inputaware.api import Run, train
 from inputaware.cli import main
-from inputaware.config import AttackName, preset_config
+from inputaware.config.fields import AttackName
+from inputaware.config.presets import preset_config
 from inputaware.defenses import own
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.registry import build_defense

@@ -26,7 +26,7 @@ from PIL import Image
 from inputaware import preset_config, train
 from inputaware.arguments import parse_train
 from inputaware.commands import BenchmarkCommand, DefendCommand
-from inputaware.config import check_config
+from inputaware.config.checks import check_config
 from inputaware.defenses.settings import DefenseSettings, StripSettings
 from inputaware.errors import DataError, DeviceError, UsageError, WriteError
 from inputaware.runs.files import read_json, write_json

@@ -178,8 +178,13 @@ GRAPH = read_package()
 
 
 def test_the_package_was_read() -> None:
-    assert {f"{PACKAGE}.errors", f"{PACKAGE}.config", f"{PACKAGE}.attacks.base", f"{PACKAGE}.cli"} <= GRAPH.keys()
-    assert Import(f"{PACKAGE}.errors", False) in GRAPH[f"{PACKAGE}.config"]
+    assert {
+        f"{PACKAGE}.errors",
+        f"{PACKAGE}.config.checks",
+        f"{PACKAGE}.attacks.base",
+        f"{PACKAGE}.cli",
+    } <= GRAPH.keys()
+    assert Import(f"{PACKAGE}.errors", False) in GRAPH[f"{PACKAGE}.config.checks"]
 
 
 def test_imports_go_up() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inputaware.config import ModelConfig
+from inputaware.config.fields import ModelConfig
 from inputaware.data.spec import dataset_spec
 from inputaware.models.registry import build_classifier
 from inputaware.runs.files import read_json

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from inputaware.config import config_to_dict, override, preset_config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import config_to_dict, override
 from inputaware.defenses.settings import DEFENSES
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]

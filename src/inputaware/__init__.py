@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inputaware.api import Run, import_official, train
-    from inputaware.config import Config, preset_config
+    from inputaware.config.fields import Config
+    from inputaware.config.presets import preset_config
     from inputaware.report import write_report
 
 __all__ = ["Config", "Run", "__version__", "import_official", "preset_config", "train", "write_report"]
@@ -17,10 +18,10 @@ __all__ = ["Config", "Run", "__version__", "import_official", "preset_config", "
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Config": "config",
+    "Config": "config.fields",
     "Run": "api",
     "import_official": "api",
-    "preset_config": "config",
+    "preset_config": "config.presets",
     "train": "api",
     "write_report": "report",
 }

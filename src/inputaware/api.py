@@ -26,16 +26,10 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Attack, Backdoor
 from inputaware.attacks.registry import build_attack
-from inputaware.config import (
-    DATASETS,
-    Config,
-    EvaluationSplit,
-    check_config,
-    check_processes,
-    check_seed,
-    config_differences,
-    override,
-)
+from inputaware.config.checks import check_config, check_processes, check_seed
+from inputaware.config.datasets import DATASETS
+from inputaware.config.fields import Config, EvaluationSplit
+from inputaware.config.record import config_differences, override
 from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_
 import tyro
 
 from inputaware.commands import DefendCommand, TrainCommand
-from inputaware.config import Config, override, preset_config
+from inputaware.config.fields import Config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import override
 from inputaware.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -30,7 +30,9 @@ from inputaware.commands import (
     SweepCommand,
     TrainCommand,
 )
-from inputaware.config import Config, check_config, check_number, check_processes, config_to_dict, flatten
+from inputaware.config.checks import check_config, check_number, check_processes
+from inputaware.config.fields import Config
+from inputaware.config.record import config_to_dict, flatten
 from inputaware.defenses.settings import DEFENSES, DefenseName, field_of
 from inputaware.errors import ConfigError, DefenseError, InputAwareError, UsageError, WriteError
 

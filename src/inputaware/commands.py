@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from inputaware.config import Config, EvaluationSplit, PrecisionName, PresetName
+from inputaware.config.fields import Config, EvaluationSplit, PrecisionName, PresetName
 from inputaware.defenses.settings import DEFENSES, DefenseSettings
 
 __all__ = [

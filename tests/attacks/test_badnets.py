@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from inputaware.attacks.badnets import BadNets, ClassifierStage, Clean, PatchTrigger
 from inputaware.attacks.trigger import apply_trigger
-from inputaware.config import Config, PatchName, TargetName, preset_config
+from inputaware.config.fields import Config, PatchName, TargetName
+from inputaware.config.presets import preset_config
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec
 from inputaware.defenses.strip import superimpose

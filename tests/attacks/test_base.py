@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from inputaware.attacks.base import Backdoor
-from inputaware.config import TargetName
+from inputaware.config.fields import TargetName
 from inputaware.errors import DataError
 
 

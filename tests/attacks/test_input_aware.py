@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inputaware.attacks.input_aware import InputAware, JointStage, MaskStage, probability_at
-from inputaware.config import preset_config
+from inputaware.config.presets import preset_config
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec, dataset_spec
 

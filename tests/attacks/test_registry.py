@@ -10,7 +10,8 @@ from inputaware.attacks.badnets import BadNets, Clean
 from inputaware.attacks.base import Attack
 from inputaware.attacks.input_aware import InputAware
 from inputaware.attacks.registry import build_attack
-from inputaware.config import AttackName, preset_config
+from inputaware.config.fields import AttackName
+from inputaware.config.presets import preset_config
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inputaware.attacks.targets import target_labels
-from inputaware.config import TargetName
+from inputaware.config.fields import TargetName
 from inputaware.errors import ConfigError
 
 

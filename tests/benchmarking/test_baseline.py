@@ -12,7 +12,7 @@ from torch import nn
 from inputaware.attacks.base import Stage
 from inputaware.attacks.registry import build_attack
 from inputaware.benchmarking.baseline import PlainMnistCnn, plain_copy, plain_stage
-from inputaware.config import preset_config
+from inputaware.config.presets import preset_config
 from inputaware.data.loader import Batch
 from inputaware.data.spec import dataset_spec
 

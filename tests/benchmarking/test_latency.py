@@ -7,7 +7,7 @@ import torch
 
 from inputaware.benchmarking.baseline import plain_copy
 from inputaware.benchmarking.latency import NETWORKS, measure_latency
-from inputaware.config import preset_config
+from inputaware.config.presets import preset_config
 from inputaware.data.spec import dataset_spec
 from inputaware.models.registry import build_classifier
 from inputaware.runs.results import published_latency

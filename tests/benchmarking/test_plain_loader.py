@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inputaware.benchmarking.plain_loader import PlainImages, plain_batches, prefetched
-from inputaware.config import AugmentationConfig
+from inputaware.config.fields import AugmentationConfig
 from inputaware.data.augment import crop_at, flip_where, rotate_by
 
 CPU = torch.device("cpu")

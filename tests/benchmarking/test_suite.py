@@ -13,7 +13,7 @@ from PIL import Image
 
 from inputaware.benchmarking import benchmark, latency, suite, training
 from inputaware.cli import main
-from inputaware.config import IMAGE_COUNTS, ImageCounts
+from inputaware.config.datasets import IMAGE_COUNTS, ImageCounts
 from inputaware.runs.files import read_json
 
 SPEEDUPS = ("mask_step_speedup", "mask_loop_speedup", "joint_step_speedup", "joint_loop_speedup")

@@ -7,7 +7,7 @@ import torch
 
 from inputaware.attacks.input_aware import JointStage, MaskStage
 from inputaware.benchmarking.workload import MIDDLE, STAGES, StageName, Workload, random_images
-from inputaware.config import preset_config
+from inputaware.config.presets import preset_config
 from inputaware.data.spec import dataset_spec
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inputaware.config import AugmentationConfig
+from inputaware.config.fields import AugmentationConfig
 from inputaware.data.augment import augment, crop_at, flip_where, random_crop, random_flip, random_rotation, rotate_by
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (2, 7, 12)]

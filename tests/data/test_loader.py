@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from inputaware.config import AugmentationConfig
+from inputaware.config.fields import AugmentationConfig
 from inputaware.data.loader import Loader, derangement, in_chunks
 from inputaware.errors import ConfigError
 

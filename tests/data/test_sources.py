@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from inputaware.config import IMAGE_SUFFIXES
+from inputaware.config.datasets import IMAGE_SUFFIXES
 from inputaware.data.cache import load_images
 from inputaware.data.sources import open_image, read_source, resize_image, source_identity
 from inputaware.data.spec import dataset_spec

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from inputaware.api import Run, train
-from inputaware.config import override, preset_config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import override
 
 # Chosen before any defense was run on them, so that the patch works and the clean accuracy is above 95 %.
 BUDGET = {

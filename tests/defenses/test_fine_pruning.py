@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
-from inputaware.config import AugmentationConfig
+from inputaware.config.fields import AugmentationConfig
 from inputaware.data.augment import augment
 from inputaware.defenses.base import CleanData, Finding, Suspect, Trial
 from inputaware.defenses.fine_pruning import FeatureCut, FinePruning, channel_activity, most_pruned

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from inputaware.config import override
+from inputaware.config.record import override
 from inputaware.defenses import own
 from inputaware.defenses.base import Defense
 from inputaware.defenses.own import import_defense, import_defenses, make_defense, settings_with
@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import numpy
 from inputaware.defenses.base import Defense, Examination, Score
-from inputaware.config import override
+from inputaware.config.record import override
 from inputaware.defenses.settings import DefenseSettings, Settings
 from helper_of_own import SIDE
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from inputaware.config import config_to_dict, preset_config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import config_to_dict
 from inputaware.evaluation.aggregate import (
     aggregate,
     changes,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
-from inputaware.config import TargetName
+from inputaware.config.fields import TargetName
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 
 CLASSES = 4

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inputaware.config import ArchitectureName, ModelConfig
+from inputaware.config.fields import ArchitectureName, ModelConfig
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError
 from inputaware.models.mnist_cnn import MnistCnn

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from inputaware.attacks.encoder_decoder import MaskGenerator, PatternGenerator, build_generators
 from inputaware.attacks.input_aware import JointStage, MaskStage
 from inputaware.attacks.trigger import apply_trigger
-from inputaware.config import ModelConfig, TargetName, preset_config
+from inputaware.config.fields import ModelConfig, TargetName
+from inputaware.config.presets import preset_config
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec
 from inputaware.models.normalize import Normalize

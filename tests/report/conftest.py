@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from inputaware.api import Run, train
-from inputaware.config import AttackName, TargetName, preset_config
+from inputaware.config.fields import AttackName, TargetName
+from inputaware.config.presets import preset_config
 from inputaware.defenses.settings import (
     DEFENSES,
     DefenseSettings,

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inputaware.config import AttackName, config_to_dict, preset_config
+from inputaware.config.fields import AttackName
+from inputaware.config.presets import preset_config
+from inputaware.config.record import config_to_dict
 from inputaware.report import write_report
 from inputaware.report.seeds import over_seeds
 from inputaware.runs.files import read_json, write_json

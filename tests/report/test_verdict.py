@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inputaware.config import override
+from inputaware.config.record import override
 from inputaware.report.collect import CollectedRun, Defended, collect_run
 from inputaware.report.verdict import accuracy_rows, cost_rows, flat, verdict
 

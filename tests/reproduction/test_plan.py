@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from inputaware.cli import main
-from inputaware.config import Config, override, preset_config
+from inputaware.config.fields import Config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import override
 from inputaware.defenses.settings import (
     DefenseSettings,
     FinePruningSettings,

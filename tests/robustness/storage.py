@@ -21,7 +21,8 @@ from unittest import mock
 from robustness.kills import files
 
 from inputaware.api import train
-from inputaware.config import Config, preset_config
+from inputaware.config.fields import Config
+from inputaware.config.presets import preset_config
 from inputaware.errors import InputAwareError, RunFolderError, WriteError
 from inputaware.training import loop
 from inputaware.training.loop import EpochReport

@@ -17,7 +17,8 @@ from robustness.storage import small_config
 
 from inputaware.api import Run, train
 from inputaware.attacks.registry import build_attack
-from inputaware.config import Config, override
+from inputaware.config.fields import Config
+from inputaware.config.record import override
 from inputaware.errors import ConfigError, DataError, TrainingError
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.results import read_evaluation

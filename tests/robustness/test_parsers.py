@@ -19,7 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from robustness.corruption import encoded, or_refused
 
-from inputaware.config import Config, config_from_dict, config_to_dict, override, preset_config
+from inputaware.config.fields import Config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import config_from_dict, config_to_dict, override
 from inputaware.data import archives
 from inputaware.data.sources import open_image, read_source
 from inputaware.errors import CheckpointError, ConfigError, DataError, RunFolderError

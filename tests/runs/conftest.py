@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from inputaware.config import AttackName, Config, preset_config
+from inputaware.config.fields import AttackName, Config
+from inputaware.config.presets import preset_config
 from inputaware.data.spec import DatasetSpec
 
 

@@ -19,7 +19,9 @@ import torch
 from safetensors import safe_open
 
 from inputaware.attacks.registry import build_attack
-from inputaware.config import AttackName, Config, config_to_dict, override, preset_config
+from inputaware.config.fields import AttackName, Config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import config_to_dict, override
 from inputaware.data.spec import DatasetSpec, dataset_spec
 from inputaware.errors import RunFolderError
 from inputaware.runs.checkpoint import load_tensors, save_tensors

@@ -22,7 +22,7 @@ from torch import Tensor
 from inputaware import api
 from inputaware.api import Run, import_official, train
 from inputaware.cli import main
-from inputaware.config import IMAGE_COUNTS
+from inputaware.config.datasets import IMAGE_COUNTS
 from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import CheckpointError, RunFolderError

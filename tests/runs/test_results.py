@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from inputaware.config import AttackName, Config, TargetName, config_to_dict, override, preset_config
+from inputaware.config.fields import AttackName, Config, TargetName
+from inputaware.config.presets import preset_config
+from inputaware.config.record import config_to_dict, override
 from inputaware.errors import RunFolderError
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.journal import Journal

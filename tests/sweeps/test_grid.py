@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inputaware.config import preset_config
+from inputaware.config.presets import preset_config
 from inputaware.defenses.settings import DEFENSES, ImageRegularizationSettings, StripSettings
 from inputaware.errors import ConfigError
 from inputaware.sweeps.grid import Asked, parse_option, parse_options, plan_sweep, read_sweep

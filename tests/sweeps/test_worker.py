@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from inputaware.api import Run, train
-from inputaware.config import Config, config_to_dict, preset_config
+from inputaware.config.fields import Config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import config_to_dict
 from inputaware.defenses.settings import DefenseSettings, StripSettings
 from inputaware.errors import DefenseError, RunFolderError
 from inputaware.sweeps.worker import CellProgress, run_cell

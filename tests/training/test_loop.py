@@ -13,7 +13,8 @@ import torch
 from inputaware.api import train
 from inputaware.attacks.base import StepLoss
 from inputaware.attacks.registry import build_attack
-from inputaware.config import Config, preset_config
+from inputaware.config.fields import Config
+from inputaware.config.presets import preset_config
 from inputaware.data.cache import load_images
 from inputaware.errors import ConfigError, RunFolderError, TrainingError
 from inputaware.runs import environment

@@ -18,7 +18,7 @@ import torch
 
 from inputaware.api import train
 from inputaware.cli import main
-from inputaware.config import preset_config
+from inputaware.config.presets import preset_config
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, DeviceError
 from inputaware.runs.checkpoint import load_tensors
@@ -45,7 +45,7 @@ import torch
 from torch import nn
 
 from inputaware.attacks.registry import build_attack
-from inputaware.config import preset_config
+from inputaware.config.presets import preset_config
 from inputaware.data.cache import load_images
 from inputaware.data.loader import Loader, to_pixels
 from inputaware.runs.checkpoint import save_tensors

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from inputaware.config import OptimizerConfig
+from inputaware.config.fields import OptimizerConfig
 from inputaware.training.schedules import learning_rate
 
 

@@ -10,7 +10,8 @@ import torch
 
 from inputaware.attacks.base import Stage, StepLoss
 from inputaware.attacks.registry import build_attack
-from inputaware.config import AttackName, preset_config
+from inputaware.config.fields import AttackName
+from inputaware.config.presets import preset_config
 from inputaware.data.loader import Batch
 from inputaware.data.spec import dataset_spec
 from inputaware.training.processes import Processes

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from inputaware.attacks.base import Attack, Backdoor, Recipe, Stage, StepLoss
 from inputaware.attacks.targets import target_labels
 from inputaware.attacks.trigger import apply_trigger
-from inputaware.config import Config, PatchName, images_in_batch
+from inputaware.config.checks import images_in_batch
+from inputaware.config.fields import Config, PatchName
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec
 from inputaware.models.registry import build_classifier

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from inputaware.attacks.share import WHOLE, Share
 from inputaware.attacks.targets import target_labels
 from inputaware.attacks.trigger import apply_trigger
-from inputaware.config import OptimizerConfig, TargetName
+from inputaware.config.fields import OptimizerConfig, TargetName
 from inputaware.data.loader import Batch, in_chunks
 from inputaware.errors import DataError
 from inputaware.models.precision import full_float32

@@ -14,7 +14,8 @@ from inputaware.attacks.encoder_decoder import MaskGenerator, PatternGenerator, 
 from inputaware.attacks.losses import diversity_loss, mask_norm_loss
 from inputaware.attacks.targets import target_labels
 from inputaware.attacks.trigger import apply_trigger
-from inputaware.config import Config, JointStageConfig, MaskStageConfig, images_in_batch
+from inputaware.config.checks import images_in_batch
+from inputaware.config.fields import Config, JointStageConfig, MaskStageConfig
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec
 from inputaware.models.normalize import Normalize

@@ -5,7 +5,7 @@ from __future__ import annotations
 from inputaware.attacks.badnets import BadNets, Clean
 from inputaware.attacks.base import Attack
 from inputaware.attacks.input_aware import InputAware
-from inputaware.config import Config
+from inputaware.config.fields import Config
 from inputaware.data.spec import DatasetSpec
 
 __all__ = ["build_attack"]

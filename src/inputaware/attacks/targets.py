@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from inputaware.config import TargetName
+from inputaware.config.fields import TargetName
 from inputaware.errors import ConfigError
 
 __all__ = ["target_labels"]

@@ -13,7 +13,7 @@ from inputaware.attacks.registry import build_attack
 from inputaware.benchmarking.baseline import plain_copy
 from inputaware.benchmarking.timing import synchronize, take_turns
 from inputaware.benchmarking.workload import random_images
-from inputaware.config import preset_config
+from inputaware.config.presets import preset_config
 from inputaware.data.loader import to_pixels
 from inputaware.data.spec import dataset_spec
 from inputaware.evaluation.statistics import percentile, ratios, summary

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from inputaware.config import AugmentationConfig
+from inputaware.config.fields import AugmentationConfig
 from inputaware.data.loader import Batch
 
 __all__ = ["PlainImages", "plain_batches", "prefetched"]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from inputaware.api import train
-from inputaware.config import preset_config
+from inputaware.config.presets import preset_config
 from inputaware.errors import InputAwareError
 from inputaware.evaluation.statistics import summary
 

@@ -17,7 +17,9 @@ from inputaware.benchmarking.size import BATCH_SIZES, SHARES, seconds_of_epoch
 from inputaware.benchmarking.startup import STARTS, measure_startup
 from inputaware.benchmarking.training import measure_training
 from inputaware.benchmarking.workload import STAGES
-from inputaware.config import IMAGE_COUNTS, PrecisionName, preset_config
+from inputaware.config.datasets import IMAGE_COUNTS
+from inputaware.config.fields import PrecisionName
+from inputaware.config.presets import preset_config
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError
 from inputaware.runs.environment import (

@@ -15,7 +15,8 @@ from inputaware.attacks.base import Stage
 from inputaware.attacks.input_aware import JointStage, MaskStage
 from inputaware.attacks.registry import build_attack
 from inputaware.benchmarking.baseline import plain_stage
-from inputaware.config import Config, preset_config
+from inputaware.config.fields import Config
+from inputaware.config.presets import preset_config
 from inputaware.data.loader import Batch, Loader
 from inputaware.data.spec import DatasetSpec, dataset_spec
 from inputaware.models.precision import full_float32

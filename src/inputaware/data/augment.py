@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from inputaware.config import AugmentationConfig
+from inputaware.config.fields import AugmentationConfig
 from inputaware.data.transfer import send
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from inputaware.config import AugmentationConfig, PartnerRule
+from inputaware.config.fields import AugmentationConfig, PartnerRule
 from inputaware.data.augment import augment
 from inputaware.data.transfer import send
 from inputaware.errors import ConfigError

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
-from inputaware.config import DATASETS, IMAGE_SUFFIXES
+from inputaware.config.datasets import DATASETS, IMAGE_SUFFIXES
 from inputaware.data.archives import (
     ARCHIVES,
     CHECKSUMS,

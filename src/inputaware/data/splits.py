@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from inputaware.config import IMAGE_COUNTS, held_out
+from inputaware.config.datasets import IMAGE_COUNTS, held_out
 from inputaware.errors import DataError
 
 __all__ = ["Splits", "split_indices", "subset_indices"]

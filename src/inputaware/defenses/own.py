@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from inputaware.config import override
+from inputaware.config.record import override
 from inputaware.defenses.base import Defense
 from inputaware.defenses.registry import build_defense, check_defense, is_built_in
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, field_of

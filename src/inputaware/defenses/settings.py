@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from inputaware.config import check_number
+from inputaware.config.checks import check_number
 from inputaware.errors import ConfigError
 
 __all__ = [

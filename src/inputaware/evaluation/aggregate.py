@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from inputaware.config import config_from_dict, fields_that_count, flatten, preset_config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import config_from_dict, fields_that_count, flatten
 from inputaware.evaluation.filters import best_filter
 from inputaware.evaluation.statistics import CONFIDENCE, Estimate, compare, estimate, holm
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from inputaware.config import check_number
+from inputaware.config.checks import check_number
 
 __all__ = ["ReluDropoutPool", "cheap_dropout"]
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from inputaware.config import ModelConfig
+from inputaware.config.fields import ModelConfig
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError
 from inputaware.models.mnist_cnn import MnistCnn

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from inputaware.config import Config
+from inputaware.config.fields import Config
 from inputaware.data.spec import DatasetSpec
 from inputaware.defenses.settings import DEFENSES
 from inputaware.runs.description import read_description

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inputaware import __version__
-from inputaware.config import config_to_dict
+from inputaware.config.record import config_to_dict
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.evaluation.words import in_percent
 from inputaware.report.collect import CollectedRun, collect_run

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any, NamedTuple
 
-from inputaware.config import Config, flatten
+from inputaware.config.fields import Config
+from inputaware.config.record import flatten
 from inputaware.evaluation.doubts import doubts
 from inputaware.evaluation.words import TESTS, in_percent
 from inputaware.report.collect import CollectedRun

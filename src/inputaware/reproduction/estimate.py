@@ -8,7 +8,8 @@ import torch
 
 from inputaware.benchmarking.timing import seconds_of
 from inputaware.benchmarking.workload import MIDDLE, STAGES, StageName, Workload
-from inputaware.config import IMAGE_COUNTS, Config, PrecisionName
+from inputaware.config.datasets import IMAGE_COUNTS
+from inputaware.config.fields import Config, PrecisionName
 from inputaware.data.spec import dataset_spec
 from inputaware.defenses.settings import DefenseSettings
 from inputaware.reproduction.works import WorkKind

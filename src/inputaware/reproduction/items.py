@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from inputaware.config import TargetName
+from inputaware.config.fields import TargetName
 from inputaware.evaluation.filters import ORDERS
 from inputaware.evaluation.words import RATES, in_percent, percent
 from inputaware.figures.panels import image_rows

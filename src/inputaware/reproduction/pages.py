@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from inputaware.config import DATASETS
+from inputaware.config.datasets import DATASETS
 from inputaware.figures.style import png_figure, svg_figure
 from inputaware.reproduction.items import ITEM_NAMES, ITEMS, ItemName, Made
 from inputaware.runs.files import write_bytes, write_text, writing

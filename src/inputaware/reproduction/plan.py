@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inputaware.config import DATASETS, PrecisionName, PresetName, check_number, check_seed
+from inputaware.config.checks import check_number, check_seed
+from inputaware.config.datasets import DATASETS
+from inputaware.config.fields import PrecisionName, PresetName
 from inputaware.data.cache import load_images
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, DataError

@@ -9,7 +9,9 @@ from typing import Literal, get_args
 
 from inputaware.api import Run, recorded_config, train
 from inputaware.benchmarking.latency import measure_latency
-from inputaware.config import AttackName, Config, PrecisionName, PresetName, TargetName, override, preset_config
+from inputaware.config.fields import AttackName, Config, PrecisionName, PresetName, TargetName
+from inputaware.config.presets import preset_config
+from inputaware.config.record import override
 from inputaware.defenses.settings import DefenseName
 from inputaware.report.collect import collect_run
 from inputaware.runs.environment import describe_environment, resolve_device

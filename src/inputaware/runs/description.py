@@ -10,7 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from inputaware.config import Config, check_values, config_from_dict, config_identity, config_to_dict
+from inputaware.config.checks import check_values
+from inputaware.config.fields import Config
+from inputaware.config.record import config_from_dict, config_identity, config_to_dict
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.runs.files import read_json, write_json

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from inputaware import __version__
-from inputaware.config import PrecisionName
+from inputaware.config.fields import PrecisionName
 from inputaware.errors import DeviceError
 
 __all__ = [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Attack
 from inputaware.attacks.registry import build_attack
-from inputaware.config import Config
+from inputaware.config.fields import Config
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import RunFolderError
 from inputaware.models.registry import architecture_name

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from inputaware.attacks.base import Attack
 from inputaware.attacks.encoder_decoder import EncoderDecoder
 from inputaware.attacks.registry import build_attack
-from inputaware.config import Config, TargetName, check_config, override, preset_config
+from inputaware.config.checks import check_config
+from inputaware.config.fields import Config, TargetName
+from inputaware.config.presets import preset_config
+from inputaware.config.record import override
 from inputaware.data.spec import DatasetSpec, dataset_spec
 from inputaware.errors import CheckpointError, ConfigError
 from inputaware.models.mnist_cnn import MnistCnn

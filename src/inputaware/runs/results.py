@@ -7,7 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from inputaware.config import Config, config_to_dict
+from inputaware.config.fields import Config
+from inputaware.config.record import config_to_dict
 from inputaware.errors import RunFolderError
 from inputaware.runs.files import read_json
 from inputaware.runs.journal import Journal, last_of_each

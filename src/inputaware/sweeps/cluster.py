@@ -18,7 +18,8 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from inputaware.config import check_number, config_to_dict
+from inputaware.config.checks import check_number
+from inputaware.config.record import config_to_dict
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError
 from inputaware.runs.environment import usable_processors
 from inputaware.runs.findings import kept_finding

@@ -14,15 +14,11 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from inputaware.config import (
-    DATASETS,
-    Config,
-    check_config,
-    config_identity,
-    fields_that_count,
-    override,
-    preset_config,
-)
+from inputaware.config.checks import check_config
+from inputaware.config.datasets import DATASETS
+from inputaware.config.fields import Config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import config_identity, fields_that_count, override
 from inputaware.data.spec import dataset_spec
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, field_of
 from inputaware.errors import ConfigError

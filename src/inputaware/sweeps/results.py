@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inputaware.config import config_to_dict, flatten
+from inputaware.config.record import config_to_dict, flatten
 from inputaware.errors import InputAwareError
 from inputaware.evaluation.aggregate import aggregate, comparisons, measures
 from inputaware.runs.environment import command_line

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inputaware.config import Config, config_from_dict
+from inputaware.config.fields import Config
+from inputaware.config.record import config_from_dict
 from inputaware.errors import DefenseError, RunFolderError
 
 if TYPE_CHECKING:

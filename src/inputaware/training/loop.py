@@ -14,7 +14,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from inputaware.attacks.base import Attack, Stage
-from inputaware.config import Config
+from inputaware.config.fields import Config
 from inputaware.data.loader import Loader
 from inputaware.errors import RunFolderError, TrainingError, WriteError
 from inputaware.models.precision import full_float32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from inputaware.config import OptimizerConfig
+from inputaware.config.fields import OptimizerConfig
 
 __all__ = ["learning_rate"]
 

@@ -1,0 +1,197 @@
+"""The presets: what ``fast``, ``paper`` and ``official`` stand for on each data set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from inputaware.config.datasets import DATASETS, IMAGE_SUFFIXES, held_out
+from inputaware.config.fields import (
+    PRESETS,
+    AugmentationConfig,
+    Config,
+    JointStageConfig,
+    MaskStageConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PatchName,
+    PresetName,
+    TargetName,
+)
+from inputaware.config.record import override
+from inputaware.errors import ConfigError
+
+__all__ = ["preset_config"]
+
+
+def _augmentation(dataset: str) -> AugmentationConfig:
+    """Return the paper's augmentation of a data set; a user's own images are cropped only."""
+    rotation = 10.0 if dataset in ("cifar10", "gtsrb") else 0.0
+    return AugmentationConfig(rotation_degrees=rotation, horizontal_flip=dataset == "cifar10")
+
+
+def _patch(dataset: str) -> PatchName:
+    """Return the patch that STRIP's adding of images leaves whole: black pixels stay only on black borders."""
+    return "checkerboard" if dataset in ("digits", "mnist") else "white"
+
+
+def _published_schedule(hidden_units: int, joint_epochs: int, classifier_milestones: tuple[int, ...]) -> dict[str, Any]:
+    """Return what the presets ``paper`` and ``official`` have in common."""
+    return {
+        "validation_images": None,
+        "model": ModelConfig(hidden_units=hidden_units),
+        "mask_stage": MaskStageConfig(
+            epochs=25,
+            optimizer=OptimizerConfig(name="adam", learning_rate=0.01, schedule="step", milestones=(10, 20)),
+        ),
+        "joint_stage": JointStageConfig(
+            epochs=joint_epochs,
+            classifier=OptimizerConfig(
+                name="sgd",
+                learning_rate=0.01,
+                schedule="step",
+                milestones=classifier_milestones,
+                weight_decay=5e-4,
+            ),
+            generator=OptimizerConfig(
+                name="adam", learning_rate=0.01, schedule="step", milestones=(200, 300, 400, 500)
+            ),
+        ),
+    }
+
+
+def _paper() -> dict[str, Any]:
+    """Return the supplement's settings, the release's where the supplement is silent."""
+    return {"partners": "distinct-order", **_published_schedule(1024, 600, (100, 200, 300, 400, 500))}
+
+
+def _official() -> dict[str, Any]:
+    """Return what the authors' release really does: its 25 mask epochs are counted in its 600."""
+    settings = {"partners": "second-order", **_published_schedule(512, 575, (100, 200, 300, 400))}
+    joint: JointStageConfig = settings["joint_stage"]
+    settings["joint_stage"] = replace(joint, generator=replace(joint.generator, accumulate_gradients=True))
+    settings["mask_stage"] = replace(settings["mask_stage"], lambda_div_twice=True)
+    return settings
+
+
+_FAST_EPOCHS: dict[str, tuple[int, int]] = {
+    "digits": (25, 100),
+    "mnist": (3, 12),
+    "cifar10": (3, 80),
+    "gtsrb": (3, 60),
+}
+"""Mask and joint epochs of preset ``fast``."""
+
+_FAST_EPOCHS_OF_OTHERS = (5, 40)
+"""The same for images of one's own; of few images there are more."""
+
+_FAST_PADDING = {"digits": 1, "mnist": 2}
+"""Padding of preset ``fast`` before a random crop: these digits are centred, and large shifts take epochs to learn."""
+
+_FEW_IMAGES, _SMALL_BATCH, _NARROW = 4_000, 64, 0.25
+"""Below so many training images of one's own batches are small, and PreActResNet-18 is narrow: minutes on a laptop."""
+
+_LEAST_STEPS = (450, 1_800)
+"""Steps of both stages that preset ``fast`` takes at least of one's own images, about as many as of digits."""
+
+
+def _count_images(dataset: str) -> int | None:
+    """Return how many images of a path would be trained on.
+
+    None where nobody can tell. A Parquet file does not say how many classes it has.
+    """
+    try:
+        if (file := Path(dataset) / "train.parquet").is_file():
+            import pyarrow.parquet as pq
+
+            classes, images = 1, int(pq.read_metadata(file).num_rows)
+        else:
+            visible = [
+                path for path in Path(dataset).glob("train/[!.]*/[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES
+            ]
+            classes, images = len({path.parent for path in visible}), len(visible)
+    except (OSError, ValueError):  # what is wrong is said when the images are read
+        return None
+    return max(1, images - 2 * held_out(images, classes)) if images else None
+
+
+def _fast(dataset: str, target: TargetName, images: int | None) -> dict[str, Any]:
+    """Return our own schedule: the same losses and networks, one-cycle learning rates, minutes.
+
+    Args:
+        dataset: what is trained on.
+        target: which starting shares of a batch.
+        images: training images of one's own, where it is no data set with a name.
+    """
+    mask_epochs, joint_epochs = _FAST_EPOCHS.get(dataset, _FAST_EPOCHS_OF_OTHERS)
+    # An epoch of digits has only a thousand images: smaller batches give more steps for the same work.
+    batch_size = 64 if dataset == "digits" else 128
+    few = images is not None and images < _FEW_IMAGES
+    if images is not None:
+        batch_size = min(_SMALL_BATCH, images) if few else 128
+        mask_epochs, joint_epochs = (
+            max(usual, math.ceil(least / (images // batch_size)))
+            for usual, least in zip((mask_epochs, joint_epochs), _LEAST_STEPS, strict=True)
+        )
+    joint_batch_size = batch_size
+    classifier = OptimizerConfig(name="adam", learning_rate=0.002, betas=(0.9, 0.99))
+    if dataset in ("cifar10", "gtsrb"):
+        # A residual network with batch-norm; mnist-cnn has none, and there SGD is far slower than Adam.
+        classifier = OptimizerConfig(name="sgd", learning_rate=0.2, nesterov=True, weight_decay=5e-4)
+        # A GPU takes 1.5 times as long for twice as many images.
+        joint_batch_size = 256
+    # All-to-all has to tell the class of a triggered image too, and takes longer to learn its triggers.
+    attack, cross = (0.17, 0.33) if target == "all-to-one" else (0.25, 0.2)
+    augmentation = _augmentation(dataset)
+    return {
+        "counted_images": images,
+        "model": ModelConfig(width=_NARROW) if few else ModelConfig(),
+        "augmentation": replace(augmentation, crop_padding=_FAST_PADDING.get(dataset, augmentation.crop_padding)),
+        "mask_stage": MaskStageConfig(
+            epochs=mask_epochs, batch_size=batch_size, optimizer=OptimizerConfig(name="adam", learning_rate=0.01)
+        ),
+        "joint_stage": JointStageConfig(
+            epochs=joint_epochs,
+            batch_size=joint_batch_size,
+            initial_attack_probability=attack,
+            initial_cross_probability=cross,
+            ramp=0.4,
+            label_smoothing=0.1,
+            averaging=0.995,
+            classifier=classifier,
+            generator=OptimizerConfig(name="adam", learning_rate=0.01),
+        ),
+    }
+
+
+def preset_config(
+    preset: PresetName = "fast", *, dataset: str, target: TargetName = "all-to-one", **options: Any
+) -> Config:
+    """Return the configuration of a preset on a data set.
+
+    Args:
+        preset: one of :data:`PRESETS`.
+        dataset: one of :data:`DATASETS`, or a path.
+        target: the rule from the true label to the attacker's.
+        options: fields of :class:`Config` that replace the preset's. With ``counted_images`` the schedule of ``fast``
+            is that of so many images of one's own, and the folder is not looked at.
+
+    Raises:
+        ConfigError: the preset or an option is unknown.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; found {preset!r}")
+    if preset == "fast":
+        counted = None
+        if dataset not in DATASETS:
+            given = options.get("counted_images")
+            # What is no count is refused where options are.
+            counted = given if isinstance(given, int) and given >= 1 else _count_images(dataset)
+        settings = _fast(dataset, target, counted)
+    else:
+        settings = {"paper": _paper, "official": _official}[preset]()
+    settings = {"augmentation": _augmentation(dataset), "patch": _patch(dataset), **settings}
+    config = Config(dataset=dataset, preset=preset, target=target, **settings)
+    return override(config, options)
