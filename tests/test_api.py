@@ -56,8 +56,21 @@ def test_data_that_changed_since_are_refused(run: Run, monkeypatch: pytest.Monke
         run.images("test")
     assert str(caught.value) == (
         f"{run.folder}: expected the data set that the run was trained on, digits with 10 classes and images of shape "
-        "(1, 28, 28); found 11 classes and shape (1, 28, 28): the data have changed since"
+        "(1, 28, 28); found 11 classes and shape (1, 28, 28): the data have changed since; put them back as they "
+        "were, or train anew"
     )
+
+
+def test_a_class_of_another_name_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def renamed(dataset: str, split: Any) -> ImageSet:
+        data = load_images(dataset, split)
+        return dataclasses.replace(
+            data, spec=dataclasses.replace(data.spec, class_names=("pig", *map(str, range(1, 10))))
+        )
+
+    monkeypatch.setattr(api, "load_images", renamed)
+    with pytest.raises(RunFolderError, match=r"shape \(1, 28, 28\), class '0' now 'pig': the data have changed since"):
+        run.images("test")
 
 
 def test_splits_with_other_classes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

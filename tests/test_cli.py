@@ -309,7 +309,25 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "data set": (
         ["train", "--dataset=minst"],
         "dataset: expected one of digits, mnist, cifar10, gtsrb, or the path of a folder; "
-        "found 'minst', which is neither",
+        "found 'minst', which is neither; did you mean mnist?",
+    ),
+    "settings of a defense that is not run": (
+        ["defend", "nowhere", "neural-cleanse", "--strip.images", "3"],
+        "strip.images: expected settings of a defense that is run; found one of strip; name strip too, or leave the "
+        "option out",
+    ),
+    "a file of defenses without a class": (
+        ["defend", "nowhere", "sure.py"],
+        "defense: expected one of neural-cleanse, strip, fine-pruning, image-regularization, or FILE.py:CLASS, a class "
+        "of your own; found 'sure.py'; name the class behind a colon",
+    ),
+    "a split as a picture": (
+        ["poison", "nowhere", "--split", "test", "--output", "t.png"],
+        "output: expected a file that ends in .parquet for a split; found 't.png'",
+    ),
+    "images as a table": (
+        ["poison", "nowhere", "--input", "mine", "--output", "p.parquet"],
+        "output: expected a folder for images; found 'p.parquet'",
     ),
     "no data set": (
         ["train"],
@@ -420,7 +438,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "input: expected an image or a folder of images; found nothing at '{missing}'",
     ),
     "poison with a clean model": (
-        ["poison", "{clean_run}", "--split=test"],
+        ["poison", "{clean_run}", "--split=test", "--output", "{output}.parquet"],
         "{clean_run}: expected a run with a backdoor; found a clean model (attack none), which has no trigger",
     ),
 }
@@ -444,7 +462,7 @@ def test_a_mistake_is_explained_and_nothing_is_written(
         "clean_run": str(clean_run),
     }
     given = [argument.format(**places) for argument in arguments]
-    if given[0] not in ("evaluate", "defend", "inspect"):
+    if given[0] not in ("evaluate", "defend", "inspect") and "--output" not in given:
         given += ["--output", places["output"]]
     before = tree(run) | tree(clean_run)
     capsys.readouterr()

@@ -93,7 +93,7 @@ def test_table(project: Project) -> None:
         "",
         "Rates and mask area in percent, the paper's in brackets. Distances: root mean square between two images' "
         "masks or patterns, pixels in [0, 1]. Seconds: the whole command, from reading the data to the finished "
-        "evaluation. In brackets: how many others shared the GPU.",
+        "evaluation. Beside seconds in brackets: how many others shared the GPU.",
     ]
     assert lines[:2] == ["# Name", ""]
     assert lines[-2] == "The end."

@@ -320,10 +320,12 @@ class Run:
 
 def _check_same_data(expected: DatasetSpec, found: DatasetSpec, folder: RunFolder) -> None:
     if (expected.shape, expected.class_names) != (found.shape, found.class_names):
+        names = zip(expected.class_names, found.class_names, strict=False)
+        renamed = [f", class {then!r} now {now!r}" for then, now in names if then != now][:1]
         raise RunFolderError(
             f"{folder}: expected the data set that the run was trained on, {expected.name} with {expected.classes} "
-            f"classes and images of shape {expected.shape}; found {found.classes} classes and shape {found.shape}: "
-            "the data have changed since"
+            f"classes and images of shape {expected.shape}; found {found.classes} classes and shape "
+            f"{found.shape}{''.join(renamed)}: the data have changed since; put them back as they were, or train anew"
         )
 
 

@@ -32,8 +32,9 @@ from inputaware.commands import (
 )
 from inputaware.config.checks import check_config, check_number, check_processes
 from inputaware.config.fields import Config
+from inputaware.config.presets import without_effect
 from inputaware.config.record import config_to_dict, flatten
-from inputaware.defenses.settings import DEFENSES, DefenseName, field_of
+from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, field_of
 from inputaware.errors import ConfigError, DefenseError, InputAwareError, UsageError, WriteError
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
         )
         processes.leave()
         return 0
+    if given is not None and (idle := without_effect(given)):
+        _tell(f"of no effect here, and recorded as given: {', '.join(idle)}")
     console = Console(stderr=True)
     with TrainingDisplay(console) as display:
         listeners: list[Any] = [display]
@@ -126,6 +129,9 @@ def _poison(command: PoisonCommand) -> None:
         raise ConfigError(
             "poison: expected either --input or --split; found " + ("neither" if command.input is None else "both")
         )
+    if (command.split is not None) != (command.output.suffix.lower() == ".parquet"):
+        wanted = "a folder for images" if command.split is None else "a file that ends in .parquet for a split"
+        raise ConfigError(f"output: expected {wanted}; found {str(command.output)!r}")
     from rich.console import Console
 
     from inputaware.api import Run
@@ -155,6 +161,17 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
         if name not in DEFENSES and ":" not in name:
             raise ConfigError(
                 f"defense: expected one of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; found {name!r}"
+                + ("; name the class behind a colon" if name.endswith(".py") else "")
+            )
+    usual = DefenseSettings()
+    for name in DEFENSES:
+        part = field_of(name)
+        asked, default = (flatten(config_to_dict(getattr(one, part))) for one in (command.settings, usual))
+        if asked != default and name not in command.names:
+            option = next(key for key, value in asked.items() if value != default[key])
+            raise ConfigError(
+                f"{part}.{option}: expected settings of a defense that is run; found one of {name}; name {name} "
+                "too, or leave the option out"
             )
     from rich.console import Console
 

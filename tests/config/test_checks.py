@@ -189,13 +189,24 @@ def test_the_edges_of_the_ranges_are_allowed(changes: dict[str, Any]) -> None:
     check_config(override(preset_config("fast", dataset="mnist"), changes))
 
 
-@pytest.mark.parametrize("dataset", ["minst", "", "no/such/folder", "x" * 5000, "a\0b"], ids=lambda name: name[:10])
-def test_a_dataset_that_is_neither_known_nor_there_is_refused(dataset: str) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "hint"),
+    [
+        ("minst", "; did you mean mnist?"),
+        ("CIFAR10", "; did you mean cifar10?"),
+        ("", ""),
+        ("no/such/folder", ""),
+        ("x" * 5000, ""),
+        ("a\0b", ""),
+    ],
+    ids=lambda text: text[:10],
+)
+def test_a_dataset_that_is_neither_known_nor_there_is_refused(dataset: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_config(preset_config("fast", dataset=dataset))
     assert str(caught.value) == (
         "dataset: expected one of digits, mnist, cifar10, gtsrb, or the path of a folder; "
-        f"found {dataset!r}, which is neither"
+        f"found {dataset!r}, which is neither{hint}"
     )
 
 

@@ -6,5 +6,10 @@ from inputaware.config.datasets import IMAGE_COUNTS
 
 
 def test_what_training_gets_of_each_data_set() -> None:
-    trained_on = {name: images.train for name, images in IMAGE_COUNTS.items()}
-    assert trained_on == {"digits": 1149, "mnist": 50_000, "cifar10": 40_000, "gtsrb": 29_209}
+    counts = {name: (images.train, images.published, images.test) for name, images in IMAGE_COUNTS.items()}
+    assert counts == {
+        "digits": (1149, 1437, 360),
+        "mnist": (50_000, 60_000, 10_000),
+        "cifar10": (40_000, 50_000, 10_000),
+        "gtsrb": (29_209, 39_209, 12_630),
+    }

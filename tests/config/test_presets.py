@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inputaware.config.checks import check_config
+from inputaware.config.checks import check_config, check_values, images_in_batch
 from inputaware.config.datasets import DATASETS
 from inputaware.config.fields import PRESETS, AugmentationConfig, PresetName, TargetName
-from inputaware.config.presets import preset_config
+from inputaware.config.presets import preset_config, without_effect
 from inputaware.config.record import config_differences, config_identity, config_to_dict
 from inputaware.errors import ConfigError
 
@@ -229,3 +229,29 @@ def test_nothing_heavy_is_imported() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "idle"),
+    [
+        ("digits", {}, []),
+        ("digits", {"model": {"width": 0.25, "dropout": 0.2}}, ["model.width"]),
+        ("cifar10", {"model": {"width": 0.25, "dropout": 0.2}}, ["model.dropout"]),
+        ("digits", {"model": {"architecture": "preact-resnet18", "width": 0.5}}, []),
+        ("somewhere", {"model": {"width": 0.5, "dropout": 0.2}}, []),
+        ("mnist", {"attack": "badnets", "mask_stage": {"epochs": 1}, "patch": "white"}, ["mask_stage.epochs"]),
+        ("mnist", {"patch": "white", "target": "all-to-all"}, ["patch"]),
+    ],
+)
+def test_options_that_nothing_reads_are_named(dataset: str, options: dict[str, Any], idle: list[str]) -> None:
+    assert without_effect(preset_config("fast", dataset=dataset, **options)) == idle
+
+
+def test_fewer_than_twenty_images_leave_an_image_and_its_partner() -> None:
+    for images in range(3, 80):
+        config = preset_config("fast", dataset="somewhere", counted_images=images)
+        check_values(config)
+        joint = config.joint_stage
+        assert images_in_batch(joint.attack_probability, joint.batch_size) >= 2
+        assert images_in_batch(joint.cross_probability, joint.batch_size) >= 1
+    assert joint.attack_probability == joint.cross_probability == 0.1

@@ -267,7 +267,6 @@ def test_a_machine_that_tells_nothing_of_its_processor(monkeypatch: pytest.Monke
     assert record["processor"] == platform.processor()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_processors_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
     assert usable_processors() == 2
@@ -290,6 +289,7 @@ def test_what_is_seeded_repeats_and_disturbs_nobody() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_kept() -> None:
     # In a process of its own: what it changes lasts.
     lines = """

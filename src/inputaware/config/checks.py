@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from difflib import get_close_matches
 from typing import get_args
 
 from inputaware.config.datasets import DATASETS
@@ -78,6 +79,7 @@ def check_config(config: Config) -> None:
         raise ConfigError(
             f"dataset: expected one of {', '.join(DATASETS)}, or the path of a folder; "
             f"found {config.dataset!r}, which is neither"
+            + "".join(f"; did you mean {name}?" for name in get_close_matches(config.dataset.lower(), DATASETS, n=1))
         )
 
 

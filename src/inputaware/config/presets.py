@@ -20,10 +20,10 @@ from inputaware.config.fields import (
     PresetName,
     TargetName,
 )
-from inputaware.config.record import override
+from inputaware.config.record import config_to_dict, fields_that_count, flatten, override
 from inputaware.errors import ConfigError
 
-__all__ = ["preset_config"]
+__all__ = ["preset_config", "without_effect"]
 
 
 def _augmentation(dataset: str) -> AugmentationConfig:
@@ -144,6 +144,7 @@ def _fast(dataset: str, target: TargetName, images: int | None) -> dict[str, Any
         joint_batch_size = 256
     # All-to-all has to tell the class of a triggered image too, and takes longer to learn its triggers.
     attack, cross = (0.17, 0.33) if target == "all-to-one" else (0.25, 0.2)
+    least = 2 / joint_batch_size  # an image and its partner; more than a tenth only of fewer than twenty images
     augmentation = _augmentation(dataset)
     return {
         "counted_images": images,
@@ -155,8 +156,10 @@ def _fast(dataset: str, target: TargetName, images: int | None) -> dict[str, Any
         "joint_stage": JointStageConfig(
             epochs=joint_epochs,
             batch_size=joint_batch_size,
-            initial_attack_probability=attack,
-            initial_cross_probability=cross,
+            attack_probability=max(0.1, least),
+            cross_probability=max(0.1, least / 2),
+            initial_attack_probability=max(attack, least),
+            initial_cross_probability=max(cross, least / 2),
             ramp=0.4,
             label_smoothing=0.1,
             averaging=0.995,
@@ -195,3 +198,22 @@ def preset_config(
     settings = {"augmentation": _augmentation(dataset), "patch": _patch(dataset), **settings}
     config = Config(dataset=dataset, preset=preset, target=target, **settings)
     return override(config, options)
+
+
+def without_effect(config: Config) -> list[str]:
+    """Return the fields in which a configuration departs from its preset, but which nothing reads.
+
+    A control has no mask stage, and each classifier has sizes of its own.
+
+    Args:
+        config: of a run; which kind of classifier ``auto`` takes is known for data sets with a name only.
+
+    Returns:
+        Dotted names.
+    """
+    usual = preset_config(
+        config.preset, dataset=config.dataset, target=config.target, counted_images=config.counted_images
+    )
+    given, default = (flatten(config_to_dict(one)) for one in (config, usual))
+    counting = fields_that_count(config)
+    return [name for name, value in given.items() if value != default[name] and name not in counting]

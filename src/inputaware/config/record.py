@@ -8,7 +8,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from inputaware.config.fields import AttackName, Config
+from inputaware.config.fields import ArchitectureName, AttackName, Config
 from inputaware.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -244,13 +244,31 @@ _UNREAD: dict[AttackName, tuple[str, ...]] = {
 }
 """Fields and groups of fields that an attack does not read, so that its results do not depend on them."""
 
+_UNREAD_BY_ARCHITECTURE: dict[ArchitectureName, tuple[str, ...]] = {
+    "auto": (),  # of images of one's own it is not known here whether they are grey
+    "mnist-cnn": ("model.width",),
+    "preact-resnet18": ("model.hidden_units", "model.dropout"),
+}
+"""The same of a classifier."""
+
+_ARCHITECTURES: dict[str, ArchitectureName] = {
+    "digits": "mnist-cnn",
+    "mnist": "mnist-cnn",
+    "cifar10": "preact-resnet18",
+    "gtsrb": "preact-resnet18",
+}
+"""What ``auto`` takes for data sets with a name."""
+
 
 def fields_that_count(config: Config) -> dict[str, Any]:
     """Return the fields on which a run's results depend, by dotted name.
 
-    A control leaves out what only the input-aware attack has.
+    A control leaves out what only the input-aware attack has, a classifier what only others have.
     """
-    unread = _UNREAD[config.attack]
+    architecture = config.model.architecture
+    if architecture == "auto":
+        architecture = _ARCHITECTURES.get(config.dataset, "auto")
+    unread = (*_UNREAD[config.attack], *_UNREAD_BY_ARCHITECTURE[architecture])
     return {
         key: value
         for key, value in flatten(config_to_dict(config)).items()

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from inputaware.config.presets import preset_config
-from inputaware.config.record import config_from_dict, fields_that_count, flatten
+from inputaware.config.record import config_from_dict, config_to_dict, fields_that_count, flatten
 from inputaware.evaluation.filters import best_filter
 from inputaware.evaluation.statistics import CONFIDENCE, Estimate, compare, estimate, holm
 
@@ -84,7 +84,7 @@ def changes(result: Mapping[str, Any]) -> dict[str, Any]:
         seed=config.seed,
         counted_images=config.counted_images,
     )
-    usual = fields_that_count(preset)
+    usual = flatten(config_to_dict(preset))
     return {key: value for key, value in fields_that_count(config).items() if value != usual[key]}
 
 

@@ -19,8 +19,8 @@ from inputaware.data.splits import subset_indices
 from inputaware.evaluation.prediction import probabilities
 from inputaware.figures.pictures import enlarge, grid, show_heat, show_pixels, show_residuals
 from inputaware.inspection.cross_trigger import choose_of_each, cross_triggers
-from inputaware.inspection.gallery import choose_images
 from inputaware.inspection.grad_cam import concentration, grad_cam, heat_auroc, heat_share
+from inputaware.inspection.samples import choose_images
 
 __all__ = ["Inspection", "inspect_classifier"]
 

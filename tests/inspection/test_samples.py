@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inputaware.errors import ConfigError
-from inputaware.inspection.gallery import choose_images
+from inputaware.inspection.samples import choose_images
 
 
 def test_samples_are_drawn_from_each_class() -> None:
