@@ -59,7 +59,8 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
     from rich.console import Console
 
     from inputaware.api import train
-    from inputaware.console import TrainingDisplay, evaluation_table
+    from inputaware.console.displays import TrainingDisplay
+    from inputaware.console.tables import evaluation_table
     from inputaware.runs.results import published, read_evaluation
     from inputaware.training.listeners import Listeners, TensorBoardListener
 
@@ -111,7 +112,8 @@ def _evaluate(command: EvaluateCommand) -> None:
     from rich.console import Console
 
     from inputaware.api import Run
-    from inputaware.console import evaluation_table, progress_bar
+    from inputaware.console.displays import progress_bar
+    from inputaware.console.tables import evaluation_table
     from inputaware.runs.results import published
 
     run = Run.load(command.run, device=command.device)
@@ -135,7 +137,7 @@ def _poison(command: PoisonCommand) -> None:
     from rich.console import Console
 
     from inputaware.api import Run
-    from inputaware.console import poison_table
+    from inputaware.console.tables import poison_table
     from inputaware.poisoning import export_poisoned_split, poison_files
 
     run = Run.load(command.run, device=command.device)
@@ -176,7 +178,8 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
     from rich.console import Console
 
     from inputaware.api import Run
-    from inputaware.console import defense_table, named_progress
+    from inputaware.console.displays import named_progress
+    from inputaware.console.tables import defense_table
     from inputaware.defenses.own import import_defense
 
     def chosen(name: str) -> DefenseName | Defense:
@@ -212,7 +215,8 @@ def _inspect(command: InspectCommand) -> None:
     from rich.console import Console
 
     from inputaware.api import Run
-    from inputaware.console import inspection_table, progress_bar
+    from inputaware.console.displays import progress_bar
+    from inputaware.console.tables import inspection_table
 
     run = Run.load(command.run, device=command.device)
     with progress_bar(Console(stderr=True), "inspecting") as progress:
@@ -228,7 +232,7 @@ def _inspect(command: InspectCommand) -> None:
 def _report(command: ReportCommand) -> None:
     from rich.console import Console
 
-    from inputaware.console import progress_bar
+    from inputaware.console.displays import progress_bar
     from inputaware.report import write_report
 
     with progress_bar(Console(stderr=True), "drawing") as progress:
@@ -239,7 +243,8 @@ def _report(command: ReportCommand) -> None:
 def _reproduce(command: ReproduceCommand) -> None:
     from rich.console import Console
 
-    from inputaware.console import Announcer, plan_table
+    from inputaware.console.displays import Announcer
+    from inputaware.console.tables import plan_table
     from inputaware.reproduction import plan_reproduction, reproduce
 
     plan = plan_reproduction(
@@ -268,7 +273,8 @@ def _benchmark(command: BenchmarkCommand) -> None:
     from rich.console import Console
 
     from inputaware.benchmarking import benchmark
-    from inputaware.console import benchmark_tables, named_progress
+    from inputaware.console.displays import named_progress
+    from inputaware.console.tables import benchmark_tables
 
     # Drawn seldom, since drawing takes time from what is measured.
     with named_progress(Console(stderr=True), draws_per_second=1) as progress:
@@ -325,7 +331,9 @@ def _import_official(command: ImportOfficialCommand) -> None:
 def _sweep(command: SweepCommand) -> int:
     from rich.console import Console
 
-    from inputaware.console import SweepDisplay, count_in_words, sweep_plan_table, sweep_tables
+    from inputaware.console.displays import SweepDisplay
+    from inputaware.console.tables import sweep_plan_table, sweep_tables
+    from inputaware.console.text import count_in_words
     from inputaware.sweeps.grid import parse_options, plan_sweep, read_sweep
 
     defenses = list(command.defenses)
@@ -430,14 +438,14 @@ def _model_in_words(run: Run) -> str:
 
 def _say(words: str) -> None:
     """Print a line of the answer to stdout; what files and folders are called is not for the terminal to obey."""
-    from inputaware.console import printable
+    from inputaware.console.text import printable
 
     print(printable(words))
 
 
 def _tell(words: str) -> None:
     """Print a message to stderr, in the same way."""
-    from inputaware.console import printable
+    from inputaware.console.text import printable
 
     rank = os.environ.get("RANK", "0")  # of several processes that train a run, the first has no number
     print(f"inputaware{'' if rank == '0' else f', process {rank}'}: {printable(words)}", file=sys.stderr)

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from inputaware.cli import main
-from inputaware.console import SweepDisplay, sweep_tables
+from inputaware.console.displays import SweepDisplay
+from inputaware.console.tables import sweep_tables
 from inputaware.sweeps.progress import CellState
 
 

@@ -1,0 +1,32 @@
+"""Text for a terminal."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+
+__all__ = ["count_in_words", "duration", "plain", "printable"]
+
+
+def printable(text: str) -> str:
+    """Return text with escapes for all that a terminal would obey and not show: control characters, turned writing."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def plain(text: str) -> str:
+    """Return text as rich shows it letter by letter."""
+    return escape(printable(text))
+
+
+def count_in_words(count: int, noun: str) -> str:
+    """Return how many there are of something: 1 cell, 2 cells."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
