@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -128,6 +129,9 @@ def test_the_page_shows_every_part_of_every_run(page: Path, whole_runs: dict[str
         ("Neural Cleanse, anomaly index of each run", 1),
     ):
         assert sum(words in str(image) for image in images) == count, words
+    # A percent sign never begins a line.
+    assert "\N{NO-BREAK SPACE}%" in found.text
+    assert not re.search(r"\d %", found.text)
     text = " ".join(found.text.split())
     for folder in whole_runs.values():
         assert str(folder) in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -104,6 +105,7 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_unbroken,
     )
     style, script = (_template(name) for name in ("report.css", "report.js"))
     page = environment.get_template("report.html.j2").render(
@@ -146,6 +148,11 @@ class _Trusted(str):
 
     def __html__(self) -> str:
         return self
+
+
+def _unbroken(value: object) -> object:
+    """Keep a number and its percent sign in one line; markup stays as it is."""
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", value) if type(value) is str else value
 
 
 def _template(name: str) -> str:
