@@ -516,6 +516,20 @@ def test_a_resumed_run_keeps_its_first_command(tmp_path: Path) -> None:
     assert record == first
 
 
+def test_options_that_nothing_reads_are_named_where_a_run_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()  # refused afterwards, so that nothing is trained
+    arguments = ["train", *TINY, "--attack=badnets", "--model.width=0.5", "--output", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("inputaware: these options change nothing here: model.width")
+    assert main([*arguments, "--joint-stage.epochs=0"]) == 2
+    assert "change nothing" not in capsys.readouterr().err
+    assert main(["train", "--resume", *arguments[1:]]) == 2
+    assert "change nothing" not in capsys.readouterr().err
+
+
 def test_a_word_that_is_no_option_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["train", *TINY, "--sede=1", "--output", str(tmp_path / "run")])

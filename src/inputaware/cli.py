@@ -75,8 +75,10 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
         )
         processes.leave()
         return 0
-    if given is not None and (idle := without_effect(given)):
-        _tell(f"of no effect here, and recorded as given: {', '.join(idle)}")
+    if given is not None and not command.resume:
+        check_config(given)
+        if idle := without_effect(given):
+            _tell(f"these options change nothing here: {', '.join(idle)}")
     console = Console(stderr=True)
     with TrainingDisplay(console) as display:
         listeners: list[Any] = [display]

@@ -241,6 +241,8 @@ def test_nothing_heavy_is_imported() -> None:
         ("somewhere", {"model": {"width": 0.5, "dropout": 0.2}}, []),
         ("mnist", {"attack": "badnets", "mask_stage": {"epochs": 1}, "patch": "white"}, ["mask_stage.epochs"]),
         ("mnist", {"patch": "white", "target": "all-to-all"}, ["patch"]),
+        ("mnist", {"target": "all-to-all", "target_class": 3}, ["target_class"]),
+        ("mnist", {"attack": "none", "target": "all-to-all"}, ["target"]),
     ],
 )
 def test_options_that_nothing_reads_are_named(dataset: str, options: dict[str, Any], idle: list[str]) -> None:
@@ -255,3 +257,5 @@ def test_fewer_than_twenty_images_leave_an_image_and_its_partner() -> None:
         assert images_in_batch(joint.attack_probability, joint.batch_size) >= 2
         assert images_in_batch(joint.cross_probability, joint.batch_size) >= 1
     assert joint.attack_probability == joint.cross_probability == 0.1
+    for images in (1, 2):  # no room for them, but a clean model trains
+        check_values(preset_config("fast", dataset="somewhere", counted_images=images, attack="none"))

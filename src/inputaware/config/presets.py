@@ -144,7 +144,8 @@ def _fast(dataset: str, target: TargetName, images: int | None) -> dict[str, Any
         joint_batch_size = 256
     # All-to-all has to tell the class of a triggered image too, and takes longer to learn its triggers.
     attack, cross = (0.17, 0.33) if target == "all-to-one" else (0.25, 0.2)
-    least = 2 / joint_batch_size  # an image and its partner; more than a tenth only of fewer than twenty images
+    # An image and its partner: more than a tenth of fewer than twenty images; of two there is no room for more.
+    least = 2 / joint_batch_size if joint_batch_size > 2 else 0
     augmentation = _augmentation(dataset)
     return {
         "counted_images": images,
@@ -215,5 +216,6 @@ def without_effect(config: Config) -> list[str]:
         config.preset, dataset=config.dataset, target=config.target, counted_images=config.counted_images
     )
     given, default = (flatten(config_to_dict(one)) for one in (config, usual))
+    default["target"] = Config.target
     counting = fields_that_count(config)
     return [name for name, value in given.items() if value != default[name] and name not in counting]

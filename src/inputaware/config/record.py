@@ -269,6 +269,8 @@ def fields_that_count(config: Config) -> dict[str, Any]:
     if architecture == "auto":
         architecture = _ARCHITECTURES.get(config.dataset, "auto")
     unread = (*_UNREAD[config.attack], *_UNREAD_BY_ARCHITECTURE[architecture])
+    if config.target == "all-to-all":
+        unread = (*unread, "target_class")
     return {
         key: value
         for key, value in flatten(config_to_dict(config)).items()
