@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inputaware.config.datasets import DATASETS
 from inputaware.config.fields import ArchitectureName, ModelConfig
-from inputaware.data.spec import DatasetSpec
+from inputaware.config.presets import preset_config
+from inputaware.config.record import fields_that_count
+from inputaware.data.spec import DatasetSpec, dataset_spec
 from inputaware.errors import ConfigError
 from inputaware.models.mnist_cnn import MnistCnn
 from inputaware.models.preact_resnet import PreActResNet18
@@ -128,3 +131,11 @@ def test_the_head_after_another_layer_is_not_known() -> None:
 def test_last_map_of_another_network_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^classifier: expected MnistCnn or PreActResNet18; found Linear$"):
         last_convolution(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_configuration_counts_the_sizes_of_the_classifier_that_is_built(dataset: str) -> None:
+    config = preset_config("fast", dataset=dataset)
+    sizes = {"mnist-cnn": {"model.hidden_units", "model.dropout"}, "preact-resnet18": {"model.width"}}
+    counting = fields_that_count(config).keys() & set.union(*sizes.values())
+    assert counting == sizes[architecture_name(config.model, dataset_spec(dataset))]
