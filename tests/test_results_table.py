@@ -432,14 +432,14 @@ def test_table_of_filters(project: Project) -> None:
 
 
 def test_table_of_fine_tuning_reads_several_folders(project: Project, tmp_path: Path) -> None:
-    def defended(settings: dict[str, Any], attack: dict[str, float] | None) -> dict[str, Any]:
+    def defended(width: float, settings: dict[str, Any], attack: dict[str, float] | None) -> dict[str, Any]:
         tuned = {"clean_accuracy": 0.7, "attack": attack}
         before = {"clean_accuracy": 0.9, "attack": {"attack_success_rate": 0.95} if attack else None}
         pruned = {"clean_accuracy": 0.86, "attack": {"attack_success_rate": 0.94} if attack else None}
         scores = {"original": before, "pruned": pruned, "fine_tuned": tuned}
         held_out = {"original": 0.91, "pruned": 0.87, "fine_tuned": 0.72}
         record = {"settings": settings, "scores": {"held_out_accuracy": held_out}, "scoring": {"scores": scores}}
-        return {"defenses": {"fine-pruning": record}}
+        return {"config": {"model": {"width": width}}, "defenses": {"fine-pruning": record}}
 
     plain = {
         "learning_rate": 0.01,
@@ -456,20 +456,24 @@ def test_table_of_fine_tuning_reads_several_folders(project: Project, tmp_path: 
         "horizontal_flip": True,
     }
     attack = {"attack_success_rate": 0.2, "attack_success_rate_excluding_target": 0.11}
-    project.publish("b", {**ATTACKED, **defended(plain, attack)})
+    project.publish("b", {**ATTACKED, **defended(1.0, plain, attack)})
     project.publish("c", ATTACKED)
     other = tmp_path / "other"
     other.mkdir()
-    (other / "a.json").write_text(json.dumps({**CLEAN, **defended(annealed, None)}), encoding="utf-8")
+    (other / "a.json").write_text(json.dumps({**CLEAN, **defended(0.25, annealed, None)}), encoding="utf-8")
     project.readme.write_text("<!-- fine-tuning:begin -->\n<!-- fine-tuning:end -->\n", encoding="utf-8")
     found = project.run("--table", "fine-tuning", "--results", str(project.results), str(other))
     assert (found.returncode, found.stdout) == (0, "README.md, fine-tuning: 2 rows written\n")
     numbers = "91.00 / 87.00 / 72.00 | 90.00 / 86.00 / 70.00"
     learning = "learning rate 0.03, cosine, weight decay 0.0005, shifted by 4, mirrored"
     assert project.readme.read_text(encoding="utf-8").splitlines()[3:5] == [
-        f"| mnist | input-aware | 3 | learning rate 0.01, constant | {numbers} | 95.00 / 94.00 / 20.00 | 11.00 |",
-        f"| mnist | none | 3 | {learning} | {numbers} | - | - |",
+        f"| mnist | input-aware | 3 | 1 | learning rate 0.01, constant | {numbers} | 95.00 / 94.00 / 20.00 | 11.00 |",
+        f"| mnist | none | 3 | 0.25 | {learning} | {numbers} | - | - |",
     ]
+    found = project.run("--table", "fine-tuning", "--results", str(project.results / "b*.json"), str(other))
+    assert found.stdout == "README.md, fine-tuning: 2 rows up to date\n"
+    found = project.run("--table", "fine-tuning", "--results", str(project.results / "c*.json"), str(other))
+    assert found.stdout == "README.md, fine-tuning: 1 rows written\n"
     found = project.run("--table", "fine-tuning", "--results", str(project.results), str(tmp_path / "none"))
     assert (found.returncode, found.stderr) == (
         2,
