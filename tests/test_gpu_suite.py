@@ -130,7 +130,7 @@ def test_the_list_needs_no_torch(tmp_path: Path) -> None:
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = found.stdout.splitlines()
     assert found.returncode == 0
-    assert lines[0].split() == ["cifar10-all-to-one-seed-0", "left", "160", "s"]
+    assert lines[0].split() == ["cifar10-all-to-one-seed-0", "left", "165", "s"]
     assert len(lines) == 76
     assert lines[35].split() == ["mnist-paper-all-to-all-seed-0", "left", "up", "to", "3960", "s"]
     assert lines[-1].split() == ["defend-mnist-none-seed-4", "left", "94", "s"]

@@ -1,4 +1,4 @@
-"""Whatever judges a network or makes a trigger computes in float32, backward passes included."""
+"""Whatever judges a network or makes a trigger computes in float32 and a fixed order, backward passes included."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from inputaware.models.precision import full_float32
 
 SHAPE = (1, 12, 12)
 SEEN: set[tuple[str, bool]] = set()
-"""What was computed, and whether convolutions on a GPU might have rounded there."""
+"""What was computed, and whether convolutions on a GPU might have rounded, or come to other bits, there."""
 
 
 def note(what: str) -> None:
-    SEEN.add((what, torch.backends.cudnn.allow_tf32))
+    SEEN.add((what, torch.backends.cudnn.allow_tf32 or not torch.backends.cudnn.deterministic))
 
 
 class Probe(torch.autograd.Function):
@@ -107,3 +107,4 @@ def test_what_comes_after_is_left_as_it_was(network: Network) -> None:
         raise ZeroDivisionError
     note("after")
     assert {("within", False), ("after", True)} == SEEN
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == (True, False)

@@ -12,13 +12,15 @@ __all__ = ["full_float32"]
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Let convolutions on a GPU compute in float32; left alone they round their factors to TF32's 10 bits.
+    """Let convolutions on a GPU compute in float32, and add in a fixed order.
 
+    Left alone they round their factors to TF32's 10 bits, and their gradients may come to other bits each time.
     What a backward pass computes in is asked when it runs, so that it has to stand in here too.
     """
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.deterministic
+    cudnn.allow_tf32, cudnn.deterministic = False, True
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        cudnn.allow_tf32, cudnn.deterministic = before
