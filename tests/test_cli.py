@@ -72,6 +72,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"inputaware {__version__}\n"
 
 
+def test_a_command_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, guess in (("trian", "; did you mean train?"), ("fly", "")):
+        with pytest.raises(SystemExit) as caught:
+            main([name])
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            "inputaware: error: argument COMMAND: expected one of train, evaluate, poison, defend, inspect, sweep, report, "
+            f"reproduce, benchmark, import-official; found {name!r}{guess}"
+        )
+
+
 def test_a_run_folder_holds_what_the_interface_promises(run: Path) -> None:
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert names == {
@@ -407,7 +418,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown defense": (
         ["defend", "{run}", "strop"],
         "defense: expected one of neural-cleanse, strip, fine-pruning, image-regularization, or FILE.py:CLASS, a class "
-        "of your own; found 'strop'",
+        "of your own; found 'strop'; did you mean strip?",
     ),
     "setting of a defense": (
         ["defend", "{run}", "strip", "--strip.overlays=0"],

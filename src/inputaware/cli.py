@@ -35,7 +35,7 @@ from inputaware.config.fields import Config
 from inputaware.config.presets import without_effect
 from inputaware.config.record import config_to_dict, flatten
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, field_of
-from inputaware.errors import ConfigError, DefenseError, InputAwareError, UsageError, WriteError
+from inputaware.errors import ConfigError, DefenseError, InputAwareError, UsageError, WriteError, did_you_mean
 
 if TYPE_CHECKING:
     from inputaware.api import Run
@@ -165,7 +165,7 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
         if name not in DEFENSES and ":" not in name:
             raise ConfigError(
                 f"defense: expected one of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; found {name!r}"
-                + ("; name the class behind a colon" if name.endswith(".py") else "")
+                + ("; name the class behind a colon" if name.endswith(".py") else did_you_mean(name, DEFENSES))
             )
     usual = DefenseSettings()
     for name in DEFENSES:
@@ -493,7 +493,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         + "\n\n'inputaware COMMAND --help' lists a command's options.",
     )
     parser.add_argument("--version", action="version", version=f"inputaware {__version__}")
-    parser.add_argument("command", choices=_COMMANDS, metavar="COMMAND", help="what to do")
+    parser.add_argument("command", type=_command, metavar="COMMAND", help="what to do")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _run(parser.parse_args(given[:1]).command, given[1:])
@@ -508,6 +508,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say_that_it_is_lost(lost)
     lost = _lost_output()
     return code if lost is None else _say_that_it_is_lost(lost)
+
+
+def _command(name: str) -> str:
+    """Return the name of a command; argparse says what is wrong with another one."""
+    if name not in _COMMANDS:
+        raise argparse.ArgumentTypeError(
+            f"expected one of {', '.join(_COMMANDS)}; found {name!r}{did_you_mean(name, _COMMANDS)}"
+        )
+    return name
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:

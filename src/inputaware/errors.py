@@ -16,6 +16,9 @@
 A message says what was expected, what was found and what to do.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -27,6 +30,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "WriteError",
+    "did_you_mean",
 ]
 
 
@@ -68,3 +72,13 @@ class TrainingError(InputAwareError):
 
 class WriteError(InputAwareError):
     """A file cannot be written, since the disk is full or the folder gone or read-only; what was there before stays."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return the end of a message, which asks whether the choice that is closest to a word was meant; else nothing.
+
+    Args:
+        word: what was found.
+        choices: what may stand there.
+    """
+    return "".join(f"; did you mean {choice}?" for choice in get_close_matches(word.lower(), choices, n=1))

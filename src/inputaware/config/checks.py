@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from difflib import get_close_matches
 from typing import get_args
 
 from inputaware.config.datasets import DATASETS
@@ -18,7 +17,7 @@ from inputaware.config.fields import (
     PrecisionName,
     TargetName,
 )
-from inputaware.errors import ConfigError
+from inputaware.errors import ConfigError, did_you_mean
 
 __all__ = ["check_config", "check_number", "check_processes", "check_seed", "check_values", "images_in_batch"]
 
@@ -78,8 +77,7 @@ def check_config(config: Config) -> None:
     if config.dataset not in DATASETS and not os.path.exists(config.dataset):  # Path.exists raises on a long name
         raise ConfigError(
             f"dataset: expected one of {', '.join(DATASETS)}, or the path of a folder; "
-            f"found {config.dataset!r}, which is neither"
-            + "".join(f"; did you mean {name}?" for name in get_close_matches(config.dataset.lower(), DATASETS, n=1))
+            f"found {config.dataset!r}, which is neither{did_you_mean(config.dataset, DATASETS)}"
         )
 
 
