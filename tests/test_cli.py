@@ -78,8 +78,8 @@ def test_a_command_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None
             main([name])
         assert caught.value.code == 2
         assert capsys.readouterr().err.splitlines()[-1] == (
-            "inputaware: error: argument COMMAND: expected one of train, evaluate, poison, defend, inspect, sweep, report, "
-            f"reproduce, benchmark, import-official; found {name!r}{guess}"
+            "inputaware: error: argument COMMAND: expected one of train, evaluate, poison, defend, inspect, sweep, "
+            f"report, reproduce, benchmark, import-official; found {name!r}{guess}"
         )
 
 

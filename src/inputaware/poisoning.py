@@ -20,7 +20,7 @@ from inputaware.api import Run
 from inputaware.attacks.base import Backdoor, Poisoned
 from inputaware.config.datasets import IMAGE_SUFFIXES
 from inputaware.config.fields import EvaluationSplit
-from inputaware.data.sources import open_image, resize_image
+from inputaware.data.pictures import open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
 from inputaware.evaluation.metrics import round_to_8_bits
 from inputaware.evaluation.prediction import probabilities

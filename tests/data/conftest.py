@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from inputaware.data.sources import read_source
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -51,6 +53,19 @@ def write_parquet() -> Callable[..., Path]:
         return file
 
     return write
+
+
+@pytest.fixture
+def named(tmp_path, monkeypatch, write_parquet):
+    """A function that writes a Parquet file of a data set that is known by name and reads it."""
+    monkeypatch.setenv("INPUTAWARE_DATA", str(tmp_path))
+
+    def read(dataset, images, labels):
+        write_parquet(tmp_path / dataset / "train.parquet", images, labels)
+        return read_source(dataset, "train")
+
+    read.file = lambda dataset: tmp_path / dataset / "train.parquet"
+    return read
 
 
 @pytest.fixture

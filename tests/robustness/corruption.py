@@ -30,7 +30,8 @@ from PIL import Image
 from inputaware.api import Run
 from inputaware.data import archives
 from inputaware.data.cache import load_images
-from inputaware.data.sources import open_image, read_source
+from inputaware.data.pictures import open_image
+from inputaware.data.sources import read_source
 from inputaware.errors import InputAwareError
 from inputaware.runs.checkpoint import load_checkpoint
 from inputaware.runs.files import read_json

@@ -29,7 +29,8 @@ from safetensors import safe_open
 from inputaware.api import Run, train
 from inputaware.cli import main
 from inputaware.data import archives, memory, sources
-from inputaware.data.sources import open_image, read_source
+from inputaware.data.pictures import open_image
+from inputaware.data.sources import read_source
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import DataError, RunFolderError
 from inputaware.runs.checkpoint import load_checkpoint, save_tensors
@@ -219,7 +220,7 @@ def test_a_pipe_in_a_class_folder_is_refused_and_not_waited_for(tmp_path: Path) 
             os.mkfifo(tmp_path / split / name / "0.png")
     with limited(20), pytest.raises(DataError) as caught:
         read_source(str(tmp_path), "train")
-    assert str(caught.value) == (f"{tmp_path}/train/a/0.png: expected an image; found: no plain file; check the file")
+    assert str(caught.value) == (f"{tmp_path}/train/a/0.png: expected an image; found: no plain file; check the path")
 
 
 def test_an_image_file_without_end_is_refused_unread(tmp_path: Path) -> None:

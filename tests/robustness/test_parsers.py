@@ -23,7 +23,8 @@ from inputaware.config.fields import Config
 from inputaware.config.presets import preset_config
 from inputaware.config.record import config_from_dict, config_to_dict, override
 from inputaware.data import archives
-from inputaware.data.sources import open_image, read_source
+from inputaware.data.pictures import open_image
+from inputaware.data.sources import read_source
 from inputaware.errors import CheckpointError, ConfigError, DataError, RunFolderError
 from inputaware.runs.checkpoint import load_checkpoint, load_tensors
 from inputaware.runs.files import read_json, seal, unseal, write_json

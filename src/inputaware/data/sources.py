@@ -1,25 +1,17 @@
-"""Where images come from: scikit-learn, Parquet files, official archives, a user's own folders.
-
-Every picture goes through the same steps: decoded with Pillow, turned upright by its EXIF orientation, laid on
-black where it is transparent (of an animation the first picture counts), brought to 8 bits, and resized with
-Pillow's bilinear filter.
-"""
+"""Where images come from: scikit-learn, Parquet files, official archives, a user's own folders."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -34,29 +26,14 @@ from inputaware.data.archives import (
     read_mnist_archives,
 )
 from inputaware.data.memory import check_memory
-from inputaware.data.reading import read_plain_file
+from inputaware.data.parquet import parquet_labels, parquet_pictures
+from inputaware.data.pictures import decode_picture, is_almost_grey, is_grey, read_picture, resize_image
 from inputaware.data.spec import DatasetSpec, dataset_spec, spec_of_images
 from inputaware.errors import DataError
 
-__all__ = [
-    "DataSplit",
-    "RawSplit",
-    "open_image",
-    "read_source",
-    "resize_image",
-    "source_identity",
-]
+__all__ = ["DataSplit", "RawSplit", "read_source", "source_identity"]
 
 DataSplit = Literal["train", "test"]
-
-# Only these are tried, quick ones for the named data sets first: some of Pillow's other readers start programs.
-_FORMATS = ("WEBP", "JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF")
-_MOST_PIXELS = 64_000_000
-_MOST_BYTES = 2**29
-"""Largest file of an image: what 64 megapixels of colour and transparency take at 16 bits."""
-_SMALLEST = (1, 28, 28)
-"""Shape of the smallest images that there are."""
-_GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,94 +103,6 @@ def source_identity(dataset: str, split: DataSplit) -> tuple[str, str]:
     return place, json.dumps([PIL.__version__, *state])
 
 
-def open_image(file: Path) -> Image.Image:
-    """Return the picture in a file, upright.
-
-    Args:
-        file: a picture in the format WebP, JPEG, PNG, PPM (or PGM), BMP, GIF or TIFF, of at most 64 megapixels.
-
-    Raises:
-        DataError: the file is missing, is no picture, is corrupt or too large.
-    """
-    try:
-        data = read_plain_file(file, _MOST_BYTES)
-    except OSError as error:
-        raise DataError(f"{file}: expected an image; found: {error.strerror}; check the path") from None
-    return _decode(data, str(file))
-
-
-def resize_image(image: Image.Image, spec: DatasetSpec, name: str = "image") -> ByteArray:
-    """Return a picture in a data set's shape.
-
-    Transparency is laid on black, 16 bits become 8, colour becomes grey (ITU-R 601 luma) or grey colour as the
-    data set asks, and the size is changed with Pillow's bilinear filter.
-
-    Args:
-        image: a picture of any mode but 32 bits a pixel value (I, F).
-        spec: whose shape to take.
-        name: what to call the picture in an error.
-
-    Returns:
-        Bytes [C, H, W].
-
-    Raises:
-        DataError: the mode is I or F, whose range of values is not known.
-    """
-    channels, height, width = spec.shape
-    flat = _flatten(image, name).convert("L" if channels == 1 else "RGB")
-    if flat.size != (width, height):
-        flat = flat.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(flat, np.uint8)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def _decode(data: bytes, name: str) -> Image.Image:
-    """Return a picture, fully read and upright."""
-    try:
-        with warnings.catch_warnings():
-            # Odd metadata make Pillow warn; the picture is good all the same. Size is checked here.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            if image.width * image.height > _MOST_PIXELS:
-                raise Image.DecompressionBombError
-            if image.format == "PNG":
-                # Loading does not look at the checksums of the pixels' parts.
-                image.verify()
-                image = Image.open(io.BytesIO(data), formats=("PNG",))
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except Image.DecompressionBombError:
-        raise DataError(
-            f"{name}: expected an image of at most {_MOST_PIXELS // 10**6} megapixels; found a larger one; "
-            "shrink or remove it"
-        ) from None
-    except UnidentifiedImageError:
-        raise DataError(f"{name}: expected an image; found data of another kind; replace or remove it") from None
-    except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged data
-        raise DataError(f"{name}: expected an image; found a damaged one ({error}); replace or remove it") from error
-
-
-def _is_grey(image: Image.Image) -> bool:
-    return image.mode in _GREY_MODES
-
-
-def _flatten(image: Image.Image, name: str) -> Image.Image:
-    """Return the picture in mode L if it is grey, else RGB, laid on black."""
-    if image.mode in ("I", "F"):
-        raise DataError(
-            f"{name}: expected 8 or 16 bits for a pixel's value; found Pillow's mode {image.mode}, 32 bits; "
-            "convert the image to 8 bits"
-        )
-    mode = "L" if _is_grey(image) else "RGB"
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion cuts off at 255.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        drawn = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", drawn.size, (0, 0, 0, 255)), drawn)
-    return image.convert(mode)
-
-
 def _read_digits(split: DataSplit) -> RawSplit:
     """Return scikit-learn's digits, values 0 to 16 spread over 0 to 255."""
     from sklearn.datasets import load_digits  # here, since it takes a second
@@ -241,24 +130,24 @@ def _read_archives(dataset: str, split: DataSplit) -> RawSplit:
 
 def _read_named_parquet(dataset: str, file: Path) -> RawSplit:
     spec = dataset_spec(dataset)
-    labels, _ = _parquet_labels(file)
+    labels, _ = parquet_labels(file)
     _check_labels(labels, spec, str(file))
-    images = _decode_all(_parquet_pictures(file), len(labels), spec)
+    images = _decode_all(parquet_pictures(file), len(labels), spec)
     return RawSplit(images=images, labels=labels, spec=spec)
 
 
 def _read_own_parquet(folder: Path, split: DataSplit) -> RawSplit:
     files = {each: _own_parquet(folder, each) for each in ("train", "test")}
     train_file, file = files["train"], files[split]
-    train_labels, names = _parquet_labels(train_file)
+    train_labels, names = parquet_labels(train_file)
     names = names or [str(label) for label in range(len(np.unique(train_labels)))]
     _check_classes(names, str(train_file))
-    example = next(_parquet_pictures(train_file))
+    example = next(parquet_pictures(train_file))
     spec = _spec_from_example(folder, example, names)
     _check_labels(train_labels, spec, str(train_file))
-    labels = train_labels if split == "train" else _parquet_labels(file)[0]
+    labels = train_labels if split == "train" else parquet_labels(file)[0]
     _check_labels(labels, spec, str(file))
-    images = _decode_all(_parquet_pictures(file), len(labels), spec, example)
+    images = _decode_all(parquet_pictures(file), len(labels), spec, example)
     return RawSplit(images=images, labels=labels, spec=spec)
 
 
@@ -266,11 +155,7 @@ def _read_own_folders(folder: Path, split: DataSplit) -> RawSplit:
     names, files = _list_own_folders(folder)
 
     def pictures(each: DataSplit) -> Iterator[tuple[str, bytes]]:
-        for _, file in files[each]:
-            try:
-                yield str(file), read_plain_file(file, _MOST_BYTES)
-            except OSError as error:
-                raise DataError(f"{file}: expected an image; found: {error.strerror}; check the file") from None
+        return ((str(file), read_picture(file)) for _, file in files[each])
 
     example = next(pictures("train"))
     spec = _spec_from_example(folder, example, names)
@@ -281,7 +166,7 @@ def _read_own_folders(folder: Path, split: DataSplit) -> RawSplit:
 def _spec_from_example(folder: Path, example: tuple[str, bytes], names: Sequence[str]) -> DatasetSpec:
     """Return the specification that the first training image sets; all others must agree with it."""
     name, data = example
-    return spec_of_images(str(folder), 1 if _is_grey(_decode(data, name)) else 3, names)
+    return spec_of_images(str(folder), 1 if is_grey(decode_picture(data, name)) else 3, names)
 
 
 def _decode_all(
@@ -311,15 +196,15 @@ def _decode_all(
     for index, (name, data) in enumerate(shown):
         if index == count:
             break
-        image = _decode(data, name)
-        if _is_grey(image) != grey:
+        image = decode_picture(data, name)
+        if is_grey(image) != grey:
             if example is not None:
                 one, other = (name, example[0]) if grey else (example[0], name)
                 raise DataError(
                     f"{spec.name}: expected either grey or colour images; found both: {one} is colour, {other} is "
                     "grey; convert them to one kind"
                 )
-            if not (grey and _is_almost_grey(image, name)):
+            if not (grey and is_almost_grey(image, name)):
                 kinds = ("grey", "colour") if grey else ("colour", "grey")
                 raise DataError(
                     f"{name}: wrong channel count: expected a {kinds[0]} image; found a {kinds[1]} one; check that "
@@ -331,12 +216,6 @@ def _decode_all(
             f"{spec.name}: expected {count} images, as many as labels; found another number; restore the file"
         )
     return images
-
-
-def _is_almost_grey(image: Image.Image, name: str) -> bool:
-    """Return whether the channels of a colour picture differ by 2 levels at most, as lossy formats store grey."""
-    channels = np.asarray(_flatten(image, name), np.int16)
-    return int(np.ptp(channels, axis=2).max()) <= 2
 
 
 def _named_parquet(dataset: str, split: DataSplit) -> Path | None:
@@ -368,74 +247,6 @@ def _own_parquet(folder: Path, split: str) -> Path:
     if not file.is_file():
         raise DataError(f"{folder}: expected train.parquet and test.parquet; found no {file.name}; add it")
     return file
-
-
-def _parquet_labels(file: Path) -> tuple[LabelArray, list[str]]:
-    """Return the labels in a Parquet file, and the class names if its metadata have any."""
-    import pyarrow as pa
-
-    with _open_parquet(file) as parquet:
-        schema = parquet.schema_arrow
-        columns = {name: schema.field(name).type for name in schema.names if schema.names.count(name) == 1}
-        image, label = columns.get("image", pa.null()), columns.get("label", pa.null())
-        inner = {field.name: field.type for field in image} if pa.types.is_struct(image) else {}
-        encoded = inner.get("bytes", pa.null())
-        is_picture = pa.types.is_binary(encoded) or pa.types.is_large_binary(encoded)
-        if not is_picture or not pa.types.is_integer(label):
-            found = ", ".join(f"{name}: {kind}" for name, kind in columns.items())
-            raise DataError(
-                f"{file}: expected the columns image (a struct with the field bytes) and label (whole numbers); found "
-                f"{found}; rename or convert the columns"
-            )
-        # Some bytes can stand for any number of equal labels: the count is looked at before they are read.
-        check_memory(str(file), parquet.metadata.num_rows, _SMALLEST)
-        column = parquet.read(columns=["label"]).column("label")
-        if len(column) == 0:
-            raise DataError(f"{file}: expected images; found no rows; add some")
-        if column.null_count:
-            row = column.is_null().to_pylist().index(True)
-            raise DataError(f"{file}, row {row}: expected a label; found none; label or remove the row")
-        labels: LabelArray = column.to_numpy()
-        largest = int(labels.max())
-        if largest > np.iinfo(np.int64).max:
-            raise DataError(f"{file}: expected labels from 0 to K - 1; found {largest}; renumber the labels")
-        return labels.astype(np.int64), _class_names(schema.metadata or {})
-
-
-def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
-    """Return the class names in the metadata of the hub's data sets, or none."""
-    try:
-        names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
-    except (KeyError, ValueError, TypeError, RecursionError):
-        return []
-    return [str(name) for name in names] if isinstance(names, list) else []
-
-
-def _parquet_pictures(file: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield row number and encoded picture of every row."""
-    row = 0
-    with _open_parquet(file) as parquet:
-        for batch in parquet.iter_batches(batch_size=1024, columns=["image.bytes"]):
-            for data in batch.column("image").flatten()[0].to_pylist():
-                if data is None:
-                    raise DataError(f"{file}, row {row}: expected an image; found none; remove the row")
-                yield f"{file}, row {row}", data
-                row += 1
-
-
-@contextmanager
-def _open_parquet(file: Path) -> Iterator[Any]:
-    """Open a Parquet file, and explain what its reader raises on a damaged one; checksums of its pages are compared."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            yield parquet
-    except (OSError, pa.ArrowException, ValueError, LookupError, OverflowError) as error:
-        raise DataError(
-            f"{file}: expected a Parquet file; found a damaged one or another format; restore it"
-        ) from error
 
 
 def _list_own_folders(folder: Path) -> tuple[list[str], dict[str, list[tuple[int, Path]]]]:
