@@ -73,7 +73,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_command_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    for name, guess in (("trian", "; did you mean train?"), ("fly", "")):
+    for name, guess in (("trains", "; did you mean train?"), ("fly", "")):
         with pytest.raises(SystemExit) as caught:
             main([name])
         assert caught.value.code == 2
