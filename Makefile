@@ -14,7 +14,7 @@ demo: .venv/.installed-run ## install, train on digits, evaluate, run two defens
 	@$(BIN)/python scripts/demo
 
 test: .venv/.installed-dev ## install, run all tests, a file on each of up to four cores; ARGS="..." goes to pytest
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/.installed-dev ## lint, formatting, types, spelling, and the tables of results
 	@$(BIN)/ruff check .

@@ -113,6 +113,28 @@ def run_script(
     return run
 
 
+SLOWEST = (
+    "training/test_processes.py",
+    "robustness/test_storage.py",
+    "training/test_loop.py",
+    "sweeps/test_cluster.py",
+    "test_gpu_suite.py",
+    "defenses/test_neural_cleanse.py",
+    "robustness/test_kills.py",
+    "reproduction/test_plan.py",
+    "robustness/test_numbers.py",
+    "test_cli.py",
+)
+"""Files of half a minute and more, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slowest files, so that at the end none keeps one processor at work while the others are idle."""
+    folder = Path(__file__).parent
+    order = {folder / name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 NEEDED = {"parity": "INPUTAWARE_GOLDEN", "browser": "INPUTAWARE_BROWSER"}
 """For each mark the variable that says that what its tests need is there: the release's files, a browser."""
 

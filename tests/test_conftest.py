@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,3 +76,14 @@ def test_shapes_are_enforced() -> None:
 
 def test_cache_is_temporary(temporary_cache: Path) -> None:
     assert os.environ["INPUTAWARE_CACHE"] == str(temporary_cache)
+
+
+def test_the_slowest_files_come_first_and_are_there(request: pytest.FixtureRequest) -> None:
+    folder = Path(__file__).parent
+    conftest = request.config.pluginmanager.get_plugin(str(folder / "conftest.py"))
+    slowest = [folder / name for name in conftest.SLOWEST]
+    assert [path for path in slowest if not path.exists()] == []
+    paths = [folder / "attacks/test_base.py", slowest[2], folder / "data/test_cache.py", slowest[0]]
+    items = [SimpleNamespace(path=path) for path in paths]
+    conftest.pytest_collection_modifyitems(items)
+    assert [item.path for item in items] == [slowest[0], slowest[2], paths[0], paths[2]]

@@ -1,3 +1,5 @@
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from inputaware.config.datasets import IMAGE_SUFFIXES
+from inputaware.data import sources
 from inputaware.data.cache import load_images
 from inputaware.data.sources import read_source, source_identity
 from inputaware.data.spec import dataset_spec
@@ -324,6 +327,13 @@ def test_the_identity_follows_the_files(tmp_path, write_folders, split):
     place, state = source_identity(str(folder), split)
     assert place == before[0] == str(folder.resolve())
     assert state != before[1]
+
+
+def test_the_identity_of_digits_is_the_version_that_they_come_with(monkeypatch):
+    place, state = source_identity("digits", "test")
+    assert place == "scikit-learn"
+    monkeypatch.setattr(sources, "version", lambda name: f"another {name}")
+    assert source_identity("digits", "test") == (place, state.replace(version("scikit-learn"), "another scikit-learn"))
 
 
 def test_the_identity_of_a_named_data_set_is_its_file_or_its_archives(tmp_path, monkeypatch, write_parquet):

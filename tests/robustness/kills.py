@@ -30,7 +30,7 @@ _TRAIN = [
     "--joint-stage.batch-size=20",
     "--model.hidden-units=32",
 ]
-_DEFENSES = ["image-regularization"]
+_DEFENSES = ["image-regularization", "--image-regularization.kernels=3", "--image-regularization.bits=1"]
 _LIMIT = 1800
 """Seconds after which a process counts as one that hangs."""
 

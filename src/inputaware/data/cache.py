@@ -50,7 +50,7 @@ def load_images(dataset: str, split: DataSplit) -> ImageSet:
     """Return a split of a data set, decoded now or read from the cache.
 
     The cache is kept in the folder of :func:`~inputaware.data.archives.cache_folder`; a file there is taken only
-    if its source has not changed since and its checksum is right. ``digits`` is not cached.
+    if its source has not changed since and its checksum is right.
 
     Args:
         dataset: digits, mnist, cifar10, gtsrb, or a path.
@@ -59,8 +59,6 @@ def load_images(dataset: str, split: DataSplit) -> ImageSet:
     Raises:
         DataError: see :func:`~inputaware.data.sources.read_source`.
     """
-    if dataset == "digits":
-        return _to_tensors(read_source(dataset, split))
     place, state = source_identity(dataset, split)
     identity = json.dumps([_LAYOUT, dataset, split, place, state])
     place_key = hashlib.sha256(json.dumps([dataset, place]).encode()).hexdigest()[:16]

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,8 +76,8 @@ def read_source(dataset: str, split: DataSplit) -> RawSplit:
 def source_identity(dataset: str, split: DataSplit) -> tuple[str, str]:
     """Return where a split is read from, and a text that changes when the files there change.
 
-    The second text holds the files' sizes and times (of archives their checksums) and Pillow's version, for
-    two versions may decode a lossy picture differently.
+    The second text holds the files' sizes and times (of archives their checksums, of digits scikit-learn's version)
+    and Pillow's version, for two versions may decode a lossy picture differently.
 
     Args:
         dataset: digits, mnist, cifar10, gtsrb, or a path.
@@ -86,11 +87,12 @@ def source_identity(dataset: str, split: DataSplit) -> tuple[str, str]:
         DataError: a file is missing.
     """
     state: list[Any]
-    if dataset in DATASETS:
+    if dataset == "digits":
+        place, state = "scikit-learn", [version("scikit-learn")]
+    elif dataset in DATASETS:
         file = _named_parquet(dataset, split)
         place = "archives" if file is None else str(file.resolve())
-        # No file: digits has no archives either, it comes with scikit-learn.
-        state = [CHECKSUMS[name] for name in ARCHIVES.get((dataset, split), ())] if file is None else _state([file])
+        state = [CHECKSUMS[name] for name in ARCHIVES[dataset, split]] if file is None else _state([file])
     else:
         folder = Path(dataset)
         place = str(folder.resolve())
@@ -105,7 +107,7 @@ def source_identity(dataset: str, split: DataSplit) -> tuple[str, str]:
 
 def _read_digits(split: DataSplit) -> RawSplit:
     """Return scikit-learn's digits, values 0 to 16 spread over 0 to 255."""
-    from sklearn.datasets import load_digits  # here, since it takes a second
+    from sklearn.datasets import load_digits  # here, since it takes a second, which the cache spares the next command
     from sklearn.model_selection import train_test_split
 
     spec = dataset_spec("digits")
@@ -221,7 +223,7 @@ def _decode_all(
 def _named_parquet(dataset: str, split: DataSplit) -> Path | None:
     """Return the Parquet file of a data set that is known by name, if there is one."""
     root = os.environ.get("INPUTAWARE_DATA")
-    if not root or dataset == "digits":
+    if not root:
         return None
     file = Path(root) / dataset / f"{split}.parquet"
     if not file.is_file():

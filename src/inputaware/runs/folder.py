@@ -265,7 +265,12 @@ class RunFolder:
         for key, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise RunFolderError(f"{path}: expected finite weights; found others in {key}; train again")
-        module.to_empty(device="cpu").load_state_dict(tensors)
+        # In the layout that the network was built with. Module.to_empty would import a computer algebra system for it.
+        laid_out = {
+            key: torch.empty_strided(meta.shape, meta.stride(), dtype=meta.dtype).copy_(tensors[key])
+            for key, meta in module.state_dict().items()
+        }
+        module.load_state_dict(laid_out, assign=True)
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, str]:
