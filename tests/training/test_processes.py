@@ -93,7 +93,7 @@ def train(output, steps, kind, preset, attack, target):
         loader = Loader(
             data.images,
             data.labels,
-            batch_size=16,
+            batch_size=30,
             augmentation=config.augmentation,
             partners=config.partners if stage.paired else "derangement",
             generator=generator,
