@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from inputaware.cli import main
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.errors import RunFolderError
 from inputaware.report import write_report
+from inputaware.report.collect import collect_run
+from inputaware.report.figures import cross_matrix
 from inputaware.runs.files import read_json, write_json
 
 Copy = Callable[..., Path]
@@ -154,6 +157,17 @@ def test_what_the_classifier_says_is_in_the_page(page: Path, whole_runs: dict[st
     for attributes in Page(page).with_attribute("data-said"):
         keys = str(attributes["data-said"]).split()
         assert all(key in answers[str(attributes["data-run"])]["said"] for key in keys)
+
+
+def test_numbers_stand_beneath_the_matrix_unless_all_names_are_short(whole_runs: dict[str, Path]) -> None:
+    run = collect_run(whole_runs["input-aware"])
+    for names in (tuple("abcdefghij"), ("cat", "automobile", *"cdefghij")):
+        found = cross_matrix(replace(run, spec=replace(run.spec, class_names=names)))
+        assert found is not None
+        short = names[1] == "b"
+        assert [row.title for row in found[1][:2]] == (["a", "b"] if short else ["0 cat", "1 automobile"])
+        marks = {cell.mark for row in found[1] for cell in row.cells}
+        assert marks <= (set(names) if short else set("0123456789"))
 
 
 def test_names_like_markup_stay_text(copy_of: Copy, tmp_path: Path) -> None:

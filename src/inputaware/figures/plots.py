@@ -151,8 +151,11 @@ def anomaly_by_run(indices: Mapping[str, float | None], thresholds: Mapping[str,
             index = indices[name]
             flagged = index is not None and index > thresholds[name]
             axis.barh(place, index or 0, 0.6, color=ATTACK if flagged else CLEAN, hatch="///" if flagged else "")
-            axis.text((index or 0) + 0.03, place, "no verdict" if index is None else f"{index:.2f}", va="center")
             axis.plot([thresholds[name]] * 2, [place - 0.5, place + 0.5], color=COLOURS[3], linestyle=":")
+            # On a ground of its own: just below the threshold the line would run through the number.
+            ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            words = "no verdict" if index is None else f"{index:.2f}"
+            axis.text((index or 0) + 0.07, place, words, va="center", bbox=ground)
         # A label is no formula, whatever a run is called.
         axis.set_yticks(range(len(names)), names, parse_math=False)
         axis.grid(visible=False, axis="y")

@@ -162,6 +162,7 @@ def cross_matrix(run: CollectedRun) -> tuple[list[Cell], list[Row]] | None:
     places = {int(index): place for place, index in enumerate(run.inspected.gallery["index"])}
     clean = show_pixels(run.inspected.gallery["image"])
     names = run.spec.class_names
+    short = max(map(len, names)) <= 3
     columns = [
         Cell(
             _picture(clean[places[int(index)]]),
@@ -188,10 +189,11 @@ def cross_matrix(run: CollectedRun) -> tuple[list[Cell], list[Row]] | None:
                     f"taken for {class_shown(run, predicted)}",
                     (f"cross{trigger}-{image}",),
                     kind,
-                    names[predicted] if len(names[predicted]) <= 3 else str(predicted),
+                    names[predicted] if short else str(predicted),
                 )
             )
-        rows.append(Row(names[labels[trigger]], cells))
+        label = int(labels[trigger])
+        rows.append(Row(names[label] if short else f"{label} {names[label]}", cells))
     return columns, rows
 
 
