@@ -72,6 +72,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"inputaware {__version__}\n"
 
 
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: inputaware ")
+    assert "  train " in err
+
+
 def test_a_command_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     for name, guess in (("trains", "; did you mean train?"), ("fly", "")):
         with pytest.raises(SystemExit) as caught:

@@ -474,6 +474,14 @@ def test_table_of_fine_tuning_reads_several_folders(project: Project, tmp_path: 
     assert found.stdout == "README.md, fine-tuning: 2 rows up to date\n"
     found = project.run("--table", "fine-tuning", "--results", str(project.results / "c*.json"), str(other))
     assert found.stdout == "README.md, fine-tuning: 1 rows written\n"
+    again = [str(project.results / "b*.json"), str(project.results), str(other)]
+    found = project.run("--table", "fine-tuning", "--results", *again)
+    assert found.stdout == "README.md, fine-tuning: 2 rows written\n"
+    found = project.run("--table", "fine-tuning", "--results", str(project.results / "no*.json"))
+    assert (found.returncode, found.stderr) == (
+        2,
+        f"results-table: {project.results}/no*.json: expected files of results; found none with such a name\n",
+    )
     found = project.run("--table", "fine-tuning", "--results", str(project.results), str(tmp_path / "none"))
     assert (found.returncode, found.stderr) == (
         2,

@@ -495,6 +495,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"inputaware {__version__}")
     parser.add_argument("command", type=_command, metavar="COMMAND", help="what to do")
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         code = _run(parser.parse_args(given[:1]).command, given[1:])
     except SystemExit:  # after help, say

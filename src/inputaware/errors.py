@@ -78,7 +78,8 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return the end of a message, which asks whether the choice that is closest to a word was meant; else nothing.
 
     Args:
-        word: what was found.
+        word: what was found; capitals do not matter.
         choices: what may stand there.
     """
-    return "".join(f"; did you mean {choice}?" for choice in get_close_matches(word.lower(), choices, n=1))
+    known = {choice.lower(): choice for choice in choices}
+    return "".join(f"; did you mean {known[found]}?" for found in get_close_matches(word.lower(), known, n=1))

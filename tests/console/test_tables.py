@@ -105,6 +105,14 @@ def test_a_long_table_is_cut(count: int, shown: int, caption: str | None) -> Non
     assert table.caption == caption
 
 
+def test_what_gets_the_target_anyway_is_counted() -> None:
+    rows = [row(), row(prediction_before="yield"), row(prediction_before="yield")]
+    assert poison_table(rows).caption == "2 of 3 get the target without a trigger too, and tell nothing"
+    assert poison_table(rows, limit=2).caption == (
+        "the first 2 of 3; 2 of 3 get the target without a trigger too, and tell nothing"
+    )
+
+
 def ranged(median: float) -> dict[str, float]:
     return {"median": median, "lowest": median / 2, "highest": median * 2, "rounds": 3}
 

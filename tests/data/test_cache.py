@@ -4,13 +4,15 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
 import torch
 
-from inputaware.data import cache
+from inputaware.data import cache, sources
 from inputaware.data.cache import load_images
 from inputaware.data.sources import read_source
 
@@ -153,6 +155,72 @@ def test_digits_are_read_without_scikit_learn_the_second_time():
     command = [sys.executable, "-c", code]
     found = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert found == ["True\n", "False\n"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("closed", "Permission denied"), ("file/within", "Not a directory"), (300 * "a", "File name too long")],
+)
+def test_a_cache_out_of_reach_is_done_without(tmp_path, monkeypatch, caplog, name, reason):
+    (tmp_path / "file").touch()
+    place = tmp_path / name
+    monkeypatch.setenv("INPUTAWARE_CACHE", str(place))
+
+    def refusing(really):
+        def call(path, *rest, **options):
+            if str(path).startswith(str(place)):
+                raise PermissionError(13, "Permission denied")
+            return really(path, *rest, **options)
+
+        return call
+
+    if name == "closed":  # by hand, for root may look everywhere
+        for call in ("stat", "mkdir"):
+            monkeypatch.setattr(os, call, refusing(getattr(os, call)))
+    for split in ("train", "test"):
+        assert len(load_images("digits", split).images) > 0
+    assert caplog.messages == [  # once, though two splits were read
+        f"{place}/images: decoded images could not be kept here ({reason}); going on without"
+    ]
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch, caplog):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("INPUTAWARE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert len(load_images("digits", "test").images) == 360
+    assert caplog.messages == [
+        "INPUTAWARE_CACHE: expected a folder for downloads and decoded images, for there is no home folder; found no "
+        "such variable; set it; going on without"
+    ]
+
+
+def test_what_the_code_says_of_a_named_set_counts(own_cache, monkeypatch):
+    first = load_images("digits", "test")
+    other = replace(first.spec, mean=(0.1,))
+    for module in (cache, sources):
+        monkeypatch.setattr(module, "dataset_spec", lambda name: other)
+    assert load_images("digits", "test").spec == other
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: {"images": data["images"].float()}, lambda data: {"labels": data["labels"][:10]}]
+)
+def test_a_file_of_another_form_is_not_taken(own_cache, monkeypatch, caplog, change):
+    load_images("digits", "test")
+    (file,) = cache_files(own_cache)
+    with safetensors.safe_open(file, "pt") as content:
+        metadata = content.metadata()
+        data = {name: content.get_tensor(name) for name in ("images", "labels")}
+    data |= change(data)
+    metadata["sha256"] = cache._checksum(data["images"], data["labels"], metadata["spec"])
+    file.write_bytes(safetensors.torch.save(data, metadata))
+    found = load_images("digits", "test")
+    assert (found.images.dtype, found.labels.shape) == (torch.uint8, (360,))
+    assert caplog.messages == [f"{file}: this cache file is damaged; the images are decoded again"]
 
 
 def test_two_processes_that_start_together_get_the_same(tmp_path, write_folders, own_cache):

@@ -149,6 +149,11 @@ def test_half_a_reference_is_named(reference: str) -> None:
             "defense: expected a class derived from Defense, or an object of one, in {file}:none; found no 'none'",
         ),
         (
+            "unwriten",
+            "defense: expected a class derived from Defense, or an object of one, in {file}:unwriten; found no "
+            "'unwriten'; did you mean Unwritten?",
+        ),
+        (
             "Half",
             "defense: expected a class that can be made without arguments in {file}:Half; found: missing a required "
             "argument: 'side'; make one in the code, my_defense = Half(...), and say {file}:my_defense",

@@ -73,10 +73,10 @@ def measure_latency(
 
 
 def _compare(product: nn.Module, plain: nn.Module, images: Tensor, repeats: int, warm_up: int) -> dict[str, Any]:
-    with torch.no_grad():
+    with torch.no_grad(), full_float32():
         plainly = images.contiguous()
         timers = {
-            "product": lambda: _seconds_of_product(product, images),
+            "product": lambda: _seconds_of_pass(product, images),
             "plain": lambda: _seconds_of_pass(plain, plainly),
         }
         take_turns(timers, warm_up)
@@ -86,11 +86,6 @@ def _compare(product: nn.Module, plain: nn.Module, images: Tensor, repeats: int,
         "plain": _milliseconds(seconds["plain"]),
         "speedup": summary(ratios(seconds["plain"], seconds["product"])),
     }
-
-
-def _seconds_of_product(module: nn.Module, images: Tensor) -> float:
-    with full_float32():
-        return _seconds_of_pass(module, images)
 
 
 def _seconds_of_pass(module: nn.Module, images: Tensor) -> float:

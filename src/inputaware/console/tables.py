@@ -135,7 +135,10 @@ def poison_table(rows: list[dict[str, Any]], limit: int = 20) -> Table:
         rows: the rows of ``poison.csv``.
         limit: how many to show.
     """
-    table = Table(caption=f"the first {limit} of {len(rows)}" if len(rows) > limit else None)
+    captions = [f"the first {limit} of {len(rows)}"] if len(rows) > limit else []
+    if already := sum(row["prediction_before"] == row["target"] for row in rows):
+        captions.append(f"{already} of {len(rows)} get the target without a trigger too, and tell nothing")
+    table = Table(caption="; ".join(captions) or None)
     for column in ("image", "before", "after", "attacker's target"):
         table.add_column(column)
     for row in rows[:limit]:

@@ -87,12 +87,21 @@ def cache_folder() -> Path:
     """Return where downloads and decoded images are kept.
 
     ``$INPUTAWARE_CACHE``, else ``$XDG_CACHE_HOME/inputaware``, else ``~/.cache/inputaware``.
+
+    Raises:
+        DataError: none of the variables is set, and there is no home folder.
     """
     own = os.environ.get("INPUTAWARE_CACHE")
     if own:
         return Path(own)
     shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "inputaware"
+    try:
+        return (Path(shared) if shared else Path.home() / ".cache") / "inputaware"
+    except RuntimeError:
+        raise DataError(
+            "INPUTAWARE_CACHE: expected a folder for downloads and decoded images, for there is no home folder; found "
+            "no such variable; set it"
+        ) from None
 
 
 def fetch_archive(dataset: str, file: str) -> Path:
@@ -103,7 +112,8 @@ def fetch_archive(dataset: str, file: str) -> Path:
         file: name of the archive, a key of :data:`CHECKSUMS`.
 
     Raises:
-        DataError: the download failed, or its checksum is not the expected one (nothing is kept then).
+        DataError: the download failed, its checksum is not the expected one (nothing is kept then), or there is no
+            folder to keep it in.
     """
     url = BASE_URLS[dataset] + file
     folder = cache_folder() / "downloads" / dataset

@@ -12,6 +12,7 @@ import logging
 import os
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from inputaware.config.datasets import DATASETS
 from inputaware.data.archives import cache_folder
 from inputaware.data.memory import check_memory
 from inputaware.data.sources import DataSplit, RawSplit, read_source, source_identity
-from inputaware.data.spec import DatasetSpec
+from inputaware.data.spec import DatasetSpec, dataset_spec
+from inputaware.errors import DataError
 
 __all__ = ["ImageSet", "load_images"]
 
@@ -50,7 +53,8 @@ def load_images(dataset: str, split: DataSplit) -> ImageSet:
     """Return a split of a data set, decoded now or read from the cache.
 
     The cache is kept in the folder of :func:`~inputaware.data.archives.cache_folder`; a file there is taken only
-    if its source has not changed since and its checksum is right.
+    if its source has not changed since and its checksum is right. Where there is no such folder, or it cannot be
+    read or written, images are decoded each time, and a warning says so once.
 
     Args:
         dataset: digits, mnist, cifar10, gtsrb, or a path.
@@ -60,14 +64,25 @@ def load_images(dataset: str, split: DataSplit) -> ImageSet:
         DataError: see :func:`~inputaware.data.sources.read_source`.
     """
     place, state = source_identity(dataset, split)
-    identity = json.dumps([_LAYOUT, dataset, split, place, state])
+    spec = asdict(dataset_spec(dataset)) if dataset in DATASETS else None
+    identity = json.dumps([_LAYOUT, dataset, split, place, state, spec])
     place_key = hashlib.sha256(json.dumps([dataset, place]).encode()).hexdigest()[:16]
-    file = cache_folder() / "images" / f"{place_key}-{split}.safetensors"
+    try:
+        file = cache_folder() / "images" / f"{place_key}-{split}.safetensors"
+    except DataError as error:
+        _warn(str(error))
+        return _to_tensors(read_source(dataset, split))
     found = _read(file, identity, dataset)
     if found is None:
         found = _to_tensors(read_source(dataset, split))
         _write(file, identity, found)
     return found
+
+
+@lru_cache
+def _warn(words: str) -> None:
+    """Say that images are not kept, once: a command reads several splits."""
+    _log.warning("%s; going on without", words)
 
 
 def _to_tensors(raw: RawSplit) -> ImageSet:
@@ -76,7 +91,7 @@ def _to_tensors(raw: RawSplit) -> ImageSet:
 
 def _read(file: Path, identity: str, dataset: str) -> ImageSet | None:
     """Return what a cache file holds, or none if it is missing, stale or damaged."""
-    if not file.is_file():
+    if not os.path.isfile(file):  # Path.is_file raises where a folder must not be looked into, or a name is too long
         return None
     try:
         with safetensors.safe_open(file, "pt") as content:
@@ -86,7 +101,8 @@ def _read(file: Path, identity: str, dataset: str) -> ImageSet | None:
             count, *shape = content.get_slice("images").get_shape()
             check_memory(dataset, count, tuple(shape))
             images, labels = content.get_tensor("images"), content.get_tensor("labels")
-        if metadata["sha256"] == _checksum(images, labels, metadata["spec"]):
+        whole = images.dtype == torch.uint8 and labels.dtype == torch.int64 and labels.shape == (count,)
+        if whole and metadata["sha256"] == _checksum(images, labels, metadata["spec"]):
             return ImageSet(images=images, labels=labels, spec=_spec_from_json(metadata["spec"]))
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError):
         pass
@@ -109,7 +125,7 @@ def _write(file: Path, identity: str, data: ImageSet) -> None:
             os.fsync(output.fileno())
         os.replace(temporary, file)
     except OSError as error:
-        _log.warning("%s: decoded images could not be kept here (%s); going on without", file.parent, error.strerror)
+        _warn(f"{file.parent}: decoded images could not be kept here ({error.strerror})")
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

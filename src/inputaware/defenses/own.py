@@ -19,7 +19,7 @@ from inputaware.config.record import override
 from inputaware.defenses.base import Defense
 from inputaware.defenses.registry import build_defense, check_defense, is_built_in
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, field_of
-from inputaware.errors import ConfigError
+from inputaware.errors import ConfigError, did_you_mean
 
 __all__ = ["OwnDefense", "import_defense", "import_defenses", "make_defense", "settings_with"]
 
@@ -156,7 +156,10 @@ def import_defense(reference: str) -> OwnDefense:
             f"{_where(error, Path(place))}; mend it"
         ) from error
     if not isinstance(found, Defense):
-        held = f"no {name!r}" if found is None else f"{name!r}, which is something else"
+        held = f"{name!r}, which is something else"
+        if found is None:
+            kinds = [one for one, kind in vars(module).items() if isinstance(kind, type) and issubclass(kind, Defense)]
+            held = f"no {name!r}{did_you_mean(name, kinds)}"
         raise ConfigError(
             f"defense: expected a class derived from Defense, or an object of one, in {reference}; found {held}"
         )
