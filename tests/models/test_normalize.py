@@ -65,5 +65,19 @@ def test_constants_made_in_inference_mode_serve_a_backward_pass() -> None:
     torch.testing.assert_close(leaf.grad[0, :, 0, 0], 1 / torch.tensor(STD))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_first_call_within_torch_func_leaves_nothing_of_it(dtype: torch.dtype) -> None:
+    normalize = Normalize(MEAN, STD)
+    images = torch.rand(1, 3, 2, 2, dtype=dtype)
+    slope = torch.func.grad(lambda pixels: normalize(pixels).square().sum())
+    bent = torch.func.jacrev(slope)
+    expected = 2 * (images - torch.tensor(MEAN, dtype=dtype).view(3, 1, 1))
+    expected = expected / torch.tensor(STD, dtype=dtype).view(3, 1, 1) ** 2
+    for _ in range(2):
+        torch.testing.assert_close(slope(images), expected)
+        torch.testing.assert_close(bent(images).sum(), (2 / torch.tensor(STD, dtype=dtype) ** 2).sum() * 4)
+    torch.testing.assert_close(copy.deepcopy(normalize)(images), normalize(images))
+
+
 def test_prints_its_constants() -> None:
     assert repr(Normalize((0.5,), (0.25,))) == "Normalize(mean=(0.5,), std=(0.25,))"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,13 @@ SEEN: set[tuple[str, bool]] = set()
 """What was computed, and whether convolutions on a GPU might have rounded, or come to other bits, there."""
 
 
+def rounds() -> bool:
+    cudnn = torch.backends.cudnn
+    return bool(cudnn.conv.fp32_precision == "tf32" if hasattr(cudnn, "conv") else cudnn.allow_tf32)
+
+
 def note(what: str) -> None:
-    SEEN.add((what, torch.backends.cudnn.allow_tf32 or not torch.backends.cudnn.deterministic))
+    SEEN.add((what, rounds() or not torch.backends.cudnn.deterministic))
 
 
 class Probe(torch.autograd.Function):
@@ -108,3 +115,51 @@ def test_what_comes_after_is_left_as_it_was(network: Network) -> None:
     note("after")
     assert {("within", False), ("after", True)} == SEEN
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == (True, False)
+
+
+def test_autocast_is_put_off(network: Network) -> None:
+    clean = data()
+    exact = probabilities(network, clean.pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network(clean.pixels).dtype == torch.bfloat16
+        assert torch.equal(probabilities(network, clean.pixels), exact)
+        with full_float32(), torch.autocast("cpu", torch.bfloat16):  # as a defense asks for itself
+            assert network(clean.pixels).dtype == torch.bfloat16
+        assert network(clean.pixels).dtype == torch.bfloat16
+
+
+def test_products_of_a_matrix_are_exact_whatever_was_asked_for() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with full_float32():
+            assert exactly(torch.backends.cuda.matmul)
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def exactly(switches: Any) -> bool:
+    if hasattr(switches, "fp32_precision"):
+        return bool(switches.fp32_precision == "ieee")
+    return not switches.allow_tf32
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has the older switches only")
+def test_the_newer_switches_may_be_used() -> None:
+    # In a process of its own: what is set there cannot be taken back.
+    program = """
+import torch
+from inputaware.models.precision import full_float32
+conv = torch.backends.cudnn.conv
+for place in (torch.backends, torch.backends.cudnn, conv):
+    for asked in ("ieee", "tf32"):
+        place.fp32_precision = asked
+        before = conv.fp32_precision
+        for _ in range(2):
+            with full_float32(), full_float32():
+                assert conv.fp32_precision == "ieee", (place, asked, conv.fp32_precision)
+            assert conv.fp32_precision == before, (place, asked, conv.fp32_precision)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

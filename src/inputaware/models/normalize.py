@@ -31,6 +31,7 @@ class Normalize(nn.Module):
         self.std = tuple(std)
         self.identity = all(value == 0 for value in self.mean) and all(value == 1 for value in self.std)
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._constants_for(torch.device("cpu"), torch.float32)
 
     def forward(
         self, images: Shaped[Tensor, "batch channel height width"]
@@ -50,7 +51,7 @@ class Normalize(nn.Module):
             )
         if self.identity:
             return images
-        mean, std = self._constants_for(images)
+        mean, std = self._constants_for(images.device, images.dtype)
         return (images - mean) / std
 
     def scale(
@@ -63,21 +64,20 @@ class Normalize(nn.Module):
         """
         if self.identity:
             return difference
-        return difference / self._constants_for(difference)[1]
+        return difference / self._constants_for(difference.device, difference.dtype)[1]
 
     def extra_repr(self) -> str:
         """Return the constants, for printing the network."""
         return f"mean={self.mean}, std={self.std}"
 
-    def _constants_for(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _constants_for(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation beside the images; they are copied to a device once."""
-        key = (images.device, images.dtype)
+        key = (device, dtype)
         if key not in self._constants:
-            # A constant made in inference mode could not serve a later backward pass.
-            with torch.inference_mode(False):
+            # A constant made in inference mode could not serve a later backward pass, nor one of torch.func a later one.
+            with torch.inference_mode(False), torch._C._DisableFuncTorch():
                 mean, std = (
-                    torch.tensor(values, device=images.device, dtype=images.dtype).view(-1, 1, 1)
-                    for values in (self.mean, self.std)
+                    torch.tensor(values, device=device, dtype=dtype).view(-1, 1, 1) for values in (self.mean, self.std)
                 )
             self._constants[key] = (mean, std)
         return self._constants[key]
