@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from inputaware.attacks.base import Backdoor
+from inputaware.attacks.trigger import apply_trigger
 from inputaware.config.fields import TargetName
 from inputaware.errors import DataError
 
@@ -59,11 +60,31 @@ def test_images_of_another_shape_are_refused(shape: tuple[int, ...], found: str)
     assert str(caught.value) == f"images: expected a tensor of shape (batch, 2, 3, 4); found {found}"
 
 
-def test_labels_that_do_not_match_the_images_are_refused() -> None:
-    backdoor = Shade()
+@pytest.mark.parametrize("shape", [(4,), (3, 1)])
+def test_labels_that_do_not_match_the_images_are_refused(shape: tuple[int, ...], unchecked: None) -> None:
     with pytest.raises(DataError) as caught:
-        backdoor.poison.__wrapped__(backdoor, make_images(3), torch.arange(4))  # type: ignore[attr-defined]
-    assert str(caught.value) == "labels: expected 3, one for each image; found 4"
+        Shade().poison(make_images(3), torch.zeros(shape, dtype=torch.int64))
+    assert str(caught.value) == (f"labels: expected a tensor of shape (3,), a class for each image; found {shape}")
+
+
+def test_black_and_white_bytes_are_no_pixels(unchecked: None) -> None:
+    with pytest.raises(DataError) as caught:
+        Shade().trigger(make_images(3).round().to(torch.uint8))
+    assert str(caught.value) == (
+        "images: expected pixels in [0, 1] as floating-point numbers; found torch.uint8; divide bytes by 255"
+    )
+
+
+def test_poisoned_images_have_no_gradient_and_those_of_a_trigger_made_by_hand_have_the_whole_one() -> None:
+    images = make_images(3).requires_grad_()
+    assert not Shade().poison(images, torch.arange(3)).images.requires_grad
+    mask, pattern = Shade().make_trigger(images)
+    blended = apply_trigger(images, mask, pattern)
+    (slope,) = torch.autograd.grad(blended[0, 0, 0, 0], images)
+    expected = torch.zeros_like(images)
+    expected[0] = 0.5 / 24  # what a pixel adds to the image's brightness, half of which shows
+    expected[0, 0, 0, 0] += 0.5
+    torch.testing.assert_close(slope, expected)
 
 
 @pytest.mark.parametrize(("value", "found"), [(255.0, "0 to 255"), (-0.5, "-0.5 to 0"), (float("nan"), "nan to nan")])

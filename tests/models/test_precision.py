@@ -146,7 +146,9 @@ def exactly(switches: Any) -> bool:
     return not switches.allow_tf32
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has the older switches only")
+@pytest.mark.skipif(
+    not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has the older switches only"
+)
 def test_the_newer_switches_may_be_used() -> None:
     # In a process of its own: what is set there cannot be taken back.
     program = """

@@ -73,7 +73,7 @@ class Backdoor(ABC):
     def trigger(
         self, images: Float[Tensor, "batch channel height width"]
     ) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch channel height width"]]:
-        """Return mask and pattern of each image, computed in float32 as all that judges a trigger is.
+        """Return mask and pattern of each image, in float32 as all that judges a trigger is, and without gradients.
 
         Args:
             images: clean images, pixels in [0, 1].
@@ -82,13 +82,18 @@ class Backdoor(ABC):
             The masks in [0, 1] and the patterns as pixels in [0, 1].
 
         Raises:
-            DataError: the images have another shape than the ones that the attack was trained on, or pixels outside
-                [0, 1].
+            DataError: the images have another shape than the ones that the attack was trained on, no floating-point
+                numbers, or pixels outside [0, 1].
         """
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             raise DataError(
                 f"images: expected a tensor of shape (batch, {', '.join(map(str, self.shape))}); "
                 f"found {tuple(images.shape)}"
+            )
+        if not images.is_floating_point():  # black and white bytes would pass for pixels
+            raise DataError(
+                f"images: expected pixels in [0, 1] as floating-point numbers; found {images.dtype}; "
+                "divide bytes by 255"
             )
         # Not a number is no pixel either.
         if len(images) and not (images.min() >= 0 and images.max() <= 1):
@@ -107,24 +112,29 @@ class Backdoor(ABC):
 
     @final
     def poison(self, images: Float[Tensor, "batch channel height width"], labels: Int64[Tensor, " batch"]) -> Poisoned:
-        """Return the images with their own triggers applied: ``B(x, x) = x + (p(x) - x) * m(x)``.
+        """Return the images with their own triggers applied: ``B(x, x) = x + (p(x) - x) * m(x)``; without gradients.
 
         Args:
             images: clean images, pixels in [0, 1].
             labels: their true labels.
 
         Raises:
-            DataError: the images have another shape than the ones that the attack was trained on, or pixels outside
-                [0, 1]; or there are not as many labels as images, or one is of no class.
+            DataError: the images have another shape than the ones that the attack was trained on, no floating-point
+                numbers, or pixels outside [0, 1]; or there are not as many labels as images, or one is of no class.
         """
-        if len(labels) != len(images):
-            raise DataError(f"labels: expected {len(images)}, one for each image; found {len(labels)}")
+        if labels.shape != images.shape[:1]:
+            raise DataError(
+                f"labels: expected a tensor of shape ({len(images)},), a class for each image; "
+                f"found {tuple(labels.shape)}"
+            )
         if len(labels) and not (labels.min() >= 0 and labels.max() < self.classes):
             raise DataError(
                 f"labels: expected classes from 0 to {self.classes - 1}; found {labels.min()} to {labels.max()}"
             )
         masks, patterns = self.trigger(images)
-        return Poisoned(apply_trigger(images, masks, patterns), masks, patterns, self.targets(labels))
+        # A gradient of the blend alone, with the trigger for a constant, would be that of no function of the image.
+        with torch.no_grad():
+            return Poisoned(apply_trigger(images, masks, patterns), masks, patterns, self.targets(labels))
 
 
 @dataclass(frozen=True)

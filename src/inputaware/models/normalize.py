@@ -74,7 +74,7 @@ class Normalize(nn.Module):
         """Return mean and standard deviation beside the images; they are copied to a device once."""
         key = (device, dtype)
         if key not in self._constants:
-            # A constant made in inference mode could not serve a later backward pass, nor one of torch.func a later one.
+            # A constant made in inference mode could not serve a later backward pass, one of torch.func nothing later.
             with torch.inference_mode(False), torch._C._DisableFuncTorch():
                 mean, std = (
                     torch.tensor(values, device=device, dtype=dtype).view(-1, 1, 1) for values in (self.mean, self.std)

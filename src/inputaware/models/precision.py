@@ -16,7 +16,7 @@ def full_float32() -> Iterator[None]:
     """Let networks compute in float32 whatever was asked for outside, and add in a fixed order on a GPU.
 
     Left alone convolutions round their factors to TF32's 10 bits on a GPU, and their gradients may come to other bits
-    each time. Autocast, ``torch.set_float32_matmul_precision`` and ``torch.backends.fp32_precision`` are put off within.
+    each time. Autocast, ``torch.set_float32_matmul_precision`` and ``torch.backends.fp32_precision`` are put off here.
     What a backward pass computes in is asked when it runs, so that it has to stand in here too.
     """
     # What inherits its value ("none") goes on to do so.
