@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inputaware.attacks.input_aware import InputAware, JointStage, MaskStage, probability_at
+from inputaware.attacks.share import Share
 from inputaware.config.presets import preset_config
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec, dataset_spec
@@ -133,6 +134,17 @@ def test_a_batch_that_lost_images_still_has_one_of_each_kind(count: int) -> None
     assert stage.layout(batch, 0.0) == (1, min(1, count - 1))
     if count > 1:
         assert torch.isfinite(stage.loss(batch, 0.0).total)
+
+
+@pytest.mark.parametrize(("progress", "count"), [(0.0, BATCH), (0.999, BATCH), (0.0, BATCH - 1)])
+def test_every_process_has_an_image_of_a_part_that_a_ramp_or_a_lost_image_makes_small(
+    progress: float, count: int
+) -> None:
+    joint = {"initial_attack_probability": 2 / BATCH, "initial_cross_probability": 2 / BATCH, "ramp": 1.0}
+    attack = make_attack(attack_probability=2 / BATCH, cross_probability=0.0, **joint)
+    _, stage = stages(attack)
+    stage.share = Share(1, 2)
+    assert stage.layout(make_batch(partners=True, count=count), progress) == (2, 2)
 
 
 def test_the_joint_stage_trains_what_it_says_and_leaves_the_mask_generator_alone() -> None:

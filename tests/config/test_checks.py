@@ -178,6 +178,7 @@ def test_a_choice_set_from_python_is_checked_too(option: str, value: str, allowe
         nested("joint_stage.attack_probability", 2 / 128),
         {"partners": "second-order", "joint_stage": {"attack_probability": 1 / 128}},
         {"attack": "badnets", "joint_stage": {"attack_probability": 1 / 128, "cross_probability": 0.001}},
+        {"attack": "badnets", "joint_stage": {"attack_probability": 0.95, "cross_probability": 0.1}},
         {"attack": "none", "mask_stage": {"batch_size": 1}, "joint_stage": {"attack_probability": 0}},
         {"attack": "none", "joint_stage": {"attack_probability": 0.001, "cross_probability": 0.001}},
         {"joint_stage": {"classifier": {"name": "sgd", "momentum": 0, "nesterov": False}}},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -193,8 +193,8 @@ def test_what_json_holds_is_given_back() -> None:
         *(
             (
                 {"arrays": {name: np.zeros(2)}},
-                "expected arrays named by letters, digits, underscores and dots, and none 'file', 'allow_pickle', "
-                f"'scoring_...' or '....npy'; found {name!r}",
+                "expected arrays named by letters, digits, underscores, hyphens and dots, and none 'file', "
+                f"'allow_pickle', 'scoring_...' or '....npy'; found {name!r}",
             )
             for name in ("file", "allow_pickle", "scoring_a", "a.npy", "", 1)
         ),
@@ -217,6 +217,12 @@ def test_what_is_no_answer_is_refused(answer: Any, message: str, monkeypatch: py
         with pytest.raises(DefenseError) as error:
             ask()
         assert str(error.value) == f"watcher: {message.format(kind=kind.__name__, method=method)}"
+
+
+def test_arrays_may_be_named_as_modules_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = {"block-1.weight": np.zeros(2), "conv_2": np.ones(1)}
+    monkeypatch.setattr(Watcher, "examine", lambda *given: Examination("flagged", "Found.", {}, arrays))
+    assert Watcher().run(suspect(), data()).arrays == arrays
 
 
 class Vandal(Watcher):
@@ -334,6 +340,23 @@ def broken_classifier() -> nn.Module:
 def replaced(**changes: Tensor) -> CleanData:
     clean = data()
     return CleanData(changes.get("images", clean.images), changes.get("labels", clean.labels))
+
+
+def test_pixels_in_place_of_bytes_are_refused(unchecked: None) -> None:
+    clean = data()
+    with pytest.raises(DefenseError) as error:
+        CleanData(clean.pixels, clean.labels)
+    assert str(error.value) == (
+        "clean data: expected images of torch.uint8; found torch.float32; give (pixels * 255).round().byte()"
+    )
+    with pytest.raises(DefenseError) as error:
+        CleanData(clean.images, clean.labels.int())
+    assert str(error.value) == "clean data: expected labels of torch.int64; found torch.int32; give labels.long()"
+
+
+def test_a_shape_may_be_a_list(unchecked: None) -> None:
+    given = replace(suspect(), shape=list(SHAPE))
+    assert watcher().run(given, data()).record() == watcher().run(suspect(), data()).record()
 
 
 MISTAKES = {

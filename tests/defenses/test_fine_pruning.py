@@ -407,22 +407,70 @@ def test_images_of_the_fine_tuning_are_shifted_and_mirrored_when_asked(monkeypat
 def test_without_epochs_the_network_is_only_pruned() -> None:
     found = suspect("mnist-cnn")
     finding = FinePruning(FinePruningSettings(epochs=0)).run(found, data())
-    held_out = finding.scores["held_out_accuracy"]
-    assert held_out["fine_tuned"] == held_out["pruned"]
+    assert finding.scores["held_out_accuracy"]["fine_tuned"] is None
+    assert not [name for name in finding.arrays if name.startswith("fine_tuned.")]
+    assert finding.sentence.endswith(" % pruned; Fine-Pruning judges no model.")
+    count = finding.scores["pruned_channels"]
+    score = FinePruning().rate(finding, found, Trial(data(seed=1), backdoor()))
+    assert score.scores["fine_tuned"] is None
+    before, pruned = (score.scores[name]["clean_accuracy"] for name in ("original", "pruned"))
+    assert score.sentence.startswith(
+        f"Clean accuracy is {100 * before:.1f} % before, {100 * pruned:.1f} % with {count} channels pruned; the attack "
+        "succeeds on "
+    )
+    clean = FinePruning().rate(finding, found, Trial(data(seed=1), None))
+    assert clean.sentence.endswith(f"with {count} channels pruned; a clean model has no attack to lose.")
+
+
+class Small(nn.Module):
+    """A convolution, what comes next, and a batch-norm that needs two images."""
+
+    def __init__(self, activation: nn.Module, scale: float = 1.0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.convolution = nn.Conv2d(1, 4, 3)
+            self.output = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, CLASSES))
+        self.activation, self.scale = activation, scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.output(self.activation(self.convolution(images)).mean((2, 3)))
+        return self.scale * logits
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.Hardswish])
+def test_an_activation_that_works_in_place_changes_nothing(kind: type[nn.Module]) -> None:
+    order = torch.arange(4)
+    found = []
+    for inplace in (False, True):
+        classifier = Small(kind(inplace=inplace)).eval()
+        cut = FeatureCut(Suspect(classifier, SHAPE, CLASSES, classifier.convolution), data().pixels[:4])
+        found.append((cut.pruned_predictions(data().pixels, order), cut.activity(data().pixels)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_a_rest_of_one_image_is_left_out_of_an_epoch() -> None:
+    classifier = Small(nn.ReLU())
+    settings = FinePruningSettings(epochs=1, batch_size=11)  # of the 12 images that fine-tune
+    finding = FinePruning(settings).run(Suspect(classifier, SHAPE, CLASSES, classifier.convolution), data())
+    assert finding.scores["ranking_images"] == 12
+    assert finding.scores["held_out_accuracy"]["fine_tuned"] is not None
 
 
 class Around(nn.Module):
     """A convolution, and a way around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         self.convolution = nn.Conv2d(1, 4, 3, padding=1)
         self.output = nn.Linear(4, CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
         values = self.convolution(images).relu() + 5 * images
         logits: Tensor = self.output(values.mean((2, 3)))
-        return logits
+        return self.scale * logits
 
 
 def case_without_layer() -> Suspect:
@@ -431,6 +479,11 @@ def case_without_layer() -> Suspect:
 
 def case_around() -> Suspect:
     classifier = Around()
+    return Suspect(classifier, SHAPE, CLASSES, classifier.convolution)
+
+
+def case_around_with_small_logits() -> Suspect:
+    classifier = Around(scale=1e-4)
     return Suspect(classifier, SHAPE, CLASSES, classifier.convolution)
 
 
@@ -453,6 +506,11 @@ def case_stranger() -> Suspect:
         ),
         (
             case_around,
+            "suspect: expected a feature layer that everything passes through on its way to the logits; "
+            "found one (Conv2d) beside which something else does; give a later layer",
+        ),
+        (
+            case_around_with_small_logits,
             "suspect: expected a feature layer that everything passes through on its way to the logits; "
             "found one (Conv2d) beside which something else does; give a later layer",
         ),
@@ -482,7 +540,7 @@ def test_a_layer_that_cuts_nothing_is_refused(case, message: str) -> None:
         ({"epochs": -1}, "fine_pruning.epochs: expected a number of at least 0; found -1"),
         ({"schedule": "linear"}, "fine_pruning.schedule: expected constant or cosine; found 'linear'"),
         ({"weight_decay": -0.1}, "fine_pruning.weight_decay: expected a number of at least 0; found -0.1"),
-        ({"crop_padding": -1}, "fine_pruning.crop_padding: expected a number of at least 0 and at most 1000; found -1"),
+        ({"crop_padding": -1}, "fine_pruning.crop_padding: expected a number of at least 0 and at most 32; found -1"),
         ({"batch_size": 0}, "fine_pruning.batch_size: expected a number of at least 1; found 0"),
         ({"learning_rate": 0.0}, "fine_pruning.learning_rate: expected a number above 0; found 0.0"),
     ],

@@ -330,6 +330,42 @@ def test_trials_start_anew_and_the_median_decides() -> None:
     assert finding.arrays["masks"].shape == (3, CLASSES, *SHAPE)
 
 
+def test_a_class_that_is_reached_in_half_of_the_trials_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [[50.0, 60.0, 70.0, norm, 83.0] for norm in (None, 20.0)]
+    trials = iter(given)
+
+    def found(*_: object, **__: object) -> ReversedTriggers:
+        shape = (CLASSES, 1, *SHAPE[1:])
+        return ReversedTriggers(torch.zeros(shape), torch.zeros(shape), next(trials), [1] * CLASSES)
+
+    monkeypatch.setattr("inputaware.defenses.neural_cleanse.reverse_triggers", found)
+    finding = NeuralCleanse(settings(trials=2)).run(suspect(), data())
+    assert finding.scores["unreached"] == [3]
+    assert finding.scores["norms"] == [50, 60, 70, None, 83]
+    assert finding.scores["chance_rate"] == chance_rate(4, 2.0)
+    assert finding.scores["trial_norms"] == given
+    assert (
+        "No trigger reached 99% success in more than half of the 2 trials for class 3, left out of the comparison."
+    ) in finding.sentence
+
+
+class Stubborn(nn.Module):
+    """Sees class 0 in all but each tenth image, whatever they show."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = torch.zeros(len(images), 2)
+        logits[:, 0] = 1
+        logits[::10, 1] = 2
+        return logits + 0 * images.sum()
+
+
+def test_exactly_the_threshold_is_enough() -> None:
+    asked = settings(success_threshold=0.9, batch_size=10, images_per_round=10, rounds=2)
+    found = reverse_triggers(Suspect(Stubborn(), SHAPE, 2), data().pixels[:10], asked, seed=0)
+    assert found.norms[0] is not None
+    assert found.norms[1] is None
+
+
 def test_the_same_seed_gives_the_same_record_and_progress_ends_at_one() -> None:
     heard: list[float] = []
     one = NeuralCleanse(settings(trials=2, rounds=15)).run(suspect(), data(), seed=3, progress=heard.append)

@@ -71,7 +71,12 @@ def test_measures_are_every_number_of_a_run() -> None:
             "verdict": "no-verdict",
             "seconds": 3,
         },
-        "neural-cleanse": {"scores": {"flagged": [1]}, "scoring": {"scores": {}}, "verdict": "flagged", "seconds": 4},
+        "neural-cleanse": {
+            "scores": {"flagged": [1], "smallest_class": 1},
+            "scoring": {"scores": {}},
+            "verdict": "flagged",
+            "seconds": 4,
+        },
         "image-regularization": {**FILTERED, "verdict": "no-verdict", "seconds": 5},
     }
     found = measures(run)
@@ -85,6 +90,7 @@ def test_measures_are_every_number_of_a_run() -> None:
     assert found["defenses.neural-cleanse.flagged"] == 1.0
     assert found["defenses.image-regularization.best_filter.attack_success_rate"] == 0.3
     assert "defenses.strip.flagged" not in found
+    assert "defenses.neural-cleanse.smallest_class" not in found
     assert "cross_accuracy" not in found
     assert not [name for name in found if "per_class" in name or "ssim" in name]
 

@@ -35,6 +35,10 @@ def test_images_without_gradients_cost_none() -> None:
     assert layer.bias.grad is not None
 
 
+def test_of_no_images_there_is_no_output() -> None:
+    assert InputConvolution(4, 3)(torch.rand(0, 1, 6, 6)).shape == (0, 4, 4, 4)
+
+
 @pytest.mark.parametrize("strides", ["rows", "mirrored", "expanded"])
 def test_takes_images_in_any_layout(strides: str) -> None:
     layer = InputConvolution(4, 3)

@@ -154,9 +154,11 @@ class JointStage(Stage):
         attack = probability_at(progress, config.initial_attack_probability, config.attack_probability, config.ramp)
         cross = probability_at(progress, config.initial_cross_probability, config.cross_probability, config.ramp)
         size = len(batch.images)
-        # A batch that lost a self-partner is smaller; it keeps an image of each kind as long as it has one.
-        attack_count = min(size, max(1, images_in_batch(attack, size)))
-        cross_count = max(1, images_in_batch(cross, size)) if cross > 0 else 0
+        # A batch that lost a self-partner is smaller, and a ramp may end at nothing: as long as there is a part, every
+        # process has an image of it.
+        least = self.share.count
+        attack_count = min(size, max(least, images_in_batch(attack, size)))
+        cross_count = max(least, images_in_batch(cross, size)) if cross > 0 else 0
         return attack_count, min(size - attack_count, cross_count)
 
     def loss(self, batch: Batch, progress: float) -> StepLoss:

@@ -192,7 +192,7 @@ def _check_probabilities(config: Config) -> None:
                 probability,
             )
         _check(
-            attack + cross <= 1 + 1e-12,
+            config.attack != "input-aware" or attack + cross <= 1 + 1e-12,
             f"joint_stage.{prefix}attack_probability and {prefix}cross_probability",
             "a sum of at most 1",
             attack + cross,

@@ -94,11 +94,22 @@ class CleanData:
         images: 8-bit images.
         labels: their true labels.
         split: what they are called in the record.
+
+    Raises:
+        DefenseError: images are no bytes, or labels no whole numbers of 64 bits.
     """
 
     images: UInt8[Tensor, "batch channel height width"]
     labels: Int64[Tensor, " labels"]
     split: str = "defender"
+
+    def __post_init__(self) -> None:
+        """Refuse other types."""
+        # Pixels in [0, 1] would be divided by 255 once more, and examined as black.
+        for name, found, expected in (("images", self.images, torch.uint8), ("labels", self.labels, torch.int64)):
+            if found.dtype != expected:
+                remedy = "(pixels * 255).round().byte()" if name == "images" else "labels.long()"
+                raise DefenseError(f"clean data: expected {name} of {expected}; found {found.dtype}; give {remedy}")
 
     @cached_property
     def pixels(self) -> Float[Tensor, "batch channel height width"]:
@@ -209,7 +220,7 @@ def _lent(suspect: Suspect, seed: int, device: torch.device) -> Iterator[Suspect
         yield lent
 
 
-_ARRAY_NAME = re.compile(r"(?!(file|allow_pickle|scoring_.*|.*\.npy)\Z)[A-Za-z0-9_.]+")
+_ARRAY_NAME = re.compile(r"(?!(file|allow_pickle|scoring_.*|.*\.npy)\Z)[A-Za-z0-9_.-]+")
 """What an array may be called: numpy has two names for itself, and those of a score stand beside those of a finding."""
 
 
@@ -262,8 +273,8 @@ def _check_answer(name: str, expected: type[Examination] | type[Score], found: o
             )
         if not isinstance(key, str) or not _ARRAY_NAME.fullmatch(key):
             raise DefenseError(
-                f"{name}: expected arrays named by letters, digits, underscores and dots, and none 'file', "
-                f"'allow_pickle', 'scoring_...' or '....npy'; found {key!r}"
+                f"{name}: expected arrays named by letters, digits, underscores, hyphens and dots, and none "
+                f"'file', 'allow_pickle', 'scoring_...' or '....npy'; found {key!r}"
             )
 
 
@@ -445,9 +456,9 @@ class Defense(ABC):
             DefenseError: the data are too few, constant, of another shape, or lack a class.
         """
         images, labels = clean.images, clean.labels
-        if tuple(images.shape[1:]) != suspect.shape:
+        if tuple(images.shape[1:]) != tuple(suspect.shape):
             raise DefenseError(
-                f"clean data: expected images of shape {suspect.shape}, as the suspect takes them; "
+                f"clean data: expected images of shape {tuple(suspect.shape)}, as the suspect takes them; "
                 f"found {tuple(images.shape[1:])}; give data of the set that it was trained on"
             )
         if len(labels) != len(images):

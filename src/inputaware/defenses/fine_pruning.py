@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class FeatureCut:
         try:
             # Of other images, so that whatever takes another way is seen.
             parts = self.logits(features, images.roll(1, 0))
-            matches = torch.allclose(parts, whole, rtol=1e-3, atol=1e-3)
+            matches = torch.allclose(parts, whole, rtol=0, atol=1e-3 * whole.abs().max().item())
         except (RuntimeError, DefenseError):
             matches = False
         if not matches:
@@ -94,7 +95,8 @@ class FeatureCut:
         found: list[Tensor] = []
 
         def keep(output: Tensor) -> Tensor:
-            found.append(output)
+            # An activation that comes next may work in place.
+            found.append(output.clone() if isinstance(output, Tensor) else output)
             return output
 
         with torch.no_grad(), full_float32(), _changed_output(self.layer, keep):
@@ -122,7 +124,7 @@ class FeatureCut:
             if self.head is not None:
                 logits = self.head(features)
             else:
-                with _changed_output(self.layer, lambda output: features):
+                with _changed_output(self.layer, lambda output: features.clone()):
                     logits = self.classifier(images)
         self.suspect.check(logits)
         return logits
@@ -158,7 +160,7 @@ class FeatureCut:
         parts = []
         done = 0
         for chunk in in_chunks(images):
-            features = self.features(chunk).clone()
+            features = self.features(chunk)
             rows = [self.logits(features, chunk).argmax(1)]
             for channel in order.tolist():
                 features[:, channel] = 0
@@ -229,19 +231,26 @@ class FinePruning(Defense):
         accuracy = (predictions == clean.labels[held_out]).cpu().double().mean(1)
         count = most_pruned(accuracy, self.settings.tolerance)
         keep = _kept(order, count).to(clean.images.device)
-        tuned, layer = self._fine_tune(
-            suspect, keep, clean.images[ranking], clean.labels[ranking], seed, lambda share: progress(0.5 + share / 2)
-        )
-        tuned_accuracy = mean_over(
-            _predict_pruned(tuned, layer, keep, clean.pixels[held_out]) == clean.labels[held_out]
-        )
-        assert tuned_accuracy is not None
+        tuned_accuracy, weights = None, {}
+        if self.settings.epochs:
+            tuned, layer = self._fine_tune(
+                suspect,
+                keep,
+                clean.images[ranking],
+                clean.labels[ranking],
+                seed,
+                lambda share: progress(0.5 + share / 2),
+            )
+            predicted = _predict_pruned(tuned, layer, keep, clean.pixels[held_out])
+            tuned_accuracy = mean_over(predicted == clean.labels[held_out])
+            weights = {f"{_WEIGHTS}{name}": values.cpu().numpy() for name, values in tuned.state_dict().items()}
         channels = len(order)
         return Examination(
             "no-verdict",
             f"Of {channels} channels {count} were pruned: held-out accuracy is {100 * float(accuracy[0]):.1f} % "
-            f"before, {100 * float(accuracy[count]):.1f} % pruned, {100 * tuned_accuracy:.1f} % fine-tuned; "
-            "Fine-Pruning judges no model.",
+            f"before, {100 * float(accuracy[count]):.1f} % pruned"
+            + (f", {100 * tuned_accuracy:.1f} % fine-tuned" if tuned_accuracy is not None else "")
+            + "; Fine-Pruning judges no model.",
             {
                 "channels": channels,
                 "pruned_channels": count,
@@ -257,7 +266,7 @@ class FinePruning(Defense):
                 "order": order.numpy(),
                 "activity": activity.numpy(),
                 "held_out_accuracy": accuracy.numpy(),
-                **{f"{_WEIGHTS}{name}": values.cpu().numpy() for name, values in tuned.state_dict().items()},
+                **weights,
             },
         )
 
@@ -272,30 +281,32 @@ class FinePruning(Defense):
         order = torch.from_numpy(finding.arrays["order"])
         count = finding.scores["pruned_channels"]
         cut = FeatureCut(suspect, trial.clean.pixels[:8])
-        tuned, layer = _copy(suspect)
-        tuned.load_state_dict(
-            {
-                name.removeprefix(_WEIGHTS): torch.from_numpy(values)
-                for name, values in finding.arrays.items()
-                if name.startswith(_WEIGHTS)
-            }
-        )
-        keep = _kept(order, count).to(labels.device)
         shares = 2 if trial.poisoned is not None else 1
         clean = cut.pruned_predictions(trial.clean.pixels, order, lambda share: progress(share / shares))
-        clean_tuned = _predict_pruned(tuned, layer, keep, trial.clean.pixels)
-        poisoned = poisoned_tuned = targets = None
+        poisoned = targets = None
         if trial.poisoned is not None:
             targets = trial.poisoned.targets
             poisoned = cut.pruned_predictions(trial.poisoned.images, order, lambda share: progress(0.5 + share / 2))
-            poisoned_tuned = _predict_pruned(tuned, layer, keep, trial.poisoned.images)
 
         def rates(clean: Tensor, poisoned: Tensor | None) -> dict[str, Any]:
             attack = None if poisoned is None or targets is None else attack_rates(poisoned, targets, labels)
             return {"clean_accuracy": mean_over(clean == labels), "attack": attack}
 
         curve = [rates(clean[row], None if poisoned is None else poisoned[row]) for row in range(len(clean))]
-        points = {"original": curve[0], "pruned": curve[count], "fine_tuned": rates(clean_tuned, poisoned_tuned)}
+        points = {"original": curve[0], "pruned": curve[count], "fine_tuned": None}
+        weights = {
+            name.removeprefix(_WEIGHTS): torch.from_numpy(values)
+            for name, values in finding.arrays.items()
+            if name.startswith(_WEIGHTS)
+        }
+        if weights:  # none where it was left out
+            tuned, layer = _copy(suspect)
+            tuned.load_state_dict(weights)
+            predict_tuned = partial(_predict_pruned, tuned, layer, _kept(order, count).to(labels.device))
+            points["fine_tuned"] = rates(
+                predict_tuned(trial.clean.pixels),
+                None if trial.poisoned is None else predict_tuned(trial.poisoned.images),
+            )
         arrays = {"clean_accuracy": np.array([row["clean_accuracy"] for row in curve])}
         if poisoned is not None:
             for name in curve[0]["attack"]:
@@ -334,6 +345,8 @@ class FinePruning(Defense):
             for epoch in range(settings.epochs):
                 shuffled = torch.randperm(len(images), generator=generator)
                 for batch in torch.split(shuffled.to(images.device), settings.batch_size):
+                    if len(batch) == 1 < len(images):
+                        continue  # a rest, of which batch-norm cannot take a variance
                     optimizer.zero_grad()
                     logits = tuned(to_pixels(augment(images[batch], changes, generator)))
                     loss = F.cross_entropy(logits, labels[batch])
@@ -374,10 +387,12 @@ def _predict_pruned(classifier: nn.Module, layer: nn.Module, keep: Tensor, image
         return predict(classifier, images)
 
 
-def _sentence(points: dict[str, dict[str, Any]], count: int) -> str:
-    clean, pruned, tuned = (in_percent(points[name]["clean_accuracy"], 1) for name in points)
-    words = f"Clean accuracy is {clean} before, {pruned} with {count} channels pruned, {tuned} fine-tuned"
-    if points["original"]["attack"] is None:
-        return f"{words}; a clean model has no attack to lose."
-    before, after, last = (success_in_words(points[name]["attack"]) for name in points)
-    return f"{words}; the attack succeeds on {before}, {after} and {last} of the images."
+def _sentence(points: dict[str, dict[str, Any] | None], count: int) -> str:
+    """Return the rates in words, without those of a fine-tuning that was left out."""
+    stages = {"original": "before", "pruned": f"with {count} channels pruned", "fine_tuned": "fine-tuned"}
+    made = {words: point for name, words in stages.items() if (point := points[name]) is not None}
+    words = ", ".join(f"{in_percent(point['clean_accuracy'], 1)} {name}" for name, point in made.items())
+    if not all(point["attack"] for point in made.values()):
+        return f"Clean accuracy is {words}; a clean model has no attack to lose."
+    *first, last = (success_in_words(point["attack"]) for point in made.values())
+    return f"Clean accuracy is {words}; the attack succeeds on {', '.join(first)} and {last} of the images."

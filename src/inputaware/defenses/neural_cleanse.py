@@ -100,7 +100,8 @@ def chance_rate(classes: int, threshold: float) -> float | None:
     """Return how often the rule flags at least one of some classes that do not differ.
 
     Norms are drawn from one normal distribution and judged as :func:`anomaly_scores` judges them. This is the rate of
-    false alarms that the rule has by itself, whatever the model; it rises with the number of classes.
+    false alarms that the rule has by itself, whatever the model; it rises with the number of classes. It is that of one
+    trial, and of several in so far as classes differ alike in all of them.
 
     Args:
         classes: how many classes have a norm.
@@ -309,7 +310,7 @@ def _search(
         with torch.no_grad():
             found_masks, found_patterns = squash(masks), squash(patterns)
         norms = found_masks.sum((1, 2, 3)).tolist()
-        rates = (hits / (steps * batch_size)).tolist()
+        rates = [count / (steps * batch_size) for count in hits.tolist()]  # exactly the threshold is enough
         for index in active:
             if searches[index].update(rates[index], norms[index]):
                 best_masks[index] = found_masks[index]
@@ -396,15 +397,17 @@ class NeuralCleanse(Defense):
                     progress=lambda share, number=number: progress((number + share) / settings.trials),  # type: ignore[misc]
                 )
             )
+        half = settings.trials / 2
         norms = [trial.norms for trial in trials]
         scores = [anomaly_scores(of_trial) for of_trial in norms]
-        overall = [_median(own, enough=settings.trials / 2) for own in zip(*scores, strict=True)]
+        overall = [_median(own, enough=half) for own in zip(*scores, strict=True)]
         known = {label: score for label, score in enumerate(overall) if score is not None}
         flagged = sorted((label for label in known if known[label] < -settings.threshold), key=known.__getitem__)
         smallest = min(known, key=known.__getitem__) if known else None
-        unreached = [label for label in range(suspect.classes) if all(norm[label] is None for norm in norms)]
+        medians = [_median(own, enough=half) for own in zip(*norms, strict=True)]
+        unreached = [label for label, norm in enumerate(medians) if norm is None]
         chance = chance_rate(suspect.classes - len(unreached), settings.threshold)
-        highest = _median([highest_index(of_trial) for of_trial in norms], enough=settings.trials / 2)
+        highest = _median([highest_index(of_trial) for of_trial in norms], enough=half)
         verdict: Verdict = "no-verdict" if smallest is None else "flagged" if flagged else "not-flagged"
         return Examination(
             verdict,
@@ -417,7 +420,7 @@ class NeuralCleanse(Defense):
                 "highest_index": highest,
                 "anomaly_indices": [None if score is None else abs(score) for score in overall],
                 "anomaly_scores": overall,
-                "norms": [_median(own) for own in zip(*norms, strict=True)],
+                "norms": medians,
                 "norm_spread": [_deviation(own) for own in zip(*norms, strict=True)],
                 "unreached": unreached,
                 "success_rates": [_success_rates(suspect, clean.pixels, trial) for trial in trials],
@@ -462,7 +465,7 @@ class NeuralCleanse(Defense):
         return Score(_verdict_on(finding.verdict, targets, right, wrong, result["target_rank"]), result)
 
 
-def _median(values: Sequence[float | None], enough: float = 0) -> float | None:
+def _median(values: Sequence[float | None], enough: float) -> float | None:
     """Return the median of the values that are there; none where there are not more than enough."""
     known = [value for value in values if value is not None]
     return statistics.median(known) if len(known) > enough else None
@@ -515,7 +518,8 @@ def _sentence(
         if highest is not None and highest <= settings.threshold:
             words += f" No trigger could be flagged: the others differ so much that one of no pixels has {highest:.2f}."
     if unreached:
-        words += f" No trigger reached {settings.success_threshold:.0%} success for class " + (
+        trials = "" if settings.trials == 1 else f" in more than half of the {settings.trials} trials"
+        words += f" No trigger reached {settings.success_threshold:.0%} success{trials} for class " + (
             f"{', '.join(map(str, unreached))}, left out of the comparison."
         )
     if chance is not None:

@@ -161,7 +161,7 @@ class FinePruningSettings(Settings):
         if self.schedule not in ("constant", "cosine"):
             raise ConfigError(f"fine_pruning.schedule: expected constant or cosine; found {self.schedule!r}")
         check_number("fine_pruning.weight_decay", self.weight_decay, 0)
-        check_number("fine_pruning.crop_padding", self.crop_padding, 0, 1000)
+        check_number("fine_pruning.crop_padding", self.crop_padding, 0, 32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,8 +65,15 @@ def measures(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _numbers(part: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """Return the numbers in nested dictionaries; lists hold one for each class or pairing and are left out."""
-    return {name: float(value) for name, value in flatten(part, prefix).items() if isinstance(value, int | float)}
+    """Return the numbers in nested dictionaries.
+
+    Lists hold one for each class or pairing and are left out, and so is which class it is, no number to take means of.
+    """
+    return {
+        name: float(value)
+        for name, value in flatten(part, prefix).items()
+        if isinstance(value, int | float) and name.rpartition(".")[2] != "smallest_class"
+    }
 
 
 def changes(result: Mapping[str, Any]) -> dict[str, Any]:

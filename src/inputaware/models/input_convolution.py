@@ -85,7 +85,7 @@ class _Convolve(torch.autograd.Function):
         factors = torch.cat([weight.reshape(len(weight), -1), bias[:, None]], 1)
         ctx.save_for_backward(windows, weight)
         ctx.shape = images.shape
-        return (windows.t() @ factors.t()).view(batch, rows, columns, -1).permute(0, 3, 1, 2)
+        return (windows.t() @ factors.t()).view(batch, rows, columns, len(weight)).permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
