@@ -95,13 +95,13 @@ def evaluate(
         Rates as fractions in [0, 1]; none where a notion does not apply.
     """
     pixels = to_pixels(images)
-    total = 3 if backdoor is None or backdoor.universal else 3 + 2 * _PAIRINGS
+    total = 1 if backdoor is None else 4 if backdoor.universal else 4 + 2 * _PAIRINGS
     done = 0
 
     def advance() -> None:
         nonlocal done
         done += 1
-        progress(min(1.0, done / (total + 1)))
+        progress(done / total)
 
     clean_hits = predict(classifier, pixels) == labels
     advance()
@@ -142,7 +142,7 @@ def evaluate(
                 hits["_8bit"].append(predict(classifier, round_to_8_bits(crossed)) == labels)
                 advance()
             for suffix, found in hits.items():
-                result |= _cross_rates([mean_over(hit) or 0.0 for hit in found], suffix)
+                result |= _cross_rates([int(hit.sum()) / len(hit) for hit in found], suffix)
             if pairings:
                 every = torch.cat(hits[""])
                 per_class["cross_accuracy"] = class_rates(every, labels.repeat(len(pairings)), classes)
