@@ -371,7 +371,17 @@ def test_tables_that_have_a_place(
     script = Path(shutil.copy(SCRIPT, tmp_path / "scripts"))
     for folder in ("small", "fine-tuning"):
         (tmp_path / "results" / folder).mkdir(parents=True)
-    tables = ("results", "defenses", "cost", "seeds", "seeds-defenses", "differences", "filters", "fine-tuning")
+    tables = (
+        "results",
+        "defenses",
+        "cost",
+        "seeds",
+        "seeds-defenses",
+        "differences",
+        "filters",
+        "fine-tuning",
+        "epochs",
+    )
     marks = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in (*tables, "glance", "glance-defenses"))
     pages = {path.relative_to(SCRIPT.parents[1]) for path in SCRIPT.parents[1].glob("docs/**/*.md")} | {
         Path("README.md")
@@ -384,7 +394,7 @@ def test_tables_that_have_a_place(
     assert (found.returncode, found.stderr) == (0, "")
     lines = found.stdout.splitlines()
     assert all(line.startswith(start) for line, start in zip(lines, expected, strict=False))
-    assert len(lines) == (21 if not options else len(expected))
+    assert len(lines) == (22 if not options else len(expected))
     assert run_script(script, "--check").returncode == int(bool(options))
 
 
@@ -429,6 +439,25 @@ def test_table_of_filters(project: Project) -> None:
         "attack, filter then trigger | 100.00 | - | - | - | - | - |",
     ]
     assert "attack, trigger then filter | 100.00 | 10.00 | - | - | - | - |" in lines[5]
+
+
+def test_table_of_epochs(project: Project) -> None:
+    clean = [0.5, 0.9, 0.8, 0.85, 0.99, 0.96]
+    watched = {"clean_accuracy": clean, "attack_success_rate": [None] * 6, "cross_accuracy": [None] * 6}
+    project.readme.write_text("<!-- epochs:begin -->\n<!-- epochs:end -->\n", encoding="utf-8")
+    project.publish("a", {**CLEAN, "validation_by_epoch": watched})
+    project.publish("b", {**CLEAN, "validation_by_epoch": {name: values[:1] for name, values in watched.items()}})
+    project.publish("before-it-was-kept", CLEAN)
+    assert project.run("--table", "epochs").returncode == 0
+    lines = project.readme.read_text(encoding="utf-8").split("\n")
+    assert [line.split(" | ", 5)[5] for line in lines[3:8]] == [
+        "1 | 50.00 | - | - |",
+        "2 | 90.00 | - | - |",
+        "3 to 5 | 88.00 (80.00 to 99.00) | - | - |",
+        "6 | 96.00 | - | - |",
+        "1 | 50.00 | - | - |",
+    ]
+    assert lines[8] == ""
 
 
 def test_table_of_fine_tuning_reads_several_folders(project: Project, tmp_path: Path) -> None:

@@ -51,8 +51,12 @@ def run(tmp_path: Path, config: Config) -> Path:
     folder.mkdir()
     write_json(folder / "evaluation.json", {"clean_accuracy": 0.5})
     write_json(folder / "environment.json", ENVIRONMENT)
-    for epoch in (1, 2):
-        Journal(folder / "metrics.jsonl").append({"epoch": epoch, "validation": {"clean_accuracy": epoch / 4}})
+    for stage, epoch, watched in (
+        ("mask", 1, {}),
+        ("joint", 1, {"clean_accuracy": 0.4}),
+        ("joint", 2, {"clean_accuracy": 0.5}),
+    ):
+        Journal(folder / "metrics.jsonl").append({"stage": stage, "epoch": epoch, "validation": watched})
     # The second epoch of the mask stage was done twice.
     rows = (
         ("preparation", None, 0.26, 100),
@@ -107,7 +111,7 @@ def test_a_result_holds_what_the_folder_says(run: Path, config: Config) -> None:
         "resumed": 0,
         "evaluation": {"clean_accuracy": 0.5},
         "paper": {"clean_accuracy": 0.9954, "attack_success_rate": 0.9954, "cross_accuracy": 0.9525},
-        "validation_last_epoch": {"clean_accuracy": 0.5},
+        "validation_by_epoch": {"clean_accuracy": [0.4, 0.5]},
         "wall_seconds": 7.8,
         "seconds_by_part": {"preparation": 0.3, "mask": 3.5, "joint": 4},
         "peak_memory_mib": 310,
@@ -146,7 +150,7 @@ def test_a_run_that_was_trained_elsewhere_has_no_cost(run: Path, config: Config)
         if not rows:
             (run / "timing.jsonl").unlink()
         result = collect_result(run, config)
-        assert [result[name] for name in ("validation_last_epoch", "wall_seconds", "peak_memory_mib")] == [None] * 3
+        assert [result[name] for name in ("validation_by_epoch", "wall_seconds", "peak_memory_mib")] == [None] * 3
         assert result["evaluation"] == {"clean_accuracy": 0.5}
 
 

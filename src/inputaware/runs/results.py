@@ -70,7 +70,7 @@ def device_in_words(environment: Mapping[str, Any]) -> str:
 def collect_result(folder: Path, config: Config) -> dict[str, Any]:
     """Return what a finished run publishes: scores, settings, machine, cost, and the paper's numbers.
 
-    Of a run that was trained elsewhere, an import of the release's, last epoch and cost of training are none.
+    Of a run that was trained elsewhere, an import of the release's, epochs and cost of training are none.
 
     Args:
         folder: the run folder.
@@ -104,7 +104,7 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             "resumed": len(environment.get("resumed", [])),
             "evaluation": read_json(folder / "evaluation.json"),
             "paper": published(config),
-            "validation_last_epoch": None if elsewhere else metrics[-1].get("validation"),
+            "validation_by_epoch": None if elsewhere else _by_epoch(metrics),
             "wall_seconds": None if elsewhere else round(sum(row["seconds"] for row in timing), 1),
             "seconds_by_part": {
                 part: round(sum(row["seconds"] for row in timing if row["part"] == part), 1)
@@ -130,6 +130,12 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             f"{folder}: expected the records of a finished run; found {type(error).__name__}: {error}; "
             "restore its files or train again"
         ) from None
+
+
+def _by_epoch(metrics: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return what was watched in the joint stage, a list with a place for each epoch."""
+    rows = [row["validation"] for row in metrics if row["stage"] == "joint"]
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _cost(row: dict[str, Any]) -> dict[str, Any]:
