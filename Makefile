@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test check audit docs clean
+.PHONY: help demo test check check-types check-rest audit docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -16,11 +16,15 @@ demo: .venv/.installed-run ## install, train on digits, evaluate, run two defens
 test: .venv/.installed-dev ## install, run all tests, a file on each of up to four cores; ARGS="..." goes to pytest
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: .venv/.installed-dev ## lint, formatting, types, spelling, and the tables of results
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+check: check-types check-rest ## lint, formatting, types, spelling, and the tables of results; -j2 is faster
+
+check-types: .venv/.installed-dev
 	@$(BIN)/mypy
 	@$(BIN)/mypy examples
+
+check-rest: .venv/.installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell
 	@$(BIN)/python scripts/results-table --check
 	@$(BIN)/python scripts/results-figure --check
