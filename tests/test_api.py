@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from robustness.storage import small_config
 
 from inputaware import api
 from inputaware.api import Run, train
-from inputaware.config.fields import AttackName
+from inputaware.config.fields import AttackName, EvaluationSplit
 from inputaware.config.record import fields_that_count, override
 from inputaware.data import sources
 from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.sources import read_source
 from inputaware.errors import DataError, RunFolderError
+from inputaware.runs.files import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,54 @@ def test_data_that_changed_since_are_refused(run: Run, monkeypatch: pytest.Monke
         "(1, 28, 28); found 11 classes and shape (1, 28, 28): the data have changed since; put them back as they "
         "were, or train anew"
     )
+
+
+def write_pictures(folder: Path, seed: int = 0) -> str:
+    """Write ten grey pictures of each of two classes for training and for the test, and return where."""
+    random = np.random.default_rng(seed)
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(10):
+                pixels = random.integers(0, 256, (28, 28), np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_pictures_that_were_added_since_are_refused(part: Literal["train", "test"], tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    stages: dict[str, Any] = {name: {"epochs": 1, "batch_size": 4} for name in ("mask_stage", "joint_stage")}
+    config = small_config(train_images=None, **stages)
+    run = train(override(config, {"dataset": write_pictures(pictures), "attack": "none"}), tmp_path / "run")
+    splits: dict[str, tuple[EvaluationSplit, ...]] = {"train": ("validation", "defender"), "test": ("test",)}
+    before = {split: run.images(split)[0] for split in get_args(EvaluationSplit)}
+    added = pictures / part / "a" / "0-more.png"
+    shutil.copy(pictures / part / "b" / "0.png", added)
+    message = (
+        f"{run.folder}: expected the images and labels that the run was made with; found others in the {part} part of "
+        f"{pictures}: files were added, removed, renamed or changed since, or another version of Pillow decodes them "
+        "differently (environment.json names the run's); put them back as they were, or train anew"
+    )
+    for split in splits[part]:
+        with pytest.raises(RunFolderError) as caught:
+            run.images(split)
+        assert str(caught.value) == message
+    for split in set(before) - set(splits[part]):
+        assert torch.equal(run.images(split)[0], before[split])
+
+    run.folder.evaluation.unlink()  # a run that is not finished goes on with no other data either
+    with pytest.raises(RunFolderError) as caught:
+        train(None, run.folder.path, resume=True)
+    assert str(caught.value) == message
+
+    record = read_json(run.folder.path / "config.json")
+    del record["data"]["digests"]  # as of runs from before there were any, and of imported ones
+    write_json(run.folder.path / "config.json", record)
+    assert len(run.images(splits[part][0])[0]) > 0
+
+    added.unlink()
+    assert all(torch.equal(run.images(split)[0], images) for split, images in before.items())
 
 
 def test_a_class_of_another_name_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from inputaware.config.datasets import DATASETS
 from inputaware.config.fields import Config, EvaluationSplit
 from inputaware.config.record import config_differences, override
 from inputaware.data.cache import ImageSet, load_images
+from inputaware.data.sources import DataSplit
 from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices
 from inputaware.defenses.base import CleanData, Defense, Suspect, Trial
@@ -115,21 +116,18 @@ class Run:
         """Return 8-bit images and labels of a split that no training saw, on the run's device.
 
         Raises:
-            DataError: the split is none of these, or the data set is missing, corrupt, or not the one that the run was
-                trained on.
+            DataError: the split is none of these, or the data set is missing or corrupt.
+            RunFolderError: the data set is not the one that the run was trained on.
         """
         if split not in get_args(EvaluationSplit):
             raise DataError(f"split: expected test, validation or defender, which no training saw; found {split!r}")
-        if split == "test":
-            data = load_images(self.config.dataset, "test")
-            images, labels = data.images, data.labels
-        else:
-            data = load_images(self.config.dataset, "train")
-            indices = getattr(
-                split_indices(data.labels, name=self.config.dataset, class_names=data.spec.class_names), split
-            )
-            images, labels = data.images[indices], data.labels[indices]
-        _check_same_data(self.spec, data.spec, self.folder)
+        part: DataSplit = "test" if split == "test" else "train"
+        data = load_images(self.config.dataset, part)
+        _check_same_data(self.folder, part, data)
+        images, labels = data.images, data.labels
+        if split != "test":
+            indices = getattr(split_indices(labels, name=self.config.dataset, class_names=data.spec.class_names), split)
+            images, labels = images[indices], labels[indices]
         return images.to(self.device), labels.to(self.device)
 
     def evaluate(
@@ -318,7 +316,9 @@ class Run:
         return found.record
 
 
-def _check_same_data(expected: DatasetSpec, found: DatasetSpec, folder: RunFolder) -> None:
+def _check_same_data(folder: RunFolder, part: DataSplit, data: ImageSet) -> None:
+    """Refuse other data than the run was made with: splits drawn from them would hold images that were trained on."""
+    expected, found = folder.spec(), data.spec
     if (expected.shape, expected.class_names) != (found.shape, found.class_names):
         names = zip(expected.class_names, found.class_names, strict=False)
         renamed = [f", class {then!r} now {now!r}" for then, now in names if then != now][:1]
@@ -326,6 +326,12 @@ def _check_same_data(expected: DatasetSpec, found: DatasetSpec, folder: RunFolde
             f"{folder}: expected the data set that the run was trained on, {expected.name} with {expected.classes} "
             f"classes and images of shape {expected.shape}; found {found.classes} classes and shape "
             f"{found.shape}{''.join(renamed)}: the data have changed since; put them back as they were, or train anew"
+        )
+    if folder.digests().get(part, data.digest) != data.digest:
+        raise RunFolderError(
+            f"{folder}: expected the images and labels that the run was made with; found others in the {part} part of "
+            f"{expected.name}: files were added, removed, renamed or changed since, or another version of Pillow "
+            "decodes them differently (environment.json names the run's); put them back as they were, or train anew"
         )
 
 
@@ -394,7 +400,8 @@ def train(
     data = load_images(config.dataset, "train")
     test = load_images(config.dataset, "test")
     if resuming:
-        _check_same_data(folder.spec(), data.spec, folder)
+        _check_same_data(folder, "train", data)
+        _check_same_data(folder, "test", test)
     elif data.spec != test.spec:
         raise RunFolderError(
             f"dataset: expected the same classes and shapes in both splits of {config.dataset}; found "
@@ -408,7 +415,8 @@ def train(
     with seeded(config.seed, device):
         attack = build_attack(config, data.spec)
         if not resuming and processes.writes:
-            RunFolder.create(folder.path, config, data.spec)
+            digests = {"train": data.digest, "test": test.digest}
+            RunFolder.create(folder.path, config, data.spec, digests=digests)
         with folder.lock() if processes.writes else nullcontext():
             if resuming and folder.finished and processes.count == 1:  # by a process that held the folder until now
                 return Run.load(folder.path, device=config.device)

@@ -216,7 +216,7 @@ def test_a_file_of_another_form_is_not_taken(own_cache, monkeypatch, caplog, cha
         metadata = content.metadata()
         data = {name: content.get_tensor(name) for name in ("images", "labels")}
     data |= change(data)
-    metadata["sha256"] = cache._checksum(data["images"], data["labels"], metadata["spec"])
+    metadata["sha256"] = cache._checksum(cache._digest(data["images"], data["labels"]), metadata["spec"])
     file.write_bytes(safetensors.torch.save(data, metadata))
     found = load_images("digits", "test")
     assert (found.images.dtype, found.labels.shape) == (torch.uint8, (360,))

@@ -120,7 +120,7 @@ def test_every_file_says_whether_the_model_is_backdoored(make_run: MakeRun, atta
 def test_no_half_of_a_folder_stays_behind(
     tmp_path: Path, make_config: MakeConfig, spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(folder: Path, config: Config, spec: DatasetSpec) -> None:
+    def full(folder: Path, config: Config, spec: DatasetSpec, digests: dict[str, str]) -> None:
         raise RunFolderError("the disk is full")
 
     monkeypatch.setattr("inputaware.runs.folder.write_description", full)
@@ -160,6 +160,7 @@ def test_the_folder_of_a_sweep_says_where_its_runs_are(tmp_path: Path) -> None:
             lambda record: record["data"].update(shape=[28, 28]),
             "found: not enough values to unpack (expected 3, got 2)",
         ),
+        (lambda record: record["data"].update(digests=5), "found: 'int' object is not iterable"),
         (lambda record: record.update(seed="x"), "found: seed: expected a whole number; found 'x'"),
         (lambda record: record.pop("dataset"), "found: dataset: expected a value; found none"),
     ],

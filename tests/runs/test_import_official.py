@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import pickle
@@ -167,7 +168,7 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def load(dataset: str, split: Any) -> ImageSet:
         digits = load_images("digits", split)
-        return ImageSet(images=digits.images, labels=digits.labels, spec=dataset_spec(dataset))
+        return dataclasses.replace(digits, spec=dataset_spec(dataset))
 
     monkeypatch.setattr(api, "load_images", load)
     monkeypatch.setitem(IMAGE_COUNTS, "mnist", IMAGE_COUNTS["digits"])

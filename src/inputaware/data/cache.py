@@ -33,7 +33,7 @@ __all__ = ["ImageSet", "load_images"]
 
 _log = logging.getLogger(__name__)
 
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Written into every cache file; to be changed when decoding changes, so that old files are not taken."""
 
 
@@ -47,6 +47,8 @@ class ImageSet:
     """Classes, 0 to K - 1."""
     spec: DatasetSpec
     """Shape, classes and normalisation."""
+    digest: str
+    """SHA-256 of pixels and labels, by which a run knows again what it was trained on."""
 
 
 def load_images(dataset: str, split: DataSplit) -> ImageSet:
@@ -86,7 +88,8 @@ def _warn(words: str) -> None:
 
 
 def _to_tensors(raw: RawSplit) -> ImageSet:
-    return ImageSet(images=torch.tensor(raw.images), labels=torch.tensor(raw.labels), spec=raw.spec)
+    images, labels = torch.tensor(raw.images), torch.tensor(raw.labels)
+    return ImageSet(images=images, labels=labels, spec=raw.spec, digest=_digest(images, labels))
 
 
 def _read(file: Path, identity: str, dataset: str) -> ImageSet | None:
@@ -102,8 +105,10 @@ def _read(file: Path, identity: str, dataset: str) -> ImageSet | None:
             check_memory(dataset, count, tuple(shape))
             images, labels = content.get_tensor("images"), content.get_tensor("labels")
         whole = images.dtype == torch.uint8 and labels.dtype == torch.int64 and labels.shape == (count,)
-        if whole and metadata["sha256"] == _checksum(images, labels, metadata["spec"]):
-            return ImageSet(images=images, labels=labels, spec=_spec_from_json(metadata["spec"]))
+        if whole:
+            digest = _digest(images, labels)
+            if metadata["sha256"] == _checksum(digest, metadata["spec"]):
+                return ImageSet(images=images, labels=labels, spec=_spec_from_json(metadata["spec"]), digest=digest)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError):
         pass
     _log.warning("%s: this cache file is damaged; the images are decoded again", file)
@@ -113,7 +118,7 @@ def _read(file: Path, identity: str, dataset: str) -> ImageSet | None:
 def _write(file: Path, identity: str, data: ImageSet) -> None:
     """Write a cache file in one step, so that another process finds a whole one or none."""
     spec = json.dumps(asdict(data.spec))
-    metadata = {"identity": identity, "spec": spec, "sha256": _checksum(data.images, data.labels, spec)}
+    metadata = {"identity": identity, "spec": spec, "sha256": _checksum(data.digest, spec)}
     content = safetensors.torch.save({"images": data.images, "labels": data.labels}, metadata)
     temporary = None
     try:
@@ -131,11 +136,16 @@ def _write(file: Path, identity: str, data: ImageSet) -> None:
                 os.unlink(temporary)
 
 
-def _checksum(images: Tensor, labels: Tensor, spec: str) -> str:
-    digest = hashlib.sha256(spec.encode())
+def _digest(images: Tensor, labels: Tensor) -> str:
+    digest = hashlib.sha256()
     for tensor in (images, labels):
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _checksum(digest: str, spec: str) -> str:
+    """Return what a cache file carries: the tensors are hashed once, for it and for the run."""
+    return hashlib.sha256(f"{digest} {spec}".encode()).hexdigest()
 
 
 def _spec_from_json(text: str) -> DatasetSpec:

@@ -17,7 +17,7 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.runs.files import read_json, write_json
 
-__all__ = ["read_description", "run_identity", "write_description"]
+__all__ = ["read_description", "read_digests", "run_identity", "write_description"]
 
 
 def read_description(folder: Path) -> tuple[Config, DatasetSpec]:
@@ -26,6 +26,20 @@ def read_description(folder: Path) -> tuple[Config, DatasetSpec]:
     Raises:
         RunFolderError: this is no run folder, or its configuration is corrupt.
     """
+    config, spec, _ = _read(folder)
+    return config, spec
+
+
+def read_digests(folder: Path) -> dict[str, str]:
+    """Return the digests of the data that a run was made with, by split; of one that recorded none, none.
+
+    Raises:
+        RunFolderError: this is no run folder, or its configuration is corrupt.
+    """
+    return _read(folder)[2]
+
+
+def _read(folder: Path) -> tuple[Config, DatasetSpec, dict[str, str]]:
     file = folder / "config.json"
     if not os.path.isfile(file):
         found = "none in this folder" if os.path.isdir(folder) else "no such folder"
@@ -36,23 +50,32 @@ def read_description(folder: Path) -> tuple[Config, DatasetSpec]:
         )
     record = read_json(file)
     try:
-        spec = _spec_from_dict(record.pop("data"))
+        data = record.pop("data")
+        spec = _spec_from_dict(data)
+        digests = {str(split): str(digest) for split, digest in dict(data.get("digests", {})).items()}
         config = config_from_dict(record)
         check_values(config)
-        return config, spec
+        return config, spec, digests
     except KeyError as error:
         raise RunFolderError(f"{file}: expected the configuration of a run; found no entry {error}") from None
     except (TypeError, ValueError, OverflowError, ConfigError) as error:
         raise RunFolderError(f"{file}: expected the configuration of a run; found: {error}") from None
 
 
-def write_description(folder: Path, config: Config, spec: DatasetSpec) -> None:
+def write_description(folder: Path, config: Config, spec: DatasetSpec, digests: dict[str, str]) -> None:
     """Write ``config.json``.
+
+    Args:
+        folder: where to write it.
+        config: the run's configuration.
+        spec: its data set.
+        digests: of the data, by split; none where they were not at hand. They are no part of the run's identity.
 
     Raises:
         WriteError: it cannot be written.
     """
-    write_json(folder / "config.json", {**config_to_dict(config), "data": asdict(spec)})
+    data = {**asdict(spec), **({"digests": digests} if digests else {})}
+    write_json(folder / "config.json", {**config_to_dict(config), "data": data})
 
 
 def run_identity(config: Config, spec: DatasetSpec) -> str:

@@ -20,7 +20,7 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.errors import RunFolderError
 from inputaware.models.registry import architecture_name
 from inputaware.runs.checkpoint import load_tensors, save_tensors
-from inputaware.runs.description import read_description, run_identity, write_description
+from inputaware.runs.description import read_description, read_digests, run_identity, write_description
 from inputaware.runs.environment import peak_memory_mib
 from inputaware.runs.files import check_new_folder, open_unlinked, write_folder, writing
 from inputaware.runs.journal import Journal
@@ -56,6 +56,8 @@ class RunFolder:
         config: Config,
         spec: DatasetSpec,
         fill: Callable[[RunFolder], None] = lambda folder: None,
+        *,
+        digests: dict[str, str] | None = None,
     ) -> RunFolder:
         """Make a new run folder with its configuration.
 
@@ -64,6 +66,7 @@ class RunFolder:
             config: the run's configuration.
             spec: its data set.
             fill: writes what else the folder has from the start; it is given the folder beside its place.
+            digests: of the data, by split; none where the run is made without them.
 
         Raises:
             RunFolderError: the folder exists, or cannot be made.
@@ -74,7 +77,7 @@ class RunFolder:
 
         def write(partial: Path) -> None:
             (partial / "checkpoint").mkdir()
-            write_description(partial, config, spec)
+            write_description(partial, config, spec, digests or {})
             fill(cls(partial))
 
         # Moved to its place when it is whole, so that a folder without its configuration is never seen.
@@ -101,6 +104,14 @@ class RunFolder:
             RunFolderError: this is no run folder, or its configuration is corrupt.
         """
         return read_description(self.path)[1]
+
+    def digests(self) -> dict[str, str]:
+        """Return the digests of the data that the run was made with, by split; of one that recorded none, none.
+
+        Raises:
+            RunFolderError: this is no run folder, or its configuration is corrupt.
+        """
+        return read_digests(self.path)
 
     def identity(self) -> str:
         """Return what the run's networks and checkpoints must carry.
