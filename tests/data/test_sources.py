@@ -140,6 +140,14 @@ def test_parquet_files_become_a_data_set(tmp_path, write_parquet, names, expecte
         assert raw.labels.dtype == np.int64
 
 
+@pytest.mark.parametrize("named_part", ["train", "test"])
+def test_names_in_one_parquet_file_do(tmp_path, write_parquet, named_part):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", grey(2), [0, 1], ["no", "yes"] if split == named_part else None)
+    expected = ("no", "yes") if named_part == "train" else ("0", "1")
+    assert [read_source(str(tmp_path), split).spec.class_names for split in ("train", "test")] == [expected] * 2
+
+
 def parquet_case(**splits):
     def make(folder, write_parquet, _):
         for split, (images, labels, *names) in splits.items():
@@ -283,6 +291,20 @@ TWO = (grey(4), [0, 1, 0, 1])
             "train",
             "{f}/train.parquet: expected images of every class; found none of 2 (c); add images or remove the class",
             id="named-class-without-images",
+        ),
+        pytest.param(
+            parquet_case(train=(*TWO, ["cat", "dog"]), test=(*TWO, ["dog", "cat"])),
+            "test",
+            "{f}/test.parquet: expected the names of classes that train.parquet has; found 'dog' for label 0, where "
+            "train.parquet has 'cat'; number the classes alike in both files",
+            id="other-order-in-test-parquet",
+        ),
+        pytest.param(
+            parquet_case(train=(*TWO, ["cat", "dog"]), test=(*TWO, ["cat", "dog", "bird"])),
+            "test",
+            "{f}/test.parquet: expected the names of classes that train.parquet has; found 'bird' for label 2, where "
+            "train.parquet has None; number the classes alike in both files",
+            id="more-names-in-test-parquet",
         ),
         pytest.param(
             parquet_case(train=(grey(2), [0, 0]), test=TWO),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,14 +142,16 @@ def _read_named_parquet(dataset: str, file: Path) -> RawSplit:
 def _read_own_parquet(folder: Path, split: DataSplit) -> RawSplit:
     files = {each: _own_parquet(folder, each) for each in ("train", "test")}
     train_file, file = files["train"], files[split]
-    train_labels, names = parquet_labels(train_file)
-    names = names or [str(label) for label in range(len(np.unique(train_labels)))]
+    train_labels, named = parquet_labels(train_file)
+    names = named or [str(label) for label in range(len(np.unique(train_labels)))]
     _check_classes(names, str(train_file))
     example = next(parquet_pictures(train_file))
     spec = _spec_from_example(folder, example, names)
     _check_labels(train_labels, spec, str(train_file))
-    labels = train_labels if split == "train" else parquet_labels(file)[0]
+    labels, others = (train_labels, named) if split == "train" else parquet_labels(file)
     _check_labels(labels, spec, str(file))
+    if named and others:
+        _check_names(others, named, file)
     images = _decode_all(parquet_pictures(file), len(labels), spec, example)
     return RawSplit(images=images, labels=labels, spec=spec)
 
@@ -299,6 +302,16 @@ def _visible(folder: Path) -> list[Path]:
 def _check_classes(names: Sequence[str], place: str) -> None:
     if len(names) < 2:
         raise DataError(f"{place}: expected at least 2 classes; found {len(names)}; add a class")
+
+
+def _check_names(names: Sequence[str], expected: Sequence[str], file: Path) -> None:
+    """Check that a label means the same in both Parquet files."""
+    for label, (here, there) in enumerate(zip_longest(names, expected)):
+        if here != there:
+            raise DataError(
+                f"{file}: expected the names of classes that train.parquet has; found {here!r} for label {label}, "
+                f"where train.parquet has {there!r}; number the classes alike in both files"
+            )
 
 
 def _check_text(name: str, place: str) -> None:
