@@ -268,7 +268,7 @@ def test_progress_is_shown_on_stderr_of_a_terminal_only(publish, monkeypatch, ca
     shown = capfd.readouterr()
     assert shown.out == ""
     assert ("downloading GTSRB_Final_Training_Images.zip" in shown.err) is terminal
-    assert ("reading gtsrb" in shown.err) is terminal
+    assert ("reading 'gtsrb'" in shown.err) is terminal
 
 
 def test_a_zip_file_is_read_in_memory_up_to_a_size(tmp_path):

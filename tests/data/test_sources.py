@@ -1,4 +1,5 @@
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,16 @@ def test_folders_become_a_data_set(tmp_path, write_folders, in_colour, shape):
     found = raw.images[3].transpose(1, 2, 0) if in_colour else raw.images[3, 0]
     assert np.abs(found - expected).max() <= 1.01
     assert read_source(str(folder), "test").spec == raw.spec
+
+
+@pytest.mark.parametrize("name", ["my [/b]", "x[bold]", "e\x1b[31m", "t\\"])
+def test_a_folders_name_is_shown_and_not_obeyed(tmp_path, write_folders, monkeypatch, capfd, name):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "999")
+    monkeypatch.chdir(tmp_path)
+    write_folders(Path(name), count=1)
+    read_source(name, "test")
+    assert f"reading {name!r} " in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("names", "expected"), [(["no", "yes"], ("no", "yes")), (None, ("0", "1"))])

@@ -15,6 +15,7 @@ import numpy as np
 import PIL
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from inputaware.config.datasets import DATASETS, IMAGE_SUFFIXES
@@ -191,7 +192,8 @@ def _decode_all(
     images = np.empty((count, *spec.shape), np.uint8)
     shown = track(
         pictures,
-        f"reading {spec.name}",
+        # A path may hold what a terminal obeys, or what rich takes for its markup.
+        escape(f"reading {spec.name!r}"),
         total=count,
         console=console,
         disable=not console.is_terminal,
