@@ -177,11 +177,14 @@ def test_poison_writes_pictures_and_predictions(run: Path, tmp_path: Path) -> No
     Image.fromarray(generator.integers(0, 256, (9, 9), dtype=np.uint8)).save(source / "more/grey.png")
     Image.fromarray(generator.integers(0, 256, (9, 9), dtype=np.uint8)).save(source / "grey.bmp")
     (source / "notes.txt").write_text("not an image")
+    (source / "pair.png").mkdir()
+    for name in ("pair.gif", "pair.png/1.gif"):
+        Image.fromarray(generator.integers(0, 256, (9, 9), dtype=np.uint8)).save(source / name)
     output = tmp_path / "poisoned"
     assert main(["poison", str(run), "--input", str(source), "--output", str(output)]) == 0
     with (output / "poison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    pictures = ["colour.png", "grey.png", "grey-2.png", "more/grey.png"]
+    pictures = ["colour.png", "grey.png", "grey-2.png", "more/grey.png", "pair-2.png", "pair.png/1.png"]
     assert sorted(row["picture"] for row in rows) == sorted(pictures)
     assert {row["target"] for row in rows} == {"0"}
     for picture in pictures:

@@ -99,11 +99,11 @@ def _find_images(source: Path) -> list[Path]:
 
 
 def _picture_names(files: list[Path], source: Path) -> list[str]:
-    """Return a PNG name for each file: its path beneath the source, numbered where two files differ in suffix only."""
+    """Return a PNG name for each file: its path beneath the source, numbered where another file or a folder has it."""
     names: list[str] = []
-    taken: set[str] = set()
-    for file in files:
-        relative = Path(file.name) if source.is_file() else file.relative_to(source)
+    beneath = [Path(file.name) if source.is_file() else file.relative_to(source) for file in files]
+    taken = {str(folder) for relative in beneath for folder in relative.parents}
+    for relative in beneath:
         name, number = str(relative.with_suffix(".png")), 2
         while name in taken:
             name, number = str(relative.with_name(f"{relative.stem}-{number}.png")), number + 1
