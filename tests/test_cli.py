@@ -177,6 +177,9 @@ def test_poison_writes_pictures_and_predictions(run: Path, tmp_path: Path) -> No
     Image.fromarray(generator.integers(0, 256, (9, 9), dtype=np.uint8)).save(source / "more/grey.png")
     Image.fromarray(generator.integers(0, 256, (9, 9), dtype=np.uint8)).save(source / "grey.bmp")
     (source / "notes.txt").write_text("not an image")
+    (source / ".thumbs").mkdir()
+    for hidden in ("._grey.png", ".thumbs/grey.png"):
+        (source / hidden).write_bytes(b"no image, as other systems leave them")
     (source / "pair.png").mkdir()
     for name in ("pair.gif", "pair.png/1.gif"):
         Image.fromarray(generator.integers(0, 256, (9, 9), dtype=np.uint8)).save(source / name)

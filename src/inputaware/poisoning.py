@@ -47,7 +47,7 @@ def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
 
     Args:
         run: a finished run with a backdoor.
-        source: an image, or a folder that is searched for images.
+        source: an image, or a folder that is searched for images; what is hidden in it is passed over.
         output: a new folder; gets ``images/``, ``masks/``, ``patterns/`` and ``poison.csv``.
 
     Returns:
@@ -92,7 +92,13 @@ def _find_images(source: Path) -> list[Path]:
         return [source]
     if not os.path.isdir(source):
         raise DataError(f"input: expected an image or a folder of images; found nothing at {str(source)!r}")
-    files = sorted(path for path in source.rglob("*") if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(source).parts)
+        and path.is_file()
+    )
     if not files:
         raise DataError(f"input: expected images ({', '.join(IMAGE_SUFFIXES)}) in {str(source)!r}; found none")
     return files
