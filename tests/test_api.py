@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +16,7 @@ from robustness.storage import small_config
 
 from inputaware import api
 from inputaware.api import Run, train
+from inputaware.cli import main
 from inputaware.config.fields import AttackName, EvaluationSplit
 from inputaware.config.record import fields_that_count, override
 from inputaware.data import sources
@@ -76,12 +78,20 @@ def write_pictures(folder: Path, seed: int = 0) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_pictures_that_were_added_since_are_refused(part: Literal["train", "test"], tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("own")
     stages: dict[str, Any] = {name: {"epochs": 1, "batch_size": 4} for name in ("mask_stage", "joint_stage")}
     config = small_config(train_images=None, **stages)
-    run = train(override(config, {"dataset": write_pictures(pictures), "attack": "none"}), tmp_path / "run")
+    return train(override(config, {"dataset": write_pictures(folder / "pictures"), "attack": "none"}), folder / "run")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_pictures_that_were_added_since_are_refused(
+    part: Literal["train", "test"], own_run: Run, tmp_path: Path
+) -> None:
+    pictures = Path(own_run.config.dataset)
+    run = Run.load(shutil.copytree(own_run.folder.path, tmp_path / "run"), device="cpu")
     splits: dict[str, tuple[EvaluationSplit, ...]] = {"train": ("validation", "defender"), "test": ("test",)}
     before = {split: run.images(split)[0] for split in get_args(EvaluationSplit)}
     added = pictures / part / "a" / "0-more.png"
@@ -110,6 +120,17 @@ def test_pictures_that_were_added_since_are_refused(part: Literal["train", "test
 
     added.unlink()
     assert all(torch.equal(run.images(split)[0], images) for split, images in before.items())
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_finished_run_is_reported_without_its_pictures(
+    devices: int, own_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, folder = Path(own_run.config.dataset), own_run.folder.path
+    moved = pictures.rename(pictures.with_name("moved"))
+    assert main(["train", "--resume", "--output", str(folder), "--devices", str(devices), "--json"]) == 0
+    moved.rename(pictures)
+    assert json.loads(capsys.readouterr().out) == read_json(own_run.folder.evaluation)
 
 
 def test_a_class_of_another_name_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

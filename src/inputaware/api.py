@@ -373,6 +373,8 @@ def train(
     resuming = resume and os.path.exists(folder.path / "config.json")
     if resuming:
         config = recorded_config(folder, config)
+        if folder.finished:  # nothing is left to do, for which data set or machine would be needed
+            return Run.load(folder.path, device=config.device)
     elif config is None:
         raise RunFolderError(
             f"output: expected a run folder to resume; found "
@@ -385,8 +387,6 @@ def train(
     check_processes(config, processes.count)
     keep_freed_memory()
     device = processes.device(resolve_device(config.device))
-    if resuming and folder.finished:
-        return Run.load(folder.path, device=config.device)
     if not resuming:
         # Before the folder is made; a run that goes on asks its checkpoint first.
         precision = processes.first(resolve_precision(config.precision, device))

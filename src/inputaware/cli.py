@@ -48,9 +48,11 @@ __all__ = ["main"]
 def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]) -> int:
     check_number("devices", command.devices, 1)
     from inputaware.runs.description import read_description
+    from inputaware.runs.folder import RunFolder
     from inputaware.training.processes import join_processes, launch
 
-    if command.devices > 1 and "WORLD_SIZE" not in os.environ:
+    finished = command.resume and RunFolder(command.output).finished
+    if command.devices > 1 and "WORLD_SIZE" not in os.environ and not finished:
         config = given or read_description(command.output)[0]
         check_config(config)
         # Before they are started: each is a Python with torch of its own.
