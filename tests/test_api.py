@@ -24,6 +24,7 @@ from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.sources import read_source
 from inputaware.errors import DataError, RunFolderError
 from inputaware.runs.files import read_json, write_json
+from inputaware.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,18 @@ def test_a_finished_run_is_reported_without_its_pictures(
     assert main(["train", "--resume", "--output", str(folder), "--devices", str(devices), "--json"]) == 0
     moved.rename(pictures)
     assert json.loads(capsys.readouterr().out) == read_json(own_run.folder.evaluation)
+
+
+def test_a_run_that_starts_over_names_the_machine_that_trained_it(own_run: Run, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(own_run.folder.path, tmp_path / "run"))
+    begun = {**read_json(folder.environment), "command": "inputaware train", "threads": "many"}
+    for path in (folder.evaluation, folder.checkpoint, folder.metrics.path):
+        path.unlink()
+    write_json(folder.environment, begun)
+    train(None, folder.path, resume=True)
+    record = read_json(folder.environment)
+    assert (record["command"], record["threads"]) == ("inputaware train", str(torch.get_num_threads()))
+    assert record.keys() == begun.keys()  # not resumed
 
 
 def test_a_class_of_another_name_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -430,7 +430,7 @@ def train(
             if processes.writes:
                 if resuming:
                     folder.metrics.cut(checkpoint.rows if checkpoint else 0)
-                _record_environment(folder, describe_environment(device, precision, processes.count))
+                _record_environment(folder, describe_environment(device, precision, processes.count), checkpoint)
             watched_images, watched_labels = data.images[watched].to(device), data.labels[watched].to(device)
             trainer = Trainer(
                 attack,
@@ -595,12 +595,19 @@ def _check_same_machine(folder: RunFolder, checkpoint: Checkpoint, machine: dict
         )
 
 
-def _record_environment(folder: RunFolder, record: dict[str, Any]) -> None:
-    """Write what the run is trained on; of a resumed run the first record stays, and later ones are listed in it."""
+def _record_environment(folder: RunFolder, record: dict[str, Any], checkpoint: Checkpoint | None) -> None:
+    """Write what the run is trained on.
+
+    Of a run that goes on the first record stays, and later ones are listed in it. Of one that starts over nothing was
+    trained where it was begun: only the command stays, which says what was asked for.
+    """
     if os.path.exists(folder.environment):
         first = read_json(folder.environment)
         earlier = first.get("resumed", [])
-        record = {**first, "resumed": [*(earlier if isinstance(earlier, list) else []), record]}
+        if checkpoint is None:
+            record["command"] = first.get("command")
+        else:
+            record = {**first, "resumed": [*(earlier if isinstance(earlier, list) else []), record]}
     write_json(folder.environment, record)
 
 
