@@ -184,12 +184,12 @@ def test_a_corrupt_configuration_is_refused(
 def test_a_run_without_networks_is_told_how_to_go_on(
     tmp_path: Path, make_config: MakeConfig, spec: DatasetSpec
 ) -> None:
-    folder = RunFolder.create(tmp_path / "run", make_config("none"), spec)
+    folder = RunFolder.create(tmp_path / "my run", make_config("none"), spec)
     with pytest.raises(RunFolderError) as caught:
         folder.load_attack(CPU)
     assert str(caught.value) == (
         f"{folder}/classifier.safetensors: expected a trained network; found none: training is not finished; "
-        f"go on with: inputaware train --resume --output {folder}"
+        f"go on with: inputaware train --resume --output '{folder}'"
     )
 
 

@@ -16,7 +16,7 @@ from inputaware.config.record import config_to_dict, override
 from inputaware.errors import RunFolderError
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.journal import Journal
-from inputaware.runs.results import collect_result, published, published_filters
+from inputaware.runs.results import collect_result, published, published_filters, read_evaluation
 
 # The main paper's table for all-to-one, the supplement's table 3 for all-to-all, in percent.
 PAPER = {
@@ -160,12 +160,24 @@ def test_a_result_is_written_as_json(run: Path, config: Config, tmp_path: Path) 
 
 
 def test_a_run_that_is_not_finished_is_refused(run: Path, config: Config) -> None:
-    (run / "evaluation.json").unlink()
+    mine = run.rename(run.with_name("my run"))
+    (mine / "evaluation.json").unlink()
     with pytest.raises(RunFolderError) as caught:
-        collect_result(run, config)
+        collect_result(mine, config)
     assert str(caught.value) == (
-        f"{run}: expected a finished run with an evaluation.json; found none; "
-        f"go on with: inputaware train --resume --output {run}"
+        f"{mine}: expected a finished run with an evaluation.json; found none; "
+        f"go on with: inputaware train --resume --output '{mine}'"
+    )
+
+
+def test_an_evaluation_without_rates_is_to_be_made_again(run: Path) -> None:
+    mine = run.rename(run.with_name("my run"))
+    write_json(mine / "evaluation.json", {})
+    with pytest.raises(RunFolderError) as caught:
+        read_evaluation(mine / "evaluation.json")
+    assert str(caught.value) == (
+        f"{mine}/evaluation.json: expected an evaluation's rates; found others; "
+        f"make it again with: inputaware evaluate '{mine}'"
     )
 
 

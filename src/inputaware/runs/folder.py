@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -255,7 +256,7 @@ class RunFolder:
         if not path.exists():
             raise RunFolderError(
                 f"{path}: expected a trained network; found none: training is not finished; "
-                f"go on with: inputaware train --resume --output {self}"
+                f"go on with: inputaware train --resume --output {shlex.quote(str(self))}"
             )
         tensors, metadata = load_tensors(path)
         for key, expected in _metadata(name, config, spec).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -82,7 +83,7 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
     if not (folder / "evaluation.json").exists():
         raise RunFolderError(
             f"{folder}: expected a finished run with an evaluation.json; found none; "
-            f"go on with: inputaware train --resume --output {folder}"
+            f"go on with: inputaware train --resume --output {shlex.quote(str(folder))}"
         )
     environment = read_json(folder / "environment.json")
     rows = Journal(folder / "timing.jsonl").rows()
@@ -164,6 +165,6 @@ def read_evaluation(file: Path) -> dict[str, Any]:
     if not numeric or min(counts) < 0 or not any(counts):
         raise RunFolderError(
             f"{file}: expected an evaluation's rates; found others; "
-            f"make it again with: inputaware evaluate {file.parent}"
+            f"make it again with: inputaware evaluate {shlex.quote(str(file.parent))}"
         )
     return result
