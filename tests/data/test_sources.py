@@ -130,6 +130,14 @@ def test_folders_become_a_data_set(tmp_path, write_folders, in_colour, shape):
     assert read_source(str(folder), "test").spec == raw.spec
 
 
+def test_only_visible_files_with_a_pictures_suffix_count(tmp_path, write_folders):
+    folder = write_folders(tmp_path / "own")
+    (folder / "train" / "dog" / "folder.png").mkdir()
+    for other in ("._0.png", "notes.txt", "folder.png/0.png"):
+        (folder / "train" / "dog" / other).write_bytes(b"x")
+    assert read_source(str(folder), "train").labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
 @pytest.mark.parametrize("name", ["my [/b]", "x[bold]", "e\x1b[31m", "t\\"])
 def test_a_folders_name_is_shown_and_not_obeyed(tmp_path, write_folders, monkeypatch, capfd, name):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")

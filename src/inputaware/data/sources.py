@@ -283,7 +283,11 @@ def _list_own_folders(folder: Path) -> tuple[list[str], dict[str, list[tuple[int
     files: dict[str, list[tuple[int, Path]]] = {"train": [], "test": []}
     for split, pairs in files.items():
         for label, name in enumerate(names):
-            own = sorted(path for path in _visible(folder / split / name) if path.suffix.lower() in IMAGE_SUFFIXES)
+            own = sorted(
+                path
+                for path in _visible(folder / split / name)
+                if path.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(path)
+            )
             if not own:
                 raise DataError(
                     f"{folder / split / name}: expected images ({', '.join(IMAGE_SUFFIXES)}); found none; add images "
