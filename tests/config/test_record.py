@@ -224,6 +224,8 @@ def test_settings_of_other_types_are_read() -> None:
         either="x", perhaps=4, table={"second": 2.0}, several=[1], names=("a", "b"), anything=[None], older=3
     )
     assert override(Odd(perhaps=5), {"perhaps": None}) == Odd()
+    assert override(Odd(older=5), {"older": "none"}) == Odd()
+    assert override(Odd(), {"perhaps": "none"}) == Odd(perhaps="none")  # a text of its own
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,8 @@ def _converter() -> cattrs.Converter:
                 return converter.structure(value, one)
             except ValueError as error:
                 reasons.append(str(error).partition(";")[0].removeprefix("expected "))
+        if "none" in reasons and value == "none":  # in a file the word does as well as null, as it does in an option
+            return None
         raise ValueError(f"expected {' or '.join(reasons)}; found {value!r}")
 
     def part(kind: type) -> Any:
