@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -234,11 +235,27 @@ def test_an_interruption_and_a_killed_worker_lose_nothing_and_run_nothing_twice(
     assert json.loads(out)["cells"] == summary["cells"]
 
 
+def refused(output: Path, **options: Any) -> str:
+    """Return why a sweep is refused, into a finished sweep's folder, in which nothing changes, and into a new one."""
+    summary = output / "finished/summary.json"
+    summary.parent.joinpath("runs").mkdir(parents=True)
+    summary.write_text("{}")
+    with pytest.raises(ConfigError) as error:
+        cluster.run_sweep(plan_sweep({"base": {"dataset": "digits"}}, {}), output / "finished", **options)
+    with pytest.raises(ConfigError, match=re.escape(str(error.value))):
+        cluster.run_sweep(plan_sweep({"base": {"dataset": "digits"}}, {}), output / "new", **options)
+    assert {str(path.relative_to(output)) for path in output.rglob("*")} == {
+        "finished",
+        "finished/runs",
+        "finished/summary.json",
+    }
+    assert summary.read_text() == "{}"
+    return str(error.value)
+
+
 def test_without_a_cluster_at_the_address(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray, of the extra 'cluster', is not installed")
-    with pytest.raises(ConfigError) as error:
-        cluster.run_sweep(plan_sweep({"base": {"dataset": "digits"}}, {}), tmp_path / "sweep", address="127.0.0.1:1")
-    assert str(error.value) == (
+    assert refused(tmp_path, address="127.0.0.1:1") == (
         "address: expected a Ray cluster at '127.0.0.1:1'; found: [Errno 111] Connection refused; "
         "start one with: ray start --head"
     )
@@ -283,6 +300,12 @@ def test_how_many_cells_run_at_the_same_time() -> None:
     assert str(error.value) == (
         "cpus, gpus: expected what one machine has, at most 4 processors and 1 GPUs; found 5 and 1"
     )
+
+
+def test_more_processors_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_import_ray", lambda address: None)
+    monkeypatch.setattr(cluster, "_connected", lambda ray, address: nullcontext(FakeRay({"CPU": 4.0})))
+    assert refused(tmp_path, cpus=999.0).endswith("at most 4 processors and 0 GPUs; found 999 and 0")
 
 
 def test_ray_is_not_needed_where_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

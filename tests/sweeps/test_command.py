@@ -111,13 +111,12 @@ def test_run_folders_of_other_sweeps_are_told(
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("ray", reason="Ray, of the extra 'cluster', is not installed")
     (tmp_path / "file").write_text("mine")
     output = tmp_path / "file" / "sweep"
     assert main(["sweep", "--dataset", "digits", "--output", str(output)]) == 2
     assert capsys.readouterr().err == (
-        f"inputaware: output: expected a folder that can be made; found {str(output)!r}: Not a directory; "
-        "choose another one\n"
+        f"inputaware: output: expected a path beneath a folder; found '{output}/summary.json' beneath the file "
+        f"'{tmp_path}/file'; choose another one\n"
     )
 
 
@@ -134,6 +133,7 @@ def test_a_ray_that_does_not_start_is_told(
     assert capsys.readouterr().err == (
         "inputaware: sweep: expected Ray to start on this machine; found: no ports left\n"
     )
+    assert not (tmp_path / "sweep").exists()
 
 
 STATES = {

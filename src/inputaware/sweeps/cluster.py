@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from inputaware.config.checks import check_number
 from inputaware.config.record import config_to_dict
 from inputaware.errors import ConfigError, InputAwareError, RunFolderError
 from inputaware.runs.environment import usable_processors
+from inputaware.runs.files import check_place, writing
 from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder
 from inputaware.sweeps.grid import Cell, Sweep
@@ -81,10 +82,12 @@ def run_sweep(
             run.
         RunFolderError: the folder holds something else, cannot be written, another sweep is at work in it, or a
             finished cell met a defense with other settings.
+        WriteError: the disk is full, or the folder is gone.
     """
     _check_resources(cpus, gpus, retries)
     folder = Path(output).absolute()
     _check_folder(folder)
+    check_place(folder / "summary.json")
     states = {
         cell.name: CellState(
             f"{cell.config.dataset} {cell.config.attack}",
@@ -93,20 +96,16 @@ def run_sweep(
         for cell in sweep.cells
     }
     waiting = [cell for cell in sweep.cells if states[cell.name].status == "waiting"]
-    if waiting:
-        ray = _import_ray(address)
-    try:
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"output: expected a folder that can be made; found {str(folder)!r}: {error.strerror}; choose another one"
-        ) from None
-    with RunFolder(folder).lock():
-        try:
-            if waiting:
-                with _connected(ray, address) as connected:
-                    slots = _slots(connected, cpus, gpus)
-                    task = connected.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, max_calls=1)(_work)
+    # All that can be refused comes before anything is written: what an earlier sweep says of itself stays.
+    connection: AbstractContextManager[Any] = _connected(_import_ray(address), address) if waiting else nullcontext()
+    with connection as ray:
+        slots = _slots(ray, cpus, gpus) if waiting else 1
+        with writing(folder):
+            (folder / "runs").mkdir(parents=True, exist_ok=True)
+        with RunFolder(folder).lock():
+            try:
+                if waiting:
+                    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, max_calls=1)(_work)
                     orders = {
                         cell.name: {
                             "config": config_to_dict(cell.config),
@@ -120,9 +119,9 @@ def run_sweep(
                         }
                         for cell in waiting
                     }
-                    _run(connected, task, orders, states, lambda: watch(states, slots))
-        finally:
-            summary = write_results(sweep, folder, states)
+                    _run(ray, task, orders, states, lambda: watch(states, slots))
+            finally:
+                summary = write_results(sweep, folder, states)
     watch(states, 1)
     return summary
 
