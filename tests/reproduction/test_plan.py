@@ -245,3 +245,19 @@ def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path)
     with pytest.raises(RunFolderError) as caught:
         plan_reproduction(["table2"], dataset="digits", output=tmp_path / "file" / "x", device="cpu")
     assert str(caught.value).startswith("output: expected a path beneath a folder; found ")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_readme_of_something_else_is_refused_before_any_work(kind: str, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    if kind == "file":
+        readme.write_text("# My thesis\n")
+    else:
+        readme.mkdir()
+    with pytest.raises(RunFolderError) as caught:
+        plan_reproduction(["table2"], dataset="digits", output=tmp_path, device="cpu")
+    assert str(caught.value) == (
+        "output: expected a folder without a README.md, or with an earlier reproduction's; found another "
+        f"'{readme}'; choose another folder"
+    )
+    assert list(tmp_path.iterdir()) == [readme]

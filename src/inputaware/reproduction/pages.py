@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from inputaware.config.datasets import DATASETS
+from inputaware.data.reading import read_plain_file
+from inputaware.errors import RunFolderError
 from inputaware.figures.style import png_figure, svg_figure
 from inputaware.reproduction.items import ITEM_NAMES, ITEMS, ItemName, Made
-from inputaware.runs.files import write_bytes, write_text, writing
+from inputaware.runs.files import check_place, write_bytes, write_text, writing
 
-__all__ = ["write_index", "write_item"]
+__all__ = ["check_index", "write_index", "write_item"]
+
+_TITLE = "# The paper, ours beside theirs"
+"""The page's first line, by which it is known again."""
+
+_MOST_BYTES = 2**24
+"""Largest page that is read; one of all data sets is far smaller."""
 
 _ROWS_SHOWN = 12
 """Rows of a table on a page; a longer one is a curve, which the picture shows and the CSV file holds."""
@@ -70,6 +79,29 @@ def _markdown(dataset: str, name: ItemName, made: Made, seeds: Sequence[int]) ->
     return "\n\n".join(parts) + "\n"
 
 
+def check_index(folder: Path) -> None:
+    """Check that the page can be written, and that it would replace nothing but an earlier one.
+
+    Args:
+        folder: of the reproduction.
+
+    Raises:
+        RunFolderError: it cannot be written, or something else is in its place.
+    """
+    path = folder / "README.md"
+    check_place(path)
+    if os.path.lexists(path):
+        try:
+            ours = read_plain_file(path, _MOST_BYTES).startswith(f"{_TITLE}\n".encode())
+        except OSError:
+            ours = False
+        if not ours:
+            raise RunFolderError(
+                f"output: expected a folder without a README.md, or with an earlier reproduction's; found another "
+                f"{str(path)!r}; choose another folder"
+            )
+
+
 def write_index(folder: Path, impossible: Mapping[str, Mapping[ItemName, str]]) -> Path:
     """Write ``README.md``: every item that is in the folder, of whichever call, and what could not be made and why.
 
@@ -81,7 +113,7 @@ def write_index(folder: Path, impossible: Mapping[str, Mapping[ItemName, str]]) 
         WriteError: it cannot be written.
     """
     parts = [
-        "# The paper, ours beside theirs",
+        _TITLE,
         "Input-Aware Dynamic Backdoor Attack (Nguyen & Tran, NeurIPS 2020): the main paper's numbers of the attack, "
         "and every table and figure of its supplement that holds results.",
     ]

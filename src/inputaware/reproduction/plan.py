@@ -16,10 +16,10 @@ from inputaware.errors import ConfigError, DataError
 from inputaware.report.collect import collect_run
 from inputaware.reproduction.estimate import seconds_of_work, seconds_per_image
 from inputaware.reproduction.items import ITEM_NAMES, ITEMS, Found, ItemName
-from inputaware.reproduction.pages import write_index, write_item
+from inputaware.reproduction.pages import check_index, write_index, write_item
 from inputaware.reproduction.works import Place, Work
 from inputaware.runs.environment import resolve_device
-from inputaware.runs.files import check_place, read_json
+from inputaware.runs.files import read_json
 from inputaware.training.loop import Listener
 
 __all__ = ["Plan", "PlannedWork", "plan_reproduction", "reproduce"]
@@ -90,11 +90,12 @@ def plan_reproduction(
         ConfigError: an item or the data set is unknown, there is no seed or one out of its range, the hours are no
             number, or a run is there that was trained with other settings.
         DeviceError: the device is not there.
-        RunFolderError: a file of a run that is there is corrupt, or the folder cannot be made.
+        RunFolderError: a file of a run that is there is corrupt, the folder cannot be made, or a README.md is in it
+            that no reproduction wrote.
     """
     wanted = _check(items, dataset, seeds)
     check_number("hours", hours, 0)
-    check_place(Path(output) / "README.md")
+    check_index(Path(output))
     place = Place(Path(output), preset, device, precision)
     used = resolve_device(device)
     needs = {name: ITEMS[name].needs(dataset, seeds) for name in wanted}
