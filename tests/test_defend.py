@@ -118,7 +118,7 @@ def test_a_result_with_other_settings_is_refused_and_left_alone(run: Run) -> Non
     assert str(error.value) == (
         f"{run.folder.defenses}/strip.json: expected a result with the settings that are asked for; "
         "found overlays 5 there, 6 here; seed 0 there, 1 here; "
-        "replace it with --overwrite, or give the options that it was made with"
+        "replace it with --overwrite of inputaware defend or sweep, or give the options that it was made with"
     )
     assert files(run) == before
 

@@ -29,6 +29,7 @@ from inputaware.errors import ConfigError, DataError, RunFolderError
 from inputaware.reproduction import plan_reproduction, reproduce
 from inputaware.reproduction.items import ITEM_NAMES
 from inputaware.reproduction.works import Place, RunKey, Work
+from inputaware.runs.files import read_json, write_json
 
 SMALL = {
     "train_images": 100,
@@ -238,6 +239,34 @@ def test_a_run_with_other_settings_is_refused(made: Path) -> None:
     # Before anything is run, too.
     with pytest.raises(ConfigError, match="expected the configuration that the run was started with"):
         plan_reproduction(["main"], dataset="digits", output=made, preset="paper", device="cpu")
+
+
+def test_what_was_made_in_another_way_is_refused(made: Path, tmp_path: Path) -> None:
+    output, name = tmp_path / "out", "digits-input-aware-all-to-all-seed-0"
+    run = output / "runs" / name
+    shutil.copytree(made / "runs" / name, run)
+
+    def refused(item: str, path: str, key: str, value: object) -> str:
+        """Return why an item is refused while a file's entry is another."""
+        file = run / path
+        before = file.read_bytes()
+        write_json(file, {**read_json(file), key: value})
+        with pytest.raises(RunFolderError) as caught:
+            plan_reproduction([item], dataset="digits", output=output, device="cpu")
+        file.write_bytes(before)
+        return str(caught.value)
+
+    for key, found in (("seed", "1 with seed 3"), ("images_of_each_class", "3 with seed 0")):
+        assert refused("figure3", "inspection/inspection.json", key, 3) == (
+            f"{run}/inspection: expected an inspection of 1 image of each class with seed 0; found one of {found}; "
+            f"make it anew with: inputaware inspect {run} --overwrite"
+        )
+    assert "; found seed 3 there, 0 here; replace it with --overwrite of inputaware defend" in refused(
+        "figure5", "defenses/strip.json", "seed", 3
+    )
+    settings = {**read_json(run / "defenses/strip.json")["settings"], "overlays": 7}
+    assert "; found overlays 7 there, 2 here; " in refused("figure5", "defenses/strip.json", "settings", settings)
+    assert all(work.done for work in plan_reproduction(["figure3", "figure5"], dataset="digits", output=output).works)
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:

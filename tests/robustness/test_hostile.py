@@ -690,7 +690,7 @@ def test_a_defenses_result_of_a_stranger_is_not_shown(change: Callable[[dict[str
         Run.load(run, device="cpu").defend(["image-regularization"])
     assert str(caught.value) == (
         f"{file}: expected a defense's result with settings, verdict, sentence and scoring; found others; "
-        "replace it with --overwrite"
+        "replace it with --overwrite of inputaware defend or sweep"
     )
 
 

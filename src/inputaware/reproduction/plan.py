@@ -90,8 +90,8 @@ def plan_reproduction(
         ConfigError: an item or the data set is unknown, there is no seed or one out of its range, the hours are no
             number, or a run is there that was trained with other settings.
         DeviceError: the device is not there.
-        RunFolderError: a file of a run that is there is corrupt, the folder cannot be made, or a README.md is in it
-            that no reproduction wrote.
+        RunFolderError: a file of a run that is there is corrupt, or was made with other settings or another seed; the
+            folder cannot be made, or a README.md is in it that no reproduction wrote.
     """
     wanted = _check(items, dataset, seeds)
     check_number("hours", hours, 0)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from inputaware.api import Run, recorded_config, train
 from inputaware.benchmarking.latency import measure_latency
 from inputaware.config.fields import AttackName, Config, PrecisionName, PresetName, TargetName
 from inputaware.config.presets import preset_config
 from inputaware.config.record import override
+from inputaware.defenses.registry import choose_defenses
 from inputaware.defenses.settings import DefenseName
+from inputaware.errors import RunFolderError
 from inputaware.report.collect import collect_run
 from inputaware.runs.environment import describe_environment, resolve_device
 from inputaware.runs.files import make_folder_for, write_json
+from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder
 from inputaware.training.loop import Listener
 
@@ -25,6 +29,8 @@ WorkKind = Literal["train", "inspect", "latency", "neural-cleanse", "strip", "fi
 
 _PASSES, _WARM_UP = 110, 10
 """Timed passes of each network at batch 1, and passes before them."""
+_IMAGES, _SEED = 1, 0
+"""Inspected images of each class, and the seed of inspections and defenses: figures show runs on the same images."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class Place:
 
         Raises:
             ConfigError: a run is there that was trained with other settings.
-            RunFolderError: a file of it is corrupt.
+            RunFolderError: a file of it is corrupt, or what is kept was made with other settings or another seed.
         """
         if work.kind == "latency":
             return self.latency(work.run.dataset).exists()
@@ -100,8 +106,16 @@ class Place:
             recorded_config(there, override(self.config(work.run), {"device": there.config().device}))
         if not (folder / "evaluation.json").exists():
             return False
-        missing = collect_run(folder).missing
-        return {"train": "evaluation", "inspect": "inspection"}.get(work.kind, work.kind) not in missing
+        found = collect_run(folder)
+        if work.kind == "train":
+            return True
+        if work.kind == "inspect":
+            if found.inspected is not None:
+                _check_inspection(folder, found.inspected.record)
+            return found.inspected is not None
+        (defense,) = choose_defenses(work.kind)
+        kept = kept_finding(folder / "defenses", defense.name, defense.settings, _SEED, own=False, code=None)
+        return kept is not None
 
     def do(
         self, work: Work, *, listener: Listener | None, progress: Callable[[float], None] = lambda share: None
@@ -127,9 +141,9 @@ class Place:
         else:
             run = Run.load(self.folder(work.run), device=self.device)
             if work.kind == "inspect":
-                run.inspect(overwrite=True, progress=progress)
+                run.inspect(images=_IMAGES, seed=_SEED, overwrite=True, progress=progress)
             else:
-                run.defend([work.kind], progress=lambda name, share: progress(share))
+                run.defend([work.kind], seed=_SEED, progress=lambda name, share: progress(share))
 
     def config(self, run: RunKey) -> Config:
         """Return how a run is trained."""
@@ -149,3 +163,14 @@ class Place:
         path = self.latency(dataset)
         make_folder_for(path)
         write_json(path, {"environment": describe_environment(device, "32"), "networks": found})
+
+
+def _check_inspection(folder: Path, record: Mapping[str, Any]) -> None:
+    """Refuse an inspection of other images than those that figures show beside others."""
+    images, seed = record.get("images_of_each_class"), record.get("seed")
+    if (images, seed) != (_IMAGES, _SEED):
+        raise RunFolderError(
+            f"{folder / 'inspection'}: expected an inspection of {_IMAGES} image of each class with seed {_SEED}; "
+            f"found one of {images} with seed {seed}; "
+            f"make it anew with: inputaware inspect {shlex.quote(str(folder))} --overwrite"
+        )

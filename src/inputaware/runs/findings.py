@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["kept_finding"]
 
+_REMEDY = "replace it with --overwrite of inputaware defend or sweep"
+
 
 def kept_finding(
     folder: Path, name: str, settings: DataclassInstance, seed: int, *, own: bool, code: str | None
@@ -42,8 +44,7 @@ def kept_finding(
     record = read_json(path)
     if not _is_finding(record):
         raise RunFolderError(
-            f"{path}: expected a defense's result with settings, verdict, sentence and scoring; found others; "
-            "replace it with --overwrite"
+            f"{path}: expected a defense's result with settings, verdict, sentence and scoring; found others; {_REMEDY}"
         )
     if own and (code is None or record.get("code") != code):
         other = "that may have another" if code is None or "code" not in record else "with another"
@@ -64,7 +65,7 @@ def kept_finding(
     ]:
         raise RunFolderError(
             f"{path}: expected a result with the settings that are asked for; found {'; '.join(different)}; "
-            "replace it with --overwrite, or give the options that it was made with"
+            f"{_REMEDY}, or give the options that it was made with"
         )
     return record
 
