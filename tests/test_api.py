@@ -169,6 +169,19 @@ def test_splits_with_other_classes_are_refused(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_in_use_is_refused_before_it_is_evaluated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated: list[object] = []
+    monkeypatch.setattr(api, "evaluate", lambda *args, **options: evaluated.append(args) or {})
+    before = run.folder.evaluation.read_bytes()
+    with run.folder.lock():
+        with pytest.raises(RunFolderError, match="no other process writes"):
+            run.evaluate()
+        assert not evaluated
+        run.evaluate("validation")  # which writes nothing
+        assert evaluated
+    assert run.folder.evaluation.read_bytes() == before
+
+
 @pytest.mark.parametrize("split", ["train", "tset"])
 def test_a_split_that_training_saw_or_that_there_is_not_is_refused(split: str, run: Run) -> None:
     with pytest.raises(DataError) as caught:

@@ -147,10 +147,10 @@ class Run:
             RunFolderError: the folder cannot be written or is in use.
             WriteError: the disk is full, or the folder is gone.
         """
-        images, labels = self.images(split)
-        result = evaluate(self.classifier, self.backdoor, images, labels, self.spec.classes, progress=progress)
-        if split == "test":
-            with self.folder.lock():
+        with self.folder.lock() if split == "test" else nullcontext():
+            images, labels = self.images(split)
+            result = evaluate(self.classifier, self.backdoor, images, labels, self.spec.classes, progress=progress)
+            if split == "test":
                 write_json(self.folder.evaluation, result)
         return result
 
