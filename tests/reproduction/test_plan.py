@@ -27,7 +27,7 @@ from inputaware.defenses.settings import (
 )
 from inputaware.errors import ConfigError, DataError, RunFolderError
 from inputaware.reproduction import plan_reproduction, reproduce
-from inputaware.reproduction.items import ITEM_NAMES
+from inputaware.reproduction.items import ITEM_NAMES, ITEMS
 from inputaware.reproduction.works import Place, RunKey, Work
 from inputaware.runs.files import read_json, write_json
 
@@ -199,10 +199,27 @@ def test_what_takes_too_long_is_left_out(tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "out").exists()
 
 
-def test_a_reason_is_on_the_page(tmp_path: Path) -> None:
-    plan = plan_reproduction(["figure3"], dataset="digits", output=tmp_path / "out", device="cpu", hours=0)
-    text = reproduce(plan).read_text()
-    assert "Not made here:\n\n- Figure 3: samples, all-to-all: its work should take about" in text
+def test_a_reason_stays_on_the_page_until_the_item_is_made(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, words = tmp_path / "out", "Not made here:\n\n- Figure 3: samples, all-to-all: its work should take about"
+
+    def page(*items: str, dataset: str = "digits", **options: Any) -> str:
+        return reproduce(plan_reproduction(items, dataset=dataset, output=output, device="cpu", **options)).read_text()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inputaware.reproduction.plan.seconds_of_work", lambda kind, *_: 7200 if kind == "train" else 1)
+        assert words in page("table2", "figure3", hours=1)
+    # A call for something else, in another way, takes it over.
+    text = page("table2", dataset="mnist", preset="paper", precision="32")
+    assert f"## digits\n\n### {ITEMS['table2'].title}" in text
+    assert words in text
+    assert "`inputaware reproduce table2 --dataset mnist --preset paper --precision 32`" in text
+    shutil.copytree(made / "runs", output / "runs", dirs_exist_ok=True)
+    assert "Not made here" not in page("figure3")
+    (output / "digits/not-made.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"digits/not-made\.json: expected JSON"):
+        page("table2", dataset="mnist")
 
 
 def test_the_command_says_what_is_done(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,5 +192,5 @@ def reproduce(
         read_json(latency) if latency.exists() else None,
     )
     for name in plan.items:
-        write_item(place.output, plan.dataset, name, ITEMS[name].make(found), plan.seeds)
-    return write_index(place.output, {plan.dataset: plan.impossible})
+        write_item(place, plan.dataset, name, ITEMS[name].make(found), plan.seeds)
+    return write_index(place.output, plan.dataset, plan.impossible)
