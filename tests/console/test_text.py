@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from inputaware.console.text import count_in_words, duration, plain, printable
+from inputaware.console.text import count_in_words, plain, printable
 
 
 def test_what_a_terminal_would_obey_is_written_out() -> None:
@@ -13,13 +11,6 @@ def test_what_a_terminal_would_obey_is_written_out() -> None:
 
 def test_markup_is_no_markup() -> None:
     assert plain("[red]x[/red]\x07") == "\\[red]x\\[/red]\\x07"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (360000, "100:00:00")]
-)
-def test_a_duration(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 def test_one_has_no_plural() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inputaware.evaluation.words import RATES, TESTS, in_percent, percent, success_in_words
+from inputaware.evaluation.words import RATES, TESTS, duration, in_percent, percent, success_in_words
 
 
 def test_the_papers_tests_are_among_all() -> None:
@@ -18,6 +18,13 @@ def test_the_papers_tests_are_among_all() -> None:
 def test_rates(rate: float | None, digits: int, expected: str) -> None:
     assert percent(rate, digits) == expected
     assert in_percent(rate, digits) == (expected if rate is None else f"{expected} %")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0:00:00"), (59.6, "0:01:00"), (3725.0, "1:02:05"), (360000.0, "100:00:00")]
+)
+def test_a_duration(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 @pytest.mark.parametrize(

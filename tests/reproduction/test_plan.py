@@ -187,16 +187,30 @@ def test_without_the_data_it_says_what_it_cannot_do(tmp_path: Path, monkeypatch:
     assert [planned.work.kind for planned in plan.works] == ["latency"]
 
 
-def test_what_takes_too_long_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["figure3", "--dataset", "digits", "--device", "cpu", "--hours", "0", "--plan"]
-    assert main(["reproduce", *arguments, "--output", str(tmp_path / "out")]) == 0
-    out = capsys.readouterr().out
-    assert re.search(
-        r"figure3 cannot be made here: its work should take about \d+ hours on this cpu, more than 0; "
-        r"run it on a machine with a GPU, or allow more with --hours",
-        out,
+def test_what_takes_too_long_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "inputaware.reproduction.plan.seconds_of_work", lambda kind, *_: 99_999.0 if kind == "train" else 70.0
     )
-    assert not (tmp_path / "out").exists()
+    arguments = ["reproduce", "--dataset", "digits", "--device", "cpu", "--plan", "--output", str(tmp_path / "out")]
+    words = (
+        "its work should take about {} on this cpu, more than {}; run it on a machine with a GPU, or allow more with "
+        "--hours\n"
+    )
+    assert main([*arguments, "--hours", "0.5"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].rstrip() == "To make of digits: table2"
+    assert f"main, table3 cannot be made here: {words.format('27:46:39', '0:30:00')}" in out
+    # Where nothing can be made that is said once.
+    assert main([*arguments, "--hours", "0"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "inputaware: item: expected at least one that can be made here; found none, not even table2: "
+        + words.format("0:01:10", "0:00:00")
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reason_stays_on_the_page_until_the_item_is_made(
@@ -208,8 +222,10 @@ def test_a_reason_stays_on_the_page_until_the_item_is_made(
         return reproduce(plan_reproduction(items, dataset=dataset, output=output, device="cpu", **options)).read_text()
 
     with monkeypatch.context() as patch:
-        patch.setattr("inputaware.reproduction.plan.seconds_of_work", lambda kind, *_: 7200 if kind == "train" else 1)
-        assert words in page("table2", "figure3", hours=1)
+        patch.setattr(
+            "inputaware.reproduction.plan.seconds_of_work", lambda kind, *_: 7200.0 if kind == "train" else 1.0
+        )
+        assert words in page("table2", "figure3", hours=1.0)
     # A call for something else, in another way, takes it over.
     text = page("table2", dataset="mnist", preset="paper", precision="32")
     assert f"## digits\n\n### {ITEMS['table2'].title}" in text

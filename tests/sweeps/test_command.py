@@ -137,9 +137,9 @@ def test_a_ray_that_does_not_start_is_told(
 
 
 STATES = {
-    "done": CellState("g", "finished", seconds=61),
+    "done": CellState("g", "finished", seconds=61.0),
     "kept": CellState("g", "kept"),
-    "at work": CellState("g", "running", "joint", 0.5, 30, 2, "10.0.0.1:77"),
+    "at work": CellState("g", "running", "joint", 0.5, 30.0, 2, "10.0.0.1:77"),
     "[b]odd[/b]": CellState("g", "broken", error="it is [red]broken[/red]"),
     "later": CellState("g"),
 }

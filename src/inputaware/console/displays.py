@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from inputaware.console.text import duration, plain, printable
-from inputaware.evaluation.words import RATES, percent
+from inputaware.console.text import plain, printable
+from inputaware.evaluation.words import RATES, duration, percent
 from inputaware.sweeps.progress import CellState, seconds_left
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from inputaware.console.text import count_in_words, duration, plain
+from inputaware.console.text import count_in_words, plain
 from inputaware.evaluation.aggregate import by_setting, changes, setting_in_words, spread
 from inputaware.evaluation.doubts import doubts
-from inputaware.evaluation.words import RATES, TESTS, percent
+from inputaware.evaluation.words import RATES, TESTS, duration, percent
 from inputaware.report.seeds import defended
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def plan_table(plan: Plan) -> Table:
     Args:
         plan: what it will do.
     """
-    table = Table(title=plain(f"To make of {plan.dataset}: {', '.join(plan.items) or 'nothing'}"), title_justify="left")
+    table = Table(title=plain(f"To make of {plan.dataset}: {', '.join(plan.items)}"), title_justify="left")
     table.add_column("work")
     table.add_column("about", justify="right")
     for planned in plan.works:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.markup import escape
 
-__all__ = ["count_in_words", "duration", "plain", "printable"]
+__all__ = ["count_in_words", "plain", "printable"]
 
 
 def printable(text: str) -> str:
@@ -23,10 +23,3 @@ def plain(text: str) -> str:
 def count_in_words(count: int, noun: str) -> str:
     """Return how many there are of something: 1 cell, 2 cells."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"

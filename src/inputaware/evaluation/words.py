@@ -1,11 +1,11 @@
-"""What the three tests are called and mean, and how rates are written. Nothing here imports torch."""
+"""What the three tests are called and mean, and how rates and times are written. Nothing here imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["RATES", "TESTS", "Test", "in_percent", "percent", "success_in_words"]
+__all__ = ["RATES", "TESTS", "Test", "duration", "in_percent", "percent", "success_in_words"]
 
 
 class Test(NamedTuple):
@@ -46,6 +46,13 @@ def percent(rate: float | None, digits: int = 2) -> str:
 def in_percent(rate: float | None, digits: int = 2) -> str:
     """Return a rate in percent, with its unit for a sentence; a dash where the notion does not apply."""
     return "-" if rate is None else f"{percent(rate, digits)} %"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
 
 
 def success_in_words(attack: Mapping[str, float | None]) -> str:

@@ -13,6 +13,7 @@ from inputaware.config.fields import PrecisionName, PresetName
 from inputaware.data.cache import load_images
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, DataError
+from inputaware.evaluation.words import duration
 from inputaware.report.collect import collect_run
 from inputaware.reproduction.estimate import seconds_of_work, seconds_per_image
 from inputaware.reproduction.items import ITEM_NAMES, ITEMS, Found, ItemName
@@ -88,7 +89,7 @@ def plan_reproduction(
 
     Raises:
         ConfigError: an item or the data set is unknown, there is no seed or one out of its range, the hours are no
-            number, or a run is there that was trained with other settings.
+            number, no item can be made here, or a run is there that was trained with other settings.
         DeviceError: the device is not there.
         RunFolderError: a file of a run that is there is corrupt, or was made with other settings or another seed; the
             folder cannot be made, or a README.md is in it that no reproduction wrote.
@@ -108,16 +109,21 @@ def plan_reproduction(
     for work in works:
         seconds[work] = 0.0 if done[work] else seconds_of_work(work.kind, place.config(work.run), rates)
     impossible: dict[ItemName, str] = {}
+    ahead = {name: sum(seconds[work] for work in own) for name, own in needs.items()}
     for name, own in needs.items():
-        ahead = sum(seconds[work] for work in own)
         if no_data is not None and any(work.kind != "latency" and not done[work] for work in own):
             impossible[name] = no_data
-        elif ahead > 3600 * hours:
+        elif ahead[name] > 3600 * hours:
             impossible[name] = (
-                f"its work should take about {ahead / 3600:.0f} hours on this {used.type}, more than {hours:g}; "
-                "run it on a machine with a GPU, or allow more with --hours"
+                f"its work should take about {duration(ahead[name])} on this {used.type}, more than "
+                f"{duration(3600 * hours)}; run it on a machine with a GPU, or allow more with --hours"
             )
     possible = tuple(name for name in wanted if name not in impossible)
+    if not possible:
+        least = min(wanted, key=lambda name: ahead[name])
+        raise ConfigError(
+            f"item: expected at least one that can be made here; found none, not even {least}: {impossible[least]}"
+        )
     used_works = dict.fromkeys(work for name in possible for work in needs[name])
     ordered = sorted(used_works, key=lambda work: work.kind != "train")
     planned = tuple(PlannedWork(work, seconds[work], done[work]) for work in ordered)
