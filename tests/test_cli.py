@@ -446,6 +446,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["inspect", "{missing}"],
         "{missing}: expected a run folder with a config.json, as inputaware train makes it; found no such folder",
     ),
+    "a report in the place of a run's own file": (
+        ["report", "{run}", "--output", "{run}/config.json", "--overwrite"],
+        "output: expected a file that ends in .html; found '{run}/config.json'",
+    ),
     "no images to inspect": (
         ["inspect", "{run}", "--images=0"],
         "images: expected a number of at least 1, the images of each class; found 0",

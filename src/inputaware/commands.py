@@ -136,7 +136,7 @@ class ReportCommand:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """The run folders."""
     output: Path
-    """The HTML file to make."""
+    """The page to make, a file that ends in .html."""
     overwrite: _Flag = False
     """Replace the file that is there."""
 

@@ -54,12 +54,12 @@ def write_report(
 
     Args:
         runs: run folders, which need not be finished; one may stand by itself.
-        output: the HTML file to make.
+        output: the file to make, ``.html``.
         overwrite: replace a file that is there.
         progress: told the share of the work that is done.
 
     Raises:
-        ConfigError: no run is named.
+        ConfigError: no run is named, or the file has another ending.
         RunFolderError: one is no run folder, a file in it is corrupt, or the page is there or cannot be made.
         WriteError: the disk is full, or the folder is gone.
     """
@@ -67,6 +67,8 @@ def write_report(
     if not runs:
         raise ConfigError("runs: expected at least one run folder; found none")
     path = Path(output)
+    if path.suffix.lower() != ".html":
+        raise ConfigError(f"output: expected a file that ends in .html; found {str(path)!r}")
     check_output_file(path, overwrite=overwrite)
     # The same folder named twice is one run.
     collected = [collect_run(run) for run in {os.path.realpath(run): run for run in runs}.values()]
