@@ -118,6 +118,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "output: expected a path beneath a folder; found '{existing}/more.json' beneath the file '{existing}'; "
         "choose another one",
     ),
+    "one file for both": (
+        ["--output={existing}.svg", "--plot={existing}.svg"],
+        "plot: expected another file than that of --output; found '{existing}.svg' for both",
+    ),
     "ending of the picture": (
         ["--plot={existing}.jpg"],
         "plot: expected a file that ends in .png or .svg; found '{existing}.jpg'",

@@ -103,7 +103,8 @@ def benchmark(
 
     Raises:
         DataError: the data set is unknown.
-        ConfigError: a part is unknown or none is named, repeats is below 1, or the picture has another ending.
+        ConfigError: a part is unknown or none is named, repeats is below 1, or the picture has another ending or the
+            result's file.
         DeviceError: the device or precision is not there.
         RunFolderError: a file exists or cannot be made.
         WriteError: the disk is full, or the folder is gone.
@@ -159,6 +160,8 @@ def _check_new_files(output: str | os.PathLike[str] | None, plot: str | os.PathL
     for option, file in (("output", output), ("plot", plot)):
         if file is not None:
             check_output_file(Path(file), option=option)
+    if output is not None and plot is not None and os.path.realpath(output) == os.path.realpath(plot):
+        raise ConfigError(f"plot: expected another file than that of --output; found {os.fspath(plot)!r} for both")
 
 
 def _training(
