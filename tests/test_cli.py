@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -770,6 +771,18 @@ def test_a_signal_ends_with_its_code_and_says_how_to_go_on(number: signal.Signal
     assert err.decode().splitlines()[-1] == (
         f"inputaware: stopped; go on with: inputaware train --resume --output {tmp_path}/run"
     )
+
+
+def test_what_cannot_be_printed_ends_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inputaware.report.write_report", lambda *args, **options: None)
+    arguments = ["report", "run", "--output", "\u00e9.html"]
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(arguments) == 0
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", ascii_only)
+    assert main(arguments) == 0
+    ascii_only.seek(0)
+    assert ascii_only.read() == "Report: \\xe9.html\n"
 
 
 @pytest.mark.parametrize("arguments", [["defend", "--help"], ["benchmark", "--help"]])

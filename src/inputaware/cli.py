@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import io
 import json
 import os
 import select
@@ -497,6 +498,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"inputaware {__version__}")
     parser.add_argument("command", type=_command, metavar="COMMAND", help="what to do")
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None:  # closed by whoever started us: nobody asks for the answer
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr does: what the terminal's encoding lacks must not end a command whose work is done.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not given:
         parser.print_help(sys.stderr)
         return 2
