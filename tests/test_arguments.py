@@ -42,6 +42,18 @@ def test_data_set_and_preset_decide_the_defaults() -> None:
     assert parse_train(["--resume", "--output", "nowhere"])[1] is None
 
 
+@pytest.mark.parametrize("option", ["--preset", "--output", "--config", "--resume=yes"])
+def test_an_option_without_its_value_is_told_of_the_whole_command(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_train(["--dataset", "digits", option])
+    assert caught.value.code == 2
+    assert "inputaware train --help" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ConfigError, match="expected --dataset digits, mnist, cifar10, gtsrb or the path of a folder"):
+        parse_train(["--output", "o", "--dataset"])
+
+
 def test_without_a_defense_of_ones_own_there_are_the_built_in_ones() -> None:
     command, found = parse_defend(["runs/a", "--device", "cuda:1", "--strip.overlays", "7"])
     assert found == {}

@@ -125,11 +125,11 @@ def _settings_from(arguments: Sequence[str]) -> Config | None:
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--dataset", "--preset", "--target", "--config", "--output"):
-        parser.add_argument(option)
-    parser.add_argument("--resume", action="store_true")
+        # Without a value too: the second pass, which knows the whole command, says what is wrong.
+        parser.add_argument(option, nargs="?")
     found, _ = parser.parse_known_args(arguments)
     settings = _read_settings(Path(found.config)) if found.config else {}
-    if found.resume and found.output and os.path.exists(Path(found.output) / "config.json"):
+    if "--resume" in arguments and found.output and os.path.exists(Path(found.output) / "config.json"):
         from inputaware.runs.folder import RunFolder
 
         return override(RunFolder(found.output).config(), settings)
