@@ -41,6 +41,30 @@ def script(load_script: Callable[[Path], ModuleType]) -> ModuleType:
     return load_script(SCRIPT)
 
 
+def test_what_the_checkout_has_from_a_gpu_is_done(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    (tmp_path / "results" / "benchmark").mkdir(parents=True)
+    cells = script.plan()
+    assert not any(script.published(cell) for cell in cells)
+    whole = {"gpus": 1, "defenses": {name: {} for name in script.ORDER}}
+    partly = {"gpus": 1, "defenses": {"strip": {}}}
+    for name, record in {
+        "cifar10-all-to-one-seed-0": whole,
+        "gtsrb-badnets-seed-0": partly,
+        "mnist-none-seed-0": {**whole, "gpus": 0},
+    }.items():
+        write_json(tmp_path / "results" / f"{name}.json", record)
+    write_json(tmp_path / "results" / "benchmark" / "gpu-mnist.json", {})
+    assert {cell.name for cell in cells if script.published(cell)} == {
+        "cifar10-all-to-one-seed-0",
+        "defend-cifar10-all-to-one-seed-0",
+        "gtsrb-badnets-seed-0",
+        "benchmark-mnist",
+    }
+
+
 def write_data(folder: Path, shape: tuple[int, ...], classes: int) -> None:
     """Write a data set in the hub's layout: as many training images as the splits ask for, one for each class."""
     random = np.random.default_rng(0)
