@@ -14,6 +14,7 @@ import pytest
 from inputaware.config.presets import preset_config
 from inputaware.config.record import config_to_dict, override
 from inputaware.defenses.settings import DEFENSES
+from inputaware.runs.files import seal
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -309,9 +310,14 @@ def test_check_writes_nothing(project: Project) -> None:
     [
         ("{}", "expected the field 'paper'; found none"),
         ("not JSON", "expected a published result; found: Expecting value: line 1 column 1 (char 0)"),
-        ("[1]", "expected a published result; found: list indices must be integers or slices, not str"),
+        ("[1]", "expected a published result; found: a list"),
+        (
+            json.dumps(seal(CLEAN)).replace("0.5", "0.6"),
+            "expected a published result; found: other entries than those whose digest was recorded: the file is "
+            "corrupt or was changed",
+        ),
     ],
-    ids=["field", "json", "list"],
+    ids=["field", "json", "list", "changed"],
 )
 def test_bad_result(project: Project, content: str, message: str) -> None:
     project.publish("a", None)
