@@ -9,7 +9,7 @@ from data.material import NO_IMAGE, RANDOM, bilinear, colour, grey, message_of
 from PIL import Image
 
 from inputaware.config.datasets import IMAGE_SUFFIXES
-from inputaware.data.pictures import decode_picture, is_grey, open_image, resize_image, suits_colour
+from inputaware.data.pictures import open_image, resize_image
 from inputaware.data.spec import dataset_spec
 
 MNIST, CIFAR10 = dataset_spec("mnist"), dataset_spec("cifar10")
@@ -59,22 +59,6 @@ def test_a_palette_keeps_its_colours():
     picture.info["transparency"] = 1
     assert found.any()
     assert not resize_image(picture, CIFAR10).any()
-
-
-@pytest.mark.parametrize("kind", ["GIF", "PNG"])
-def test_a_palette_of_greys_is_grey_and_may_stand_among_colours(kind):
-    pixels = np.repeat(np.arange(28, dtype=np.uint8) * 9, 28).reshape(28, 28)
-    picture, buffer = Image.fromarray(pixels).convert("P"), io.BytesIO()
-    picture.quantize().save(buffer, kind)
-    found = decode_picture(buffer.getvalue(), "it")
-    assert found.mode == "P"
-    assert is_grey(found)
-    assert suits_colour(found)
-    assert np.array_equal(resize_image(found, MNIST)[0], pixels)
-    coloured = Image.new("P", (28, 28))
-    coloured.putpalette([0, 0, 0, 1, 1, 2])
-    assert not is_grey(coloured)
-    assert not suits_colour(Image.fromarray(pixels))
 
 
 def test_sixteen_bits_become_eight():

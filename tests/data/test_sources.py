@@ -130,13 +130,6 @@ def test_folders_become_a_data_set(tmp_path, write_folders, in_colour, shape):
     assert read_source(str(folder), "test").spec == raw.spec
 
 
-@pytest.mark.parametrize("in_colour", [True, False])
-def test_a_palette_of_greys_suits_both_kinds(tmp_path, write_folders, in_colour):
-    folder = write_folders(tmp_path / "own", colour=in_colour)
-    Image.fromarray(grey()[0]).quantize().save(folder / "train" / "dog" / "1.png")
-    assert read_source(str(folder), "train").spec.shape == ((3, 32, 32) if in_colour else (1, 28, 28))
-
-
 def test_only_visible_files_with_a_pictures_suffix_count(tmp_path, write_folders):
     folder = write_folders(tmp_path / "own")
     (folder / "train" / "dog" / "folder.png").mkdir()

@@ -19,7 +19,7 @@ from inputaware.data.reading import read_plain_file
 from inputaware.data.spec import DatasetSpec
 from inputaware.errors import DataError
 
-__all__ = ["decode_picture", "is_almost_grey", "is_grey", "open_image", "read_picture", "resize_image", "suits_colour"]
+__all__ = ["decode_picture", "is_almost_grey", "is_grey", "open_image", "read_picture", "resize_image"]
 
 # Only these are tried, quick ones for the named data sets first: some of Pillow's other readers start programs.
 _FORMATS = ("WEBP", "JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF")
@@ -116,16 +116,8 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Return whether a picture is grey, transparent or not: Pillow opens it so, or its palette has greys alone."""
-    if image.mode != "P":
-        return image.mode in _GREY_MODES
-    palette = image.getpalette("RGB") or []
-    return palette[0::3] == palette[1::3] == palette[2::3]
-
-
-def suits_colour(image: Image.Image) -> bool:
-    """Return whether a picture may stand among colour ones: with a palette it may, though all it shows be grey."""
-    return image.mode not in _GREY_MODES
+    """Return whether Pillow has opened a picture in a grey mode, with transparency or without."""
+    return image.mode in _GREY_MODES
 
 
 def is_almost_grey(image: Image.Image, name: str) -> bool:

@@ -30,7 +30,7 @@ from inputaware.data.archives import (
 )
 from inputaware.data.memory import check_memory
 from inputaware.data.parquet import parquet_labels, parquet_pictures
-from inputaware.data.pictures import decode_picture, is_almost_grey, is_grey, read_picture, resize_image, suits_colour
+from inputaware.data.pictures import decode_picture, is_almost_grey, is_grey, read_picture, resize_image
 from inputaware.data.spec import DatasetSpec, dataset_spec, spec_of_images
 from inputaware.errors import DataError
 
@@ -57,8 +57,7 @@ def read_source(dataset: str, split: DataSplit) -> RawSplit:
     A data set that is known by name comes from ``$INPUTAWARE_DATA/NAME/{train,test}.parquet`` where that variable
     is set, else from its official archives; digits comes with scikit-learn. A path holds ``train.parquet`` and
     ``test.parquet``, or the folders ``train`` and ``test`` with a folder of images for each class, the same
-    names in both. A user's own images are grey if Pillow opens all of them in a grey mode (1, L, LA, 16 bits), or
-    with a palette of greys.
+    names in both. A user's own images are grey if Pillow opens all of them in a grey mode (1, L, LA, 16 bits).
 
     Args:
         dataset: digits, mnist, cifar10, gtsrb, or a path.
@@ -205,7 +204,7 @@ def _decode_all(
         if index == count:
             break
         image = decode_picture(data, name)
-        if not (is_grey(image) if grey else suits_colour(image)):
+        if is_grey(image) != grey:
             if example is not None:
                 one, other = (name, example[0]) if grey else (example[0], name)
                 raise DataError(
