@@ -308,6 +308,16 @@ def test_an_inspection_is_replaced_only_on_request_and_repeats_its_bytes(
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
+def test_poison_says_that_hidden_pictures_are_passed_over(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "._grey.png").touch()
+    assert main(["poison", str(run), "--input", str(tmp_path), "--output", str(tmp_path / "poisoned")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("inputaware: input: expected images (.bmp, .gif")
+    assert error.endswith(f") in {str(tmp_path)!r}; found none; hidden ones are passed over\n")
+
+
 def test_poison_exports_the_test_set(run: Path, tmp_path: Path) -> None:
     output = tmp_path / "new/poisoned.parquet"
     assert main(["poison", str(run), "--split", "test", "--output", str(output)]) == 0
@@ -449,7 +459,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "a report in the place of a run's own file": (
         ["report", "{run}", "--output", "{run}/config.json", "--overwrite"],
-        "output: expected a file that ends in .html; found '{run}/config.json'",
+        "output: expected a file that ends in .html; found '{run}/config.json'; name it so",
     ),
     "no images to inspect": (
         ["inspect", "{run}", "--images=0"],

@@ -83,6 +83,7 @@ class Run:
         classifier: nn.Module,
         backdoor: Backdoor | None,
         device: torch.device,
+        digests: dict[str, str],
     ) -> None:
         self.folder = folder
         self.config = config
@@ -90,6 +91,7 @@ class Run:
         self.classifier = classifier
         self.backdoor = backdoor
         self.device = device
+        self._digests = digests
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto") -> Run:
@@ -108,7 +110,7 @@ class Run:
         target = resolve_device(device)
         attack, config, spec = folder.load_attack(target)
         place_modules(attack, target)
-        return cls(folder, config, spec, attack.classifier, attack.backdoor, target)
+        return cls(folder, config, spec, attack.classifier, attack.backdoor, target, folder.digests())
 
     def images(
         self, split: EvaluationSplit = "test"
@@ -123,7 +125,7 @@ class Run:
             raise DataError(f"split: expected test, validation or defender, which no training saw; found {split!r}")
         part: DataSplit = "test" if split == "test" else "train"
         data = load_images(self.config.dataset, part)
-        _check_same_data(self.folder, part, data)
+        _check_same_data(self.spec, self._digests, part, data, self.folder)
         images, labels = data.images, data.labels
         if split != "test":
             indices = getattr(split_indices(labels, name=self.config.dataset, class_names=data.spec.class_names), split)
@@ -316,9 +318,11 @@ class Run:
         return found.record
 
 
-def _check_same_data(folder: RunFolder, part: DataSplit, data: ImageSet) -> None:
+def _check_same_data(
+    expected: DatasetSpec, digests: dict[str, str], part: DataSplit, data: ImageSet, folder: RunFolder
+) -> None:
     """Refuse other data than the run was made with: splits drawn from them would hold images that were trained on."""
-    expected, found = folder.spec(), data.spec
+    found = data.spec
     if (expected.shape, expected.class_names) != (found.shape, found.class_names):
         names = zip(expected.class_names, found.class_names, strict=False)
         renamed = [f", class {then!r} now {now!r}" for then, now in names if then != now][:1]
@@ -327,7 +331,7 @@ def _check_same_data(folder: RunFolder, part: DataSplit, data: ImageSet) -> None
             f"classes and images of shape {expected.shape}; found {found.classes} classes and shape "
             f"{found.shape}{''.join(renamed)}: the data have changed since; put them back as they were, or train anew"
         )
-    if folder.digests().get(part, data.digest) != data.digest:
+    if digests.get(part, data.digest) != data.digest:
         raise RunFolderError(
             f"{folder}: expected the images and labels that the run was made with; found others in the {part} part of "
             f"{expected.name}: files were added, removed, renamed or changed since, or another version of Pillow "
@@ -373,8 +377,8 @@ def train(
     resuming = resume and os.path.exists(folder.path / "config.json")
     if resuming:
         config = recorded_config(folder, config)
-        if folder.finished:  # nothing is left to do, for which data set or machine would be needed
-            return Run.load(folder.path, device=config.device)
+        if folder.finished:  # nothing is left to do, for which its data set or its GPU would be needed
+            return Run.load(folder.path, device="cpu" if config.device == "cpu" else "auto")
     elif config is None:
         raise RunFolderError(
             f"output: expected a run folder to resume; found "
@@ -400,8 +404,9 @@ def train(
     data = load_images(config.dataset, "train")
     test = load_images(config.dataset, "test")
     if resuming:
-        _check_same_data(folder, "train", data)
-        _check_same_data(folder, "test", test)
+        known = folder.spec(), folder.digests()
+        _check_same_data(*known, "train", data, folder)
+        _check_same_data(*known, "test", test, folder)
     elif data.spec != test.spec:
         raise RunFolderError(
             f"dataset: expected the same classes and shapes in both splits of {config.dataset}; found "
@@ -415,8 +420,8 @@ def train(
     with seeded(config.seed, device):
         attack = build_attack(config, data.spec)
         if not resuming and processes.writes:
-            digests = {"train": data.digest, "test": test.digest}
-            RunFolder.create(folder.path, config, data.spec, digests=digests)
+            # Nothing is drawn from the test images: more of them may come later.
+            RunFolder.create(folder.path, config, data.spec, digests={"train": data.digest})
         with folder.lock() if processes.writes else nullcontext():
             if resuming and folder.finished and processes.count == 1:  # by a process that held the folder until now
                 return Run.load(folder.path, device=config.device)

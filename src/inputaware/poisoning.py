@@ -100,7 +100,10 @@ def _find_images(source: Path) -> list[Path]:
         and path.is_file()
     )
     if not files:
-        raise DataError(f"input: expected images ({', '.join(IMAGE_SUFFIXES)}) in {str(source)!r}; found none")
+        raise DataError(
+            f"input: expected images ({', '.join(IMAGE_SUFFIXES)}) in {str(source)!r}; found none; hidden ones are "
+            "passed over"
+        )
     return files
 
 

@@ -120,7 +120,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "one file for both": (
         ["--output={existing}.svg", "--plot={existing}.svg"],
-        "plot: expected another file than that of --output; found '{existing}.svg' for both",
+        "plot: expected another file than that of --output; found '{existing}.svg' for both; name another one",
     ),
     "ending of the picture": (
         ["--plot={existing}.jpg"],

@@ -458,6 +458,13 @@ def test_a_rest_of_one_image_is_left_out_of_an_epoch() -> None:
     assert finding.scores["held_out_accuracy"]["fine_tuned"] is not None
 
 
+def test_batches_of_one_image_are_no_rest() -> None:
+    found = suspect("mnist-cnn")
+    finding = FinePruning(FinePruningSettings(epochs=1, batch_size=1)).run(found, data(2))
+    before = found.classifier.get_parameter("output.bias").numpy(force=True)
+    assert not np.array_equal(finding.arrays["fine_tuned.output.bias"], before)
+
+
 class Around(nn.Module):
     """A convolution, and a way around it."""
 

@@ -342,6 +342,7 @@ def test_a_class_that_is_reached_in_half_of_the_trials_is_left_out_and_named(mon
     finding = NeuralCleanse(settings(trials=2)).run(suspect(), data())
     assert finding.scores["unreached"] == [3]
     assert finding.scores["norms"] == [50, 60, 70, None, 83]
+    assert finding.scores["norm_spread"] == [0, 0, 0, None, 0]
     assert finding.scores["chance_rate"] == chance_rate(4, 2.0)
     assert finding.scores["trial_norms"] == given
     assert (

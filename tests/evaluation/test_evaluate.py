@@ -230,7 +230,8 @@ def test_progress_rises_to_one(universal: bool | None) -> None:
     backdoor = None if universal is None else Copier(universal=universal)
     evaluate(Reader(), backdoor, *make_images(LABELS), CLASSES, progress=told.append)
     assert told == sorted(told)
-    assert 0 < told[0] <= (1 if backdoor is None else 0.25)
+    if universal is not False:
+        assert told == ([1, 1] if backdoor is None else [0.25, 0.5, 0.75, 1, 1])
     assert told[-1] == 1
 
 

@@ -79,5 +79,15 @@ def test_a_first_call_within_torch_func_leaves_nothing_of_it(dtype: torch.dtype)
     torch.testing.assert_close(copy.deepcopy(normalize)(images), normalize(images))
 
 
+def test_a_constant_that_is_made_while_torch_compiles_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    normalize = Normalize(MEAN, STD)
+    images = torch.rand(1, 3, 2, 2, dtype=torch.float64)
+    expected = Normalize(MEAN, STD)(images)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    before = dict(normalize._constants)
+    torch.testing.assert_close(normalize(images), expected)
+    assert normalize._constants.keys() == before.keys()
+
+
 def test_prints_its_constants() -> None:
     assert repr(Normalize((0.5,), (0.25,))) == "Normalize(mean=(0.5,), std=(0.25,))"

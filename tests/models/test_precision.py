@@ -128,22 +128,17 @@ def test_autocast_is_put_off(network: Network) -> None:
         assert network(clean.pixels).dtype == torch.bfloat16
 
 
-def test_products_of_a_matrix_are_exact_whatever_was_asked_for() -> None:
+def test_products_of_a_matrix_are_exact_whatever_was_asked_for_and_older_names_can_be_read() -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        with full_float32():
-            assert exactly(torch.backends.cuda.matmul)
+        with full_float32(), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_tf32
         assert torch.get_float32_matmul_precision() == "medium"
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def exactly(switches: Any) -> bool:
-    if hasattr(switches, "fp32_precision"):
-        return bool(switches.fp32_precision == "ieee")
-    return not switches.allow_tf32
 
 
 @pytest.mark.skipif(
@@ -154,14 +149,23 @@ def test_the_newer_switches_may_be_used() -> None:
     program = """
 import torch
 from inputaware.models.precision import full_float32
-conv = torch.backends.cudnn.conv
-for place in (torch.backends, torch.backends.cudnn, conv):
+cudnn, onednn = torch.backends.cudnn, torch.backends.mkldnn
+parts = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul, onednn.conv, onednn.matmul)
+def precisions():
+    return [part.fp32_precision for part in parts]
+def check():
+    before = precisions()
+    for _ in range(2):
+        with full_float32(), full_float32():
+            assert precisions() == ["ieee"] * 5, (before, precisions())
+        assert precisions() == before, (before, precisions())
+for asked in ("ieee", "tf32", "ieee"):
+    torch.backends.fp32_precision = asked
+    assert precisions() == [asked] * 5  # what was inherited before is inherited still
+    check()
+for place in (cudnn, onednn, *parts):
     for asked in ("ieee", "tf32"):
         place.fp32_precision = asked
-        before = conv.fp32_precision
-        for _ in range(2):
-            with full_float32(), full_float32():
-                assert conv.fp32_precision == "ieee", (place, asked, conv.fp32_precision)
-            assert conv.fp32_precision == before, (place, asked, conv.fp32_precision)
+        check()
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

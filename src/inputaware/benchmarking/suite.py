@@ -161,7 +161,9 @@ def _check_new_files(output: str | os.PathLike[str] | None, plot: str | os.PathL
         if file is not None:
             check_output_file(Path(file), option=option)
     if output is not None and plot is not None and os.path.realpath(output) == os.path.realpath(plot):
-        raise ConfigError(f"plot: expected another file than that of --output; found {os.fspath(plot)!r} for both")
+        raise ConfigError(
+            f"plot: expected another file than that of --output; found {os.fspath(plot)!r} for both; name another one"
+        )
 
 
 def _training(

@@ -333,7 +333,10 @@ class FinePruning(Defense):
         optimizer = torch.optim.SGD(
             tuned.parameters(), lr=settings.learning_rate, momentum=_MOMENTUM, weight_decay=settings.weight_decay
         )
-        steps = settings.epochs * math.ceil(len(images) / settings.batch_size)
+        full, rest = divmod(len(images), settings.batch_size)
+        # Of a rest of one image batch-norm cannot take a variance.
+        in_epoch = full + (rest > 1 or not full)
+        steps = settings.epochs * in_epoch
 
         def share_of_rate(step: int) -> float:
             return (1 + math.cos(math.pi * step / steps)) / 2 if settings.schedule == "cosine" and steps else 1.0
@@ -344,9 +347,7 @@ class FinePruning(Defense):
         with full_float32(), _changed_output(layer, lambda output: _pruned(output, keep)):
             for epoch in range(settings.epochs):
                 shuffled = torch.randperm(len(images), generator=generator)
-                for batch in torch.split(shuffled.to(images.device), settings.batch_size):
-                    if len(batch) == 1 < len(images):
-                        continue  # a rest, of which batch-norm cannot take a variance
+                for batch in torch.split(shuffled.to(images.device), settings.batch_size)[:in_epoch]:
                     optimizer.zero_grad()
                     logits = tuned(to_pixels(augment(images[batch], changes, generator)))
                     loss = F.cross_entropy(logits, labels[batch])

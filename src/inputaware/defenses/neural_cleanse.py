@@ -421,7 +421,10 @@ class NeuralCleanse(Defense):
                 "anomaly_indices": [None if score is None else abs(score) for score in overall],
                 "anomaly_scores": overall,
                 "norms": medians,
-                "norm_spread": [_deviation(own) for own in zip(*norms, strict=True)],
+                "norm_spread": [
+                    None if norm is None else _deviation(own)
+                    for norm, own in zip(medians, zip(*norms, strict=True), strict=True)
+                ],
                 "unreached": unreached,
                 "success_rates": [_success_rates(suspect, clean.pixels, trial) for trial in trials],
                 "chance_rate": chance,

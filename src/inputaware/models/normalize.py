@@ -74,10 +74,15 @@ class Normalize(nn.Module):
         """Return mean and standard deviation beside the images; they are copied to a device once."""
         key = (device, dtype)
         if key not in self._constants:
+            if torch.compiler.is_compiling():  # which knows no context that is torch's own
+                return self._make(device, dtype)
             # A constant made in inference mode could not serve a later backward pass, one of torch.func nothing later.
             with torch.inference_mode(False), torch._C._DisableFuncTorch():
-                mean, std = (
-                    torch.tensor(values, device=device, dtype=dtype).view(-1, 1, 1) for values in (self.mean, self.std)
-                )
-            self._constants[key] = (mean, std)
+                self._constants[key] = self._make(device, dtype)
         return self._constants[key]
+
+    def _make(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        mean, std = (
+            torch.tensor(values, device=device, dtype=dtype).view(-1, 1, 1) for values in (self.mean, self.std)
+        )
+        return mean, std

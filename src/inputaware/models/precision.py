@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 
 __all__ = ["full_float32"]
+
+
+class _Switch(NamedTuple):
+    """Something that may round factors, or add in any order: how it is read and set, and its value for neither."""
+
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+    exact: Any
 
 
 @contextmanager
@@ -19,35 +28,60 @@ def full_float32() -> Iterator[None]:
     each time. Autocast, ``torch.set_float32_matmul_precision`` and ``torch.backends.fp32_precision`` are put off here.
     What a backward pass computes in is asked when it runs, so that it has to stand in here too.
     """
-    # What inherits its value ("none") goes on to do so.
-    changed = [
-        (place, name, before, exact)
-        for place, name, exact in _switches()
-        if (before := getattr(place, name)) not in (exact, "none")
-    ]
     with ExitStack() as stack:
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        try:
-            for place, name, _, exact in changed:
-                setattr(place, name, exact)
-            yield
-        finally:
-            for place, name, before, _ in changed:
-                setattr(place, name, before)
+        for switch in _switches():
+            if (before := switch.read()) != switch.exact:
+                stack.callback(switch.write, before)
+                switch.write(switch.exact)
+        yield
 
 
-def _switches() -> list[tuple[Any, str, str | bool]]:
-    """Return what may round factors or add in any order: where it is set, its name, and its value for neither."""
+def _switches() -> list[_Switch]:
+    """Return what is to be set: by the older names, which a network may read too, as long as nobody used the newer."""
     cudnn: Any = torch.backends.cudnn
+    order = _attribute(cudnn, "deterministic", True)
+    if not _newer_in_use():
+        product = _Switch(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")
+        return [order, _attribute(cudnn, "allow_tf32", False), product]
     onednn: Any = torch.backends.mkldnn
-    matmul = torch.backends.cuda.matmul
-    order = (cudnn, "deterministic", True)
-    if not hasattr(cudnn, "conv"):  # before torch 2.9
-        return [order, (cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
-    # The older switches cannot be read where somebody has set the newer ones.
+    parts = (
+        *((part, cudnn) for part in (cudnn.conv, cudnn.rnn)),
+        (torch.backends.cuda.matmul, torch.backends),
+        *((part, onednn) for part in (onednn.conv, onednn.matmul)),
+    )
     return [
         order,
-        *((part, "fp32_precision", "ieee") for part in (cudnn.conv, cudnn.rnn, matmul, onednn.conv, onednn.matmul)),
+        *(
+            _Switch(partial(_own_precision, part, parent), partial(setattr, part, "fp32_precision"), "ieee")
+            for part, parent in parts
+        ),
     ]
+
+
+def _newer_in_use() -> bool:
+    """Return whether somebody has set ``fp32_precision``, of which torch before 2.9 knows nothing."""
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return False
+    # Nothing but the newer names sets these.
+    new = (backends, backends.cudnn, backends.mkldnn, backends.mkldnn.conv)
+    if any(place.fp32_precision != "none" for place in new):
+        return True
+    try:  # torch refuses to read an older name that contradicts a newer one
+        _ = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
+    except RuntimeError:
+        return True
+    return False
+
+
+def _own_precision(part: Any, parent: Any) -> str:
+    """Return what a part was set to; none where it has its parent's, which it is to follow afterwards too."""
+    precision: str = part.fp32_precision
+    return "none" if precision == parent.fp32_precision else precision
+
+
+def _attribute(place: Any, name: str, exact: object) -> _Switch:
+    return _Switch(partial(getattr, place, name), partial(setattr, place, name), exact)

@@ -68,7 +68,7 @@ def write_report(
         raise ConfigError("runs: expected at least one run folder; found none")
     path = Path(output)
     if path.suffix.lower() != ".html":
-        raise ConfigError(f"output: expected a file that ends in .html; found {str(path)!r}")
+        raise ConfigError(f"output: expected a file that ends in .html; found {str(path)!r}; name it so")
     check_output_file(path, overwrite=overwrite)
     # The same folder named twice is one run.
     collected = [collect_run(run) for run in {os.path.realpath(run): run for run in runs}.values()]
