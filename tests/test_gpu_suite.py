@@ -103,16 +103,27 @@ def test_the_second_piece_goes_on_from_the_archive_alone(data: Path, tmp_path: P
     temporary.mkdir()
     command = [sys.executable, str(SCRIPT), "--tiny", "--minutes", "20", "--data", str(data), "--only", *cells]
     environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([*command, "--", str(first)], stdout=subprocess.PIPE, text=True, env=environment) as piece:
-        # Stopped in the midst of the run that may span pieces, as it would be at a piece's end.
-        until = time.monotonic() + 300
-        while piece.poll() is None and time.monotonic() < until:
-            if any(Journal(path).rows() for path in temporary.glob("*/runs/mnist-*/metrics.jsonl")):
-                break
-            time.sleep(0.05)
-        piece.send_signal(signal.SIGTERM)
-        said = piece.communicate(timeout=120)[0]
-    assert piece.returncode == 143
+
+    def begin() -> str:
+        """Stop a piece in the midst of the run that may span pieces, as at a piece's end, and return what it said."""
+        with subprocess.Popen(
+            [*command, "--", str(first)], stdout=subprocess.PIPE, text=True, env=environment
+        ) as piece:
+            until = time.monotonic() + 300
+            while piece.poll() is None and time.monotonic() < until:
+                if any(Journal(path).rows() for path in temporary.glob("*/runs/mnist-*/metrics.jsonl")):
+                    break
+                time.sleep(0.05)
+            piece.send_signal(signal.SIGTERM)
+            said = piece.communicate(timeout=120)[0]
+        assert piece.returncode == 143
+        return said
+
+    said = begin()
+    if "runs/mnist-paper-all-to-one-seed-0/evaluation.json" in members(first / "gpu-suite.zip"):
+        # A machine that was busy with other things let the signal come when the run's few seconds were over.
+        (first / "gpu-suite.zip").unlink()
+        said = begin()
     assert "defend-cifar10-all-to-one-seed-0: done\n" in said
     assert "gtsrb-none-seed-0: failed, exit code 2: inputaware: " in said
     assert list(first.iterdir()) == [first / "gpu-suite.zip"]
@@ -150,14 +161,14 @@ def test_the_second_piece_goes_on_from_the_archive_alone(data: Path, tmp_path: P
 
 
 def test_the_list_needs_no_torch(tmp_path: Path) -> None:
-    command = [sys.executable, "-X", "importtime", str(SCRIPT), str(tmp_path / "out"), "--list"]
+    command = [sys.executable, "-X", "importtime", str(SCRIPT), str(tmp_path / "out"), "--tiny", "--list"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = found.stdout.splitlines()
     assert found.returncode == 0
-    assert lines[0].split() == ["cifar10-all-to-one-seed-0", "left", "165", "s"]
+    assert lines[0].split() == ["cifar10-all-to-one-seed-0", "left", "9", "s"]
     assert len(lines) == 76
-    assert lines[35].split() == ["mnist-paper-all-to-all-seed-0", "left", "up", "to", "3960", "s"]
-    assert lines[-1].split() == ["defend-mnist-none-seed-4", "left", "94", "s"]
+    assert lines[35].split() == ["mnist-paper-all-to-all-seed-0", "left", "up", "to", "9", "s"]
+    assert lines[-1].split() == ["defend-mnist-none-seed-4", "left", "18", "s"]
     assert "inputaware.runs.results" in found.stderr
     assert " torch\n" not in found.stderr
     assert not (tmp_path / "out").exists()
