@@ -74,12 +74,31 @@ class Suspect:
         Raises:
             DefenseError: they are not finite, or not one for each class.
         """
+        self.check_classes(logits)
+        self.check_finite(torch.isfinite(logits).all())
+
+    def check_classes(self, logits: Tensor) -> None:
+        """Check the shape of logits, without a look at their values, for which a GPU would have to be waited for.
+
+        Raises:
+            DefenseError: they are not one for each class.
+        """
         if logits.ndim != 2 or logits.shape[1] != self.classes:
             raise DefenseError(
                 f"suspect: expected a classifier with {self.classes} classes, logits of shape (batch, {self.classes}); "
                 f"found {tuple(logits.shape)}; give the number of classes that it was trained on"
             )
-        if not torch.isfinite(logits).all():
+
+    def check_finite(self, finite: Tensor) -> None:
+        """Check what a look at logits said.
+
+        Args:
+            finite: whether all were finite.
+
+        Raises:
+            DefenseError: they were not.
+        """
+        if not finite:
             raise DefenseError(
                 "suspect: expected a classifier with finite logits; found NaN or infinity; "
                 "its weights are broken: train it again"

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from inputaware.attacks.trigger import apply_trigger
+from inputaware.data.transfer import send
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial, Verdict
 from inputaware.defenses.settings import NeuralCleanseSettings
 from inputaware.evaluation.words import in_percent
@@ -39,8 +40,11 @@ _FEWEST_NORMS = 3
 _DRAWS = 100_000
 """How often norms are drawn to learn how often chance alone flags a class."""
 _BETAS = (0.5, 0.9)
-_IN_FLIGHT, _IN_FLIGHT_ON_CPU = 512, 96
-"""Images of all classes together in one forward and backward pass; on a CPU what its caches hold is faster."""
+_IN_FLIGHT_ON_CPU, _IN_FLIGHT, _IN_FLIGHT_ON_LARGE_GPU = 96, 512, 2048
+"""Images of all classes together in one forward and backward pass: on a CPU what its caches hold, on a GPU what makes
+the time of launching kernels small, as far as memory goes."""
+_LARGE_GPU = 32 * 2**30
+"""Bytes of memory."""
 
 
 def squash(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -224,14 +228,14 @@ def reverse_triggers(
         seed: of the start and the order of images.
         batched: all classes that are not finished share their forward passes; else class after class.
         images_in_flight: most images in a forward pass, at least a batch; what is more goes in several. None: 96 on a
-            CPU, 512 elsewhere.
+            CPU, 2,048 on a GPU with 32 GiB or more, 512 elsewhere.
         progress: told the share of the work that is done.
 
     Raises:
         DefenseError: the classifier returns numbers that are not finite.
     """
     if images_in_flight is None:
-        images_in_flight = _IN_FLIGHT_ON_CPU if images.device.type == "cpu" else _IN_FLIGHT
+        images_in_flight = _images_in_flight(images.device)
     generator = torch.Generator().manual_seed(seed)
     channels, height, width = suspect.shape
     masks = unsquash(torch.rand(suspect.classes, 1, height, width, generator=generator)).to(images.device)
@@ -264,6 +268,13 @@ def reverse_triggers(
     )
 
 
+def _images_in_flight(device: torch.device) -> int:
+    if device.type == "cpu":
+        return _IN_FLIGHT_ON_CPU
+    large = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory >= _LARGE_GPU
+    return _IN_FLIGHT_ON_LARGE_GPU if large else _IN_FLIGHT
+
+
 def _search(
     suspect: Suspect,
     images: Float[Tensor, "batch channel height width"],
@@ -291,12 +302,15 @@ def _search(
         active = [index for index, search in enumerate(searches) if not search.finished]
         if not active:
             break
+        # Within a round nothing is read back: a GPU is not waited for, nor does it wait for the next launch.
         hits = torch.zeros(len(searches), device=images.device)
+        finite = torch.ones((), dtype=torch.bool, device=images.device)
         costs = torch.tensor([search.cost for search in searches], device=images.device)
+        parts = torch.split(torch.tensor(active, device=images.device), together)
         for _ in range(steps):
-            batch = images[next(batches).to(images.device)]
+            batch = images[send(next(batches), images.device)]
             optimizer.zero_grad()
-            for chosen in torch.split(torch.tensor(active, device=images.device), together):
+            for chosen in parts:
                 mask = squash(masks[chosen])
                 stamped = _stamp(batch, mask, squash(patterns[chosen]))
                 targets = labels[chosen].repeat_interleave(len(batch))
@@ -305,8 +319,10 @@ def _search(
                 loss = F.cross_entropy(logits, targets, reduction="sum") / len(batch)
                 (loss + (costs[chosen] * mask.sum((1, 2, 3))).sum()).backward()  # type: ignore[no-untyped-call]
                 hits[chosen] += (logits.argmax(1) == targets).view(len(chosen), -1).sum(1)
+                finite &= torch.isfinite(logits.detach()).all()
             # A class that is finished has no gradient. It may drift; its best trigger is kept apart.
             optimizer.step()
+        suspect.check_finite(finite)
         with torch.no_grad():
             found_masks, found_patterns = squash(masks), squash(patterns)
         norms = found_masks.sum((1, 2, 3)).tolist()
@@ -354,7 +370,7 @@ def _logits(
     """Return logits in float32 whose gradients for the images can be had."""
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
         logits: Tensor = suspect.classifier(images)
-    suspect.check(logits.detach())
+    suspect.check_classes(logits)
     return logits.float()
 
 
