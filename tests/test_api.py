@@ -22,9 +22,12 @@ from inputaware.config.record import fields_that_count, override
 from inputaware.data import sources
 from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.sources import read_source
-from inputaware.errors import DataError, RunFolderError
+from inputaware.errors import ConfigError, DataError, RunFolderError
+from inputaware.report.collect import collect_run
+from inputaware.report.figures import training_plot
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.folder import RunFolder
+from inputaware.runs.journal import Journal
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,29 @@ def test_pictures_that_were_added_since_are_refused_but_for_tests(own_run: Run, 
 
     added.unlink()
     assert all(torch.equal(run.images(split)[0], images) for split, images in before.items())
+
+
+def test_a_run_that_holds_nothing_out_trains_on_all_images_and_has_them_for_nothing_else(tmp_path: Path) -> None:
+    stages: dict[str, Any] = {name: {"epochs": 1, "batch_size": 20} for name in ("mask_stage", "joint_stage")}
+    config = small_config(train_images=None, hold_out=False, attack="none", **stages)
+    run = train(override(config, {"dataset": write_pictures(tmp_path / "pictures")}), tmp_path / "run")
+    assert Journal(run.folder.path / "metrics.jsonl").rows()[-1]["validation"] == {}
+    assert len(run.images("test")[0]) == 20
+    for split in ("validation", "defender"):
+        with pytest.raises(DataError) as caught:
+            run.images(split)
+        assert str(caught.value) == (
+            f"{run.folder.path}: expected a run that held images out; found one that was trained on all of them "
+            f"(hold_out is false), so that it has no {split} split; train another one with hold_out"
+        )
+    with pytest.raises(DataError, match=r"so that it has no defender split; train another one with hold_out$"):
+        run.defend("fine-pruning")
+    plot = training_plot(collect_run(run.folder.path))
+    assert plot is not None
+    assert plot.words == "losses and accuracies over 1 epochs"
+    held = override(config, {"dataset": run.config.dataset, "hold_out": True})
+    with pytest.raises(ConfigError, match=r"^joint_stage.batch_size: expected at most 16, "):
+        train(held, tmp_path / "held")
 
 
 @pytest.mark.parametrize("devices", [1, 2])

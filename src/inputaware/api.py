@@ -118,11 +118,16 @@ class Run:
         """Return 8-bit images and labels of a split that no training saw, on the run's device.
 
         Raises:
-            DataError: the split is none of these, or the data set is missing or corrupt.
+            DataError: the split is none of these, or was trained on, or the data set is missing or corrupt.
             RunFolderError: the data set is not the one that the run was trained on.
         """
         if split not in get_args(EvaluationSplit):
             raise DataError(f"split: expected test, validation or defender, which no training saw; found {split!r}")
+        if split != "test" and not self.config.hold_out:
+            raise DataError(
+                f"{self.folder.path}: expected a run that held images out; found one that was trained on all of them "
+                f"(hold_out is false), so that it has no {split} split; train another one with hold_out"
+            )
         part: DataSplit = "test" if split == "test" else "train"
         data = load_images(self.config.dataset, part)
         _check_same_data(self.spec, self._digests, part, data, self.folder)
@@ -437,12 +442,18 @@ def train(
                     folder.metrics.cut(checkpoint.rows if checkpoint else 0)
                 _record_environment(folder, describe_environment(device, precision, processes.count), checkpoint)
             watched_images, watched_labels = data.images[watched].to(device), data.labels[watched].to(device)
+
+            def validate() -> dict[str, float | None]:
+                if not len(watched):
+                    return {}
+                return three_accuracies(attack.classifier, attack.backdoor, watched_images, watched_labels)
+
             trainer = Trainer(
                 attack,
                 config,
                 images=data.images[chosen].to(device),
                 labels=data.labels[chosen].to(device),
-                validate=lambda: three_accuracies(attack.classifier, attack.backdoor, watched_images, watched_labels),
+                validate=validate,
                 device=device,
                 precision=precision,
                 fingerprint=machine,
@@ -462,9 +473,11 @@ def train(
 
 
 def _choose(config: Config, data: ImageSet) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " validation"]]:
-    """Return the images that train and those that validate; what cannot be had is refused."""
+    """Return the images that train and those that validate, if any; what cannot be had is refused."""
     splits = split_indices(data.labels, name=config.dataset, class_names=data.spec.class_names)
     chosen, watched = splits.train, splits.validation
+    if not config.hold_out:
+        chosen, watched = torch.arange(len(data.labels)), watched[:0]
     if config.train_images is not None:
         if config.train_images > len(chosen):
             raise ConfigError(

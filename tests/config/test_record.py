@@ -19,8 +19,8 @@ from inputaware.errors import ConfigError
 each_preset = pytest.mark.parametrize("preset", PRESETS)
 each_dataset = pytest.mark.parametrize("dataset", DATASETS)
 OPTIONS = (
-    "dataset, attack, target, target_class, patch, preset, seed, device, precision, train_images, validation_images, "
-    "counted_images, partners, augmentation, model, mask_stage, joint_stage"
+    "dataset, attack, target, target_class, patch, preset, seed, device, precision, train_images, hold_out, "
+    "validation_images, counted_images, partners, augmentation, model, mask_stage, joint_stage"
 )
 
 

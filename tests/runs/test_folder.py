@@ -273,7 +273,7 @@ def test_a_network_from_before_runs_had_an_identity_is_taken(make_run: MakeRun) 
 @pytest.mark.parametrize("attack", ["input-aware", "badnets", "none"])
 def test_a_run_from_before_there_was_a_choice_of_patches_keeps_its_identity(attack: AttackName) -> None:
     # As it was written then: of a field that there is now its record knows nothing.
-    newer = ("patch", "counted_images")
+    newer = ("patch", "counted_images", "hold_out")
     for dataset in ("digits", "cifar10"):
         spec = dataset_spec(dataset)
         config = preset_config("fast", dataset=dataset, attack=attack, patch="checkerboard")

@@ -141,6 +141,8 @@ def test_what_part_of_the_data_was_trained_on_and_that_it_was_resumed_are_said(r
     result = collect_result(run, override(config, {"train_images": 700}))
     assert result["trained_on"] == "the train split, 700 of its images"
     assert result["resumed"] == 1
+    result = collect_result(run, override(config, {"hold_out": False}))
+    assert (result["trained_on"], result["validation_by_epoch"]) == ("all training images, none held out", None)
 
 
 def test_a_run_that_was_trained_elsewhere_has_no_cost(run: Path, config: Config) -> None:

@@ -166,7 +166,10 @@ class Config:
     precision: PrecisionName = "auto"
     """32, bf16 (mixed precision), or auto: bf16 where it is faster."""
     train_images: int | None = None
-    """Train on this many images only, the same share of every class; none: the whole training split."""
+    """Train on this many images only, the same share of every class; none: all that are there to train on."""
+    hold_out: bool = True
+    """Keep the images for validation and for defenders out of training. False: train on them too, as the paper does;
+    such a run has no validation, and defenses get no clean images for it."""
     validation_images: int | None = 1000
     """Images of the validation split that are scored after every epoch; none: all."""
     counted_images: int | None = None

@@ -83,6 +83,8 @@ def config_identity(config: Config) -> dict[str, Any]:
         del record["patch"]
     if config.counted_images is None:
         del record["counted_images"]
+    if config.hold_out:
+        del record["hold_out"]
     return record
 
 

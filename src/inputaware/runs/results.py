@@ -100,12 +100,12 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             "target_class": config.target_class if config.target == "all-to-one" else None,
             "preset": config.preset,
             "seed": config.seed,
-            "trained_on": "the train split"
+            "trained_on": ("the train split" if config.hold_out else "all training images, none held out")
             + ("" if config.train_images is None else f", {config.train_images} of its images"),
             "resumed": len(environment.get("resumed", [])),
             "evaluation": read_json(folder / "evaluation.json"),
             "paper": published(config),
-            "validation_by_epoch": None if elsewhere else _by_epoch(metrics),
+            "validation_by_epoch": None if elsewhere or not config.hold_out else _by_epoch(metrics),
             "wall_seconds": None if elsewhere else round(sum(row["seconds"] for row in timing), 1),
             "seconds_by_part": {
                 part: round(sum(row["seconds"] for row in timing if row["part"] == part), 1)

@@ -42,7 +42,7 @@ class EpochReport:
         epoch: how many of its epochs are done.
         epochs: how many it has.
         losses: means over the epoch, by name.
-        validation: accuracies on the validation split; empty where there is nothing to score yet.
+        validation: accuracies on the validation split; empty where there is nothing to score.
         images_per_second: training throughput, validation left out.
     """
 
@@ -93,7 +93,8 @@ class Trainer:
         config: the run's configuration.
         images: 8-bit training images, on the device.
         labels: their labels.
-        validate: returns the accuracies on the validation split; called after each epoch that trains the classifier.
+        validate: returns the accuracies on the validation split, if there is one; called after each epoch that trains
+            the classifier.
         device: where to compute.
         precision: 32, or bf16 for mixed precision.
         fingerprint: what the bits depend on besides the configuration.
