@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from inputaware.api import Run
 from inputaware.attacks.base import Backdoor
+from inputaware.defenses import neural_cleanse
 from inputaware.defenses.base import CleanData, Finding, Suspect, Trial
 from inputaware.defenses.neural_cleanse import (
     ClassSearch,
@@ -255,6 +257,17 @@ def test_classes_together_find_what_class_after_class_finds() -> None:
     assert pieces.norms == pytest.approx(together.norms, rel=0.01)
     other = reverse_triggers(suspect(), data().pixels, chosen, seed=5)
     assert other.norms != pytest.approx(together.norms, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("device", "gib", "expected"), [("cpu", 80, 96), ("cuda", 80, 2048), ("cuda", 32, 2048), ("cuda", 8, 512)]
+)
+def test_as_many_images_at_once_as_memory_bears(
+    device: str, gib: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = SimpleNamespace(total_memory=gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    assert neural_cleanse._images_in_flight(torch.device(device)) == expected
 
 
 class Counting(Scores):
