@@ -8,6 +8,7 @@ from pathlib import Path
 from robustness.storage import small_config
 
 from inputaware.api import train
+from inputaware.defenses.settings import DefenseSettings, ImageRegularizationSettings
 
 __all__ = ["resident_mib", "train_many"]
 
@@ -25,10 +26,11 @@ def train_many(folder: Path, runs: int) -> list[float]:
         folder: an empty folder to work in.
         runs: how many.
     """
+    settings = DefenseSettings(image_regularization=ImageRegularizationSettings(kernels=(3,), bits=(1,)))
     held = []
     for number in range(runs):
         run = train(small_config(seed=number), folder / str(number))
-        run.defend(["image-regularization"])
+        run.defend("image-regularization", settings)
         del run
         gc.collect()
         held.append(resident_mib())

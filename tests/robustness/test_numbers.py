@@ -19,6 +19,7 @@ from inputaware.api import Run, train
 from inputaware.attacks.registry import build_attack
 from inputaware.config.fields import Config
 from inputaware.config.record import override
+from inputaware.defenses.settings import DefenseSettings, ImageRegularizationSettings, StripSettings
 from inputaware.errors import ConfigError, DataError, TrainingError
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.results import read_evaluation
@@ -192,7 +193,10 @@ def test_masks_of_nothing_are_evaluated_inspected_and_defended(tmp_path: Path) -
     assert result["trigger"]["mask_area"] == 0
     assert finite(result)
     assert finite(run.inspect())
-    assert finite(run.defend(["strip", "image-regularization"]))
+    settings = DefenseSettings(
+        strip=StripSettings(overlays=20), image_regularization=ImageRegularizationSettings(kernels=(3,), bits=(1,))
+    )
+    assert finite(run.defend(["strip", "image-regularization"], settings))
 
 
 def test_a_loss_that_only_wants_small_masks_trains(tmp_path: Path) -> None:
