@@ -15,6 +15,7 @@ from inputaware.attacks.share import Share
 from inputaware.config.presets import preset_config
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec, dataset_spec
+from inputaware.errors import DataError
 
 SPEC: DatasetSpec = dataset_spec("digits")
 BATCH = 12
@@ -185,6 +186,19 @@ def test_the_cross_entropy_reaches_the_pattern_generator_through_the_classifier(
 )
 def test_probability_at(progress: float, initial: float | None, final: float, ramp: float, expected: float) -> None:
     assert probability_at(progress, initial, final, ramp) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+def test_pixels_of_another_precision_are_refused(precision: torch.dtype) -> None:
+    attack = make_attack()
+    images = torch.rand(3, *attack.backdoor.shape, dtype=precision)
+    with pytest.raises(DataError) as caught:
+        attack.backdoor.poison(images, torch.zeros(3, dtype=torch.int64))
+    assert str(caught.value) == (
+        f"images: expected pixels in the generators' precision, torch.float64; found {precision}; "
+        "convert them with images.to(torch.float64)"
+    )
+    assert attack.backdoor.trigger(images.double())[0].dtype == torch.float64
 
 
 def test_a_trigger_is_that_of_the_image_whatever_stands_beside_it() -> None:

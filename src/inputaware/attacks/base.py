@@ -83,7 +83,7 @@ class Backdoor(ABC):
 
         Raises:
             DataError: the images have another shape than the ones that the attack was trained on, no floating-point
-                numbers, or pixels outside [0, 1].
+                numbers, or those of another precision than the generators', or pixels outside [0, 1].
         """
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             raise DataError(
@@ -120,7 +120,8 @@ class Backdoor(ABC):
 
         Raises:
             DataError: the images have another shape than the ones that the attack was trained on, no floating-point
-                numbers, or pixels outside [0, 1]; or there are not as many labels as images, or one is of no class.
+                numbers, or those of another precision than the generators', or pixels outside [0, 1]; or there are not
+                as many labels as images, or one is of no class.
         """
         if labels.shape != images.shape[:1]:
             raise DataError(
