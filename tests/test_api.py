@@ -136,17 +136,33 @@ def test_a_run_that_holds_nothing_out_trains_on_all_images_and_has_them_for_noth
         with pytest.raises(DataError) as caught:
             run.images(split)
         assert str(caught.value) == (
-            f"{run.folder.path}: expected a run that held images out; found one that was trained on all of them "
+            f"{run.folder.path}: expected a run that held images out; found one that held none out "
             f"(hold_out is false), so that it has no {split} split; train another one with hold_out"
         )
     with pytest.raises(DataError, match=r"so that it has no defender split; train another one with hold_out$"):
         run.defend("fine-pruning")
     plot = training_plot(collect_run(run.folder.path))
     assert plot is not None
-    assert plot.words == "losses and accuracies over 1 epochs"
+    assert plot.words == "losses over 1 epochs"
+    assert collect_run(run.folder.path).missing.keys() == {"inspection"}
     held = override(config, {"dataset": run.config.dataset, "hold_out": True})
     with pytest.raises(ConfigError, match=r"^joint_stage.batch_size: expected at most 16, "):
         train(held, tmp_path / "held")
+
+
+def test_what_is_not_held_out_need_not_suffice_for_three_splits_nor_be_watched(tmp_path: Path) -> None:
+    pictures = Path(write_pictures(tmp_path / "pictures"))
+    for picture in pictures.glob("train/*/[2-9].png"):
+        picture.unlink()
+    config = small_config(attack="none", hold_out=False, train_images=4, joint_stage={"epochs": 1, "batch_size": 4})
+    config = override(config, {"dataset": str(pictures)})
+    assert train(config, tmp_path / "run").folder.evaluation.exists()
+    assert fields_that_count(config) == fields_that_count(override(config, {"validation_images": 7}))
+    with pytest.raises(ConfigError) as caught:
+        train(override(config, {"train_images": 5}), tmp_path / "more")
+    assert str(caught.value) == "train_images: expected at most 4, the images of the training set; found 5"
+    with pytest.raises(DataError, match=r"expected at least 3 training images of every class"):
+        train(override(config, {"hold_out": True}), tmp_path / "held")
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -125,7 +125,7 @@ class Run:
             raise DataError(f"split: expected test, validation or defender, which no training saw; found {split!r}")
         if split != "test" and not self.config.hold_out:
             raise DataError(
-                f"{self.folder.path}: expected a run that held images out; found one that was trained on all of them "
+                f"{self.folder.path}: expected a run that held images out; found one that held none out "
                 f"(hold_out is false), so that it has no {split} split; train another one with hold_out"
             )
         part: DataSplit = "test" if split == "test" else "train"
@@ -150,7 +150,7 @@ class Run:
             What ``evaluation.json`` holds: rates as fractions, none where a notion does not apply.
 
         Raises:
-            DataError: the split is none of these, or the data set is missing or corrupt.
+            DataError: the split is none of these, or was trained on, or the data set is missing or corrupt.
             RunFolderError: the folder cannot be written or is in use.
             WriteError: the disk is full, or the folder is gone.
         """
@@ -195,7 +195,7 @@ class Run:
             ConfigError: a name is unknown, taken, no name for a file or stands twice, or a setting is out of its range.
             DefenseError: the classifier or the data are not such that the defense can work with them, or what it
                 returns is nothing that a file can hold.
-            DataError: the data set is missing or corrupt.
+            DataError: the run held no images out, or the data set is missing or corrupt.
             RunFolderError: a result with other settings, or of other code, is there, or the folder cannot be written
                 or is in use.
             TrainingError: a defense's fine-tuning did not stay finite.
@@ -474,15 +474,16 @@ def train(
 
 def _choose(config: Config, data: ImageSet) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " validation"]]:
     """Return the images that train and those that validate, if any; what cannot be had is refused."""
-    splits = split_indices(data.labels, name=config.dataset, class_names=data.spec.class_names)
-    chosen, watched = splits.train, splits.validation
-    if not config.hold_out:
-        chosen, watched = torch.arange(len(data.labels)), watched[:0]
+    if config.hold_out:
+        splits = split_indices(data.labels, name=config.dataset, class_names=data.spec.class_names)
+        chosen, watched = splits.train, splits.validation
+    else:
+        chosen, watched = torch.arange(len(data.labels)), torch.arange(0)
     if config.train_images is not None:
         if config.train_images > len(chosen):
             raise ConfigError(
-                f"train_images: expected at most {len(chosen)}, the images of the training split; "
-                f"found {config.train_images}"
+                f"train_images: expected at most {len(chosen)}, the images of the training "
+                f"{'split' if config.hold_out else 'set'}; found {config.train_images}"
             )
         chosen = subset_indices(data.labels, chosen, config.train_images)
     if config.validation_images is not None and config.validation_images < len(watched):

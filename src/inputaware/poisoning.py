@@ -163,7 +163,7 @@ def export_poisoned_split(run: Run, split: EvaluationSplit, output: Path) -> int
     Raises:
         RunFolderError: the run is a clean model, or the file exists or cannot be made.
         WriteError: the disk is full.
-        DataError: the data set is missing or corrupt.
+        DataError: the split was trained on, or the data set is missing or corrupt.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

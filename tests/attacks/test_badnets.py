@@ -15,6 +15,7 @@ from inputaware.config.presets import preset_config
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec
 from inputaware.defenses.strip import superimpose
+from inputaware.errors import DataError
 
 
 class Witness(nn.Module):
@@ -92,6 +93,13 @@ def test_a_run_has_the_patch_that_its_configuration_names(colour: DatasetSpec) -
     for name in ("checkerboard", "white"):
         attack = BadNets(make_config(patch=name), colour)
         assert torch.equal(attack.patch.pattern, PatchTrigger(colour.shape, name).pattern)
+
+
+def test_pixels_of_another_precision_than_the_patch_are_refused(colour: DatasetSpec) -> None:
+    backdoor = BadNets(make_config(), colour).backdoor
+    with pytest.raises(DataError, match=r"trigger's precision, torch.float32; found torch.float64; convert them with"):
+        backdoor.trigger(torch.rand(2, *colour.shape, dtype=torch.float64))
+    assert backdoor.trigger(torch.rand(2, *colour.shape))[1].dtype == torch.float32
 
 
 def test_the_patch_is_kept_as_weights_are() -> None:

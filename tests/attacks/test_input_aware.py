@@ -195,7 +195,7 @@ def test_pixels_of_another_precision_are_refused(precision: torch.dtype) -> None
     with pytest.raises(DataError) as caught:
         attack.backdoor.poison(images, torch.zeros(3, dtype=torch.int64))
     assert str(caught.value) == (
-        f"images: expected pixels in the generators' precision, torch.float64; found {precision}; "
+        f"images: expected pixels in the trigger's precision, torch.float64; found {precision}; "
         "convert them with images.to(torch.float64)"
     )
     assert attack.backdoor.trigger(images.double())[0].dtype == torch.float64

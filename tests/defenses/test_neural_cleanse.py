@@ -260,7 +260,7 @@ def test_classes_together_find_what_class_after_class_finds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "gib", "expected"), [("cpu", 80, 96), ("cuda", 80, 2048), ("cuda", 32, 2048), ("cuda", 8, 512)]
+    ("device", "gib", "expected"), [("cpu", 80, 96), ("cuda", 80, 2048), ("cuda", 31, 2048), ("cuda", 24, 512)]
 )
 def test_as_many_images_at_once_as_memory_bears(
     device: str, gib: int, expected: int, monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,12 @@ def test_training_curves_hold_every_epoch() -> None:
     assert [list(line.get_xdata()) for line in (losses.lines[-1], accuracies.lines[-1])] == [[1.5, 1.5]] * 2
 
 
+def test_training_curves_without_a_validation_are_losses_alone() -> None:
+    (losses,) = training_curves([{**row, "validation": {}} for row in rows()]).axes
+    np.testing.assert_allclose(losses.lines[0].get_ydata(), [3.0, 1.0, 0.5])
+    assert losses.get_xlabel() == "epoch"
+
+
 def test_a_curve_without_an_attack_has_none() -> None:
     clean = np.array([1.0, 0.5, 0.1])
     (axis,) = pruning_curve(clean, None, 1).axes

@@ -142,7 +142,7 @@ def test_what_part_of_the_data_was_trained_on_and_that_it_was_resumed_are_said(r
     assert result["trained_on"] == "the train split, 700 of its images"
     assert result["resumed"] == 1
     result = collect_result(run, override(config, {"hold_out": False}))
-    assert (result["trained_on"], result["validation_by_epoch"]) == ("all training images, none held out", None)
+    assert (result["trained_on"], result["validation_by_epoch"]) == ("the whole training set, none held out", None)
 
 
 def test_a_run_that_was_trained_elsewhere_has_no_cost(run: Path, config: Config) -> None:
@@ -154,6 +154,7 @@ def test_a_run_that_was_trained_elsewhere_has_no_cost(run: Path, config: Config)
         result = collect_result(run, config)
         assert [result[name] for name in ("validation_by_epoch", "wall_seconds", "peak_memory_mib")] == [None] * 3
         assert result["evaluation"] == {"clean_accuracy": 0.5}
+        assert result["trained_on"] == "the whole training set, by the authors' release"
 
 
 def test_a_result_is_written_as_json(run: Path, config: Config, tmp_path: Path) -> None:

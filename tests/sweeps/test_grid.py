@@ -206,6 +206,11 @@ def test_a_defense_of_ones_own_and_its_settings(tmp_path: Path, monkeypatch: pyt
             {"base": DIGITS, "runs": [{}, {"seed": -1}]},
             "grid 2 of runs: seed: expected a whole number from 0 to 9223372036854775807; found -1",
         ),
+        (
+            {"base": {**DIGITS, "hold_out": [True, False]}, "defenses": ["strip"]},
+            "hold_out: expected true in a sweep with defenses, which are given images that were held out; found false; "
+            "leave out one or the other",
+        ),
     ],
     ids=lambda value: "",
 )

@@ -74,6 +74,11 @@ class BadNetsBackdoor(Backdoor):
         super().__init__(shape=spec.shape, classes=spec.classes, target=config.target, target_class=config.target_class)
         self.patch = patch
 
+    @property
+    def precision(self) -> torch.dtype:
+        """That of the patch."""
+        return self.patch.pattern.dtype
+
     def make_trigger(
         self, images: Float[Tensor, "batch channel height width"]
     ) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch channel height width"]]:

@@ -69,6 +69,11 @@ class Backdoor(ABC):
     ) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch channel height width"]]:
         """Return mask and pattern of each image of a chunk; called in evaluation mode, float32, without gradients."""
 
+    @property
+    def precision(self) -> torch.dtype | None:
+        """The precision that pixels need, which is the trigger's; none: any."""
+        return None
+
     @final
     def trigger(
         self, images: Float[Tensor, "batch channel height width"]
@@ -83,7 +88,7 @@ class Backdoor(ABC):
 
         Raises:
             DataError: the images have another shape than the ones that the attack was trained on, no floating-point
-                numbers, or those of another precision than the generators', or pixels outside [0, 1].
+                numbers, or those of another precision than the trigger's, or pixels outside [0, 1].
         """
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             raise DataError(
@@ -94,6 +99,11 @@ class Backdoor(ABC):
             raise DataError(
                 f"images: expected pixels in [0, 1] as floating-point numbers; found {images.dtype}; "
                 "divide bytes by 255"
+            )
+        if self.precision not in (None, images.dtype):
+            raise DataError(
+                f"images: expected pixels in the trigger's precision, {self.precision}; found {images.dtype}; "
+                f"convert them with images.to({self.precision})"
             )
         # Not a number is no pixel either.
         if len(images) and not (images.min() >= 0 and images.max() <= 1):
@@ -120,7 +130,7 @@ class Backdoor(ABC):
 
         Raises:
             DataError: the images have another shape than the ones that the attack was trained on, no floating-point
-                numbers, or those of another precision than the generators', or pixels outside [0, 1]; or there are not
+                numbers, or those of another precision than the trigger's, or pixels outside [0, 1]; or there are not
                 as many labels as images, or one is of no class.
         """
         if labels.shape != images.shape[:1]:

@@ -18,7 +18,6 @@ from inputaware.config.checks import images_in_batch
 from inputaware.config.fields import Config, JointStageConfig, MaskStageConfig
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec
-from inputaware.errors import DataError
 from inputaware.models.normalize import Normalize
 from inputaware.models.registry import build_classifier
 
@@ -42,20 +41,15 @@ class InputAwareBackdoor(Backdoor):
         self.mask_generator = mask_generator
         self.pattern_generator = pattern_generator
 
+    @property
+    def precision(self) -> torch.dtype:
+        """That of the generators."""
+        return next(self.mask_generator.parameters()).dtype
+
     def make_trigger(
         self, images: Float[Tensor, "batch channel height width"]
     ) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch channel height width"]]:
-        """Return ``g_m(x)`` and ``g_p(x)``.
-
-        Raises:
-            DataError: the images have another precision than the generators.
-        """
-        precision = next(self.mask_generator.parameters()).dtype
-        if images.dtype != precision:
-            raise DataError(
-                f"images: expected pixels in the generators' precision, {precision}; found {images.dtype}; "
-                f"convert them with images.to({precision})"
-            )
+        """Return ``g_m(x)`` and ``g_p(x)``."""
         return self.mask_generator.eval()(images), self.pattern_generator.eval()(images)
 
 

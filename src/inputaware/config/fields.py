@@ -173,8 +173,8 @@ class Config:
     validation_images: int | None = 1000
     """Images of the validation split that are scored after every epoch; none: all."""
     counted_images: int | None = None
-    """Training images of your own that preset fast found, without what is held out: its schedule follows from them, and
-    this is its record; none of data sets that have a name."""
+    """Training images of your own that preset fast found, without those that hold_out keeps: its schedule follows from
+    them, whether they are kept or not, and this is its record; none of data sets that have a name."""
     partners: PartnerRule = "derangement"
     """Where the other image x' comes from. derangement: the same batch, never the image itself.
     second-order: a second random order of the set. distinct-order: the same without self-partners."""

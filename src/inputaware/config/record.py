@@ -273,6 +273,8 @@ def fields_that_count(config: Config) -> dict[str, Any]:
     if architecture == "auto":
         architecture = _ARCHITECTURES.get(config.dataset, "auto")
     unread = (*_UNREAD[config.attack], *_UNREAD_BY_ARCHITECTURE[architecture])
+    if not config.hold_out:
+        unread = (*unread, "validation_images")
     if config.target == "all-to-all":
         unread = (*unread, "target_class")
     return {

@@ -25,7 +25,7 @@ class Splits:
     validation: Int64[Tensor, " validation"]
     """What settings are chosen with."""
     defender: Int64[Tensor, " defender"]
-    """The clean images a defender is given: no training sees them."""
+    """The clean images a defender is given: no training sees them that holds images out."""
 
 
 def split_indices(

@@ -43,8 +43,8 @@ _BETAS = (0.5, 0.9)
 _IN_FLIGHT_ON_CPU, _IN_FLIGHT, _IN_FLIGHT_ON_LARGE_GPU = 96, 512, 2048
 """Images of all classes together in one forward and backward pass: on a CPU what its caches hold, on a GPU what makes
 the time of launching kernels small, as far as memory goes."""
-_LARGE_GPU = 32 * 2**30
-"""Bytes of memory."""
+_LARGE_GPU = 30 * 2**30
+"""Bytes of memory; a little less than a card of 32 GB has."""
 
 
 def squash(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -228,7 +228,7 @@ def reverse_triggers(
         seed: of the start and the order of images.
         batched: all classes that are not finished share their forward passes; else class after class.
         images_in_flight: most images in a forward pass, at least a batch; what is more goes in several. None: 96 on a
-            CPU, 2,048 on a GPU with 32 GiB or more, 512 elsewhere.
+            CPU, 2,048 on a GPU with 32 GB or more, 512 elsewhere.
         progress: told the share of the work that is done.
 
     Raises:

@@ -35,14 +35,15 @@ _TESTS = tuple(
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return losses and validation accuracies over the epochs of all stages.
+    """Return losses and validation accuracies, where there are any, over the epochs of all stages.
 
     Args:
         rows: the rows of ``metrics.jsonl``.
     """
     with style():
-        figure = _figure((5.6, 4.6))
-        losses, accuracies = figure.subplots(2, 1, sharex=True)
+        validated = any(row["validation"] for row in rows)
+        figure = _figure((5.6, 4.6 if validated else 2.6))
+        losses, *others = figure.subplots(2 if validated else 1, 1, sharex=True, squeeze=False)[:, 0]
         epochs = np.arange(1, len(rows) + 1)
         names = dict.fromkeys(name for row in rows for name in row["losses"])
         for name, line in zip(names, ("-", "--", "-.", ":") * len(names), strict=False):
@@ -51,16 +52,17 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
         if names:
             losses.set_yscale("log")
             losses.legend(ncols=2, loc="upper right")
-        for key, label, colour, line in _TESTS:
-            values = 100 * _column(rows, "validation", key)
-            if not np.isnan(values).all():
-                accuracies.plot(epochs, values, line, color=colour, label=label, marker=_marker(rows))
-        if accuracies.lines:
-            accuracies.legend(ncols=3, loc="lower right")
-        for axis in (losses, accuracies):
-            _mark_stages(axis, rows)
         losses.set(title="mean losses of each epoch")
-        accuracies.set(title="on the validation split", ylabel="percent", xlabel="epoch")
+        for accuracies in others:
+            for key, label, colour, line in _TESTS:
+                values = 100 * _column(rows, "validation", key)
+                if not np.isnan(values).all():
+                    accuracies.plot(epochs, values, line, color=colour, label=label, marker=_marker(rows))
+            accuracies.legend(ncols=3, loc="lower right")
+            accuracies.set(title="on the validation split", ylabel="percent")
+        for axis in (losses, *others):
+            _mark_stages(axis, rows)
+        (losses, *others)[-1].set(xlabel="epoch")
     return figure
 
 

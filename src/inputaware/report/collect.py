@@ -60,7 +60,7 @@ class CollectedRun:
         timing: the rows of ``timing.jsonl``.
         inspected: what its inspection found; none where there is none, or an old one that lacks arrays.
         defenses: what the defenses found that were run.
-        missing: for each part that is not there the command that makes it.
+        missing: for each part that is not there, and can be, the command that makes it.
     """
 
     path: Path
@@ -109,7 +109,8 @@ def collect_run(path: str | os.PathLike[str]) -> CollectedRun:
     if inspected is None:
         overwrite = " --overwrite" if (folder / "inspection").exists() else ""
         missing["inspection"] = f"{first}inputaware inspect {shown}{overwrite}"
-    missing |= {name: f"{first}inputaware defend {shown} {name}" for name in DEFENSES if name not in defenses}
+    if config.hold_out:  # without, there are no images that a defender could be given
+        missing |= {name: f"{first}inputaware defend {shown} {name}" for name in DEFENSES if name not in defenses}
     environment = folder / "environment.json"
     return CollectedRun(
         path=folder,

@@ -262,8 +262,8 @@ def training_plot(run: CollectedRun) -> Plot | None:
     words = ", ".join(
         f"{name.replace('_', ' ')} {100 * value:.1f} %" for name, value in last.items() if value is not None
     )
-    text = f"losses and accuracies over {len(run.epochs)} epochs" + (f"; last: {words}" if words else "")
-    return _plot(training_curves(run.epochs), text)
+    shown, end = ("losses and accuracies", f"; last: {words}") if words else ("losses", "")
+    return _plot(training_curves(run.epochs), f"{shown} over {len(run.epochs)} epochs{end}")
 
 
 def defense_plot(name: str, defended: Defended) -> Plot | None:

@@ -184,6 +184,7 @@ def _shown(run: CollectedRun, key: str, number: int) -> dict[str, Any]:
         "classes": run.spec.class_names,
         "side": run.spec.shape[2],
         "missing": run.missing,
+        "held_out": run.config.hold_out,
         "verdict": verdict(run),
         "finished": run.result is not None,
         "test_images": None if run.result is None else run.result["evaluation"]["test_images"],

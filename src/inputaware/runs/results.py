@@ -100,7 +100,7 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             "target_class": config.target_class if config.target == "all-to-one" else None,
             "preset": config.preset,
             "seed": config.seed,
-            "trained_on": ("the train split" if config.hold_out else "all training images, none held out")
+            "trained_on": _trained_on(config, elsewhere)
             + ("" if config.train_images is None else f", {config.train_images} of its images"),
             "resumed": len(environment.get("resumed", [])),
             "evaluation": read_json(folder / "evaluation.json"),
@@ -131,6 +131,12 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             f"{folder}: expected the records of a finished run; found {type(error).__name__}: {error}; "
             "restore its files or train again"
         ) from None
+
+
+def _trained_on(config: Config, elsewhere: bool) -> str:
+    if elsewhere:
+        return "the whole training set, by the authors' release"
+    return "the train split" if config.hold_out else "the whole training set, none held out"
 
 
 def _by_epoch(metrics: list[dict[str, Any]]) -> dict[str, list[Any]]:

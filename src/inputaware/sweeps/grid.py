@@ -259,6 +259,11 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
             raise ConfigError(f"runs: expected fields by name in each grid; found {short(grid)} as number {number}")
         try:
             for config in _configurations({**base, **_flat(grid), **axes}):
+                if asked and not config.hold_out:
+                    raise ConfigError(
+                        "hold_out: expected true in a sweep with defenses, which are given images that were held out; "
+                        "found false; leave out one or the other"
+                    )
                 cells.setdefault(json.dumps(fields_that_count(config), sort_keys=True), Cell(_name(config), config))
         except ConfigError as error:
             if len(grids) == 1:
