@@ -166,8 +166,8 @@ def test_the_list_needs_no_torch(tmp_path: Path) -> None:
     lines = found.stdout.splitlines()
     assert found.returncode == 0
     assert lines[0].split() == ["cifar10-all-to-one-seed-0", "left", "9", "s"]
-    assert len(lines) == 76
-    assert lines[35].split() == ["mnist-paper-all-to-all-seed-0", "left", "up", "to", "9", "s"]
+    assert len(lines) == 77
+    assert lines[36].split() == ["mnist-paper-all-to-all-seed-0", "left", "up", "to", "9", "s"]
     assert lines[-1].split() == ["defend-mnist-none-seed-4", "left", "18", "s"]
     assert "inputaware.runs.results" in found.stderr
     assert " torch\n" not in found.stderr
