@@ -137,9 +137,9 @@ def test_a_run_that_holds_nothing_out_trains_on_all_images_and_has_them_for_noth
             run.images(split)
         assert str(caught.value) == (
             f"{run.folder.path}: expected a run that held images out; found one that held none out "
-            f"(hold_out is false), so that it has no {split} split; train another one with hold_out"
+            f"(hold_out is false), so that it has no {split} split; train another one, without --no-hold-out"
         )
-    with pytest.raises(DataError, match=r"so that it has no defender split; train another one with hold_out$"):
+    with pytest.raises(DataError, match=r"so that it has no defender split; train another one, without --no-hold-out$"):
         run.defend("fine-pruning")
     plot = training_plot(collect_run(run.folder.path))
     assert plot is not None

@@ -365,6 +365,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["poison", "nowhere", "--input", "mine", "--output", "p.parquet"],
         "output: expected a folder for images; found 'p.parquet'",
     ),
+    "images as a picture": (
+        ["poison", "nowhere", "--input", "mine.png", "--output", "p.PNG"],
+        "output: expected a folder for images; found 'p.PNG'",
+    ),
     "no data set": (
         ["train"],
         "dataset: expected --dataset digits, mnist, cifar10, gtsrb or the path of a folder; found none",

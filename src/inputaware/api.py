@@ -126,7 +126,7 @@ class Run:
         if split != "test" and not self.config.hold_out:
             raise DataError(
                 f"{self.folder.path}: expected a run that held images out; found one that held none out "
-                f"(hold_out is false), so that it has no {split} split; train another one with hold_out"
+                f"(hold_out is false), so that it has no {split} split; train another one, without --no-hold-out"
             )
         part: DataSplit = "test" if split == "test" else "train"
         data = load_images(self.config.dataset, part)

@@ -32,6 +32,7 @@ from inputaware.commands import (
     TrainCommand,
 )
 from inputaware.config.checks import check_config, check_number, check_processes
+from inputaware.config.datasets import IMAGE_SUFFIXES
 from inputaware.config.fields import Config
 from inputaware.config.presets import without_effect
 from inputaware.config.record import config_to_dict, flatten
@@ -136,9 +137,11 @@ def _poison(command: PoisonCommand) -> None:
         raise ConfigError(
             "poison: expected either --input or --split; found " + ("neither" if command.input is None else "both")
         )
-    if (command.split is not None) != (command.output.suffix.lower() == ".parquet"):
-        wanted = "a folder for images" if command.split is None else "a file that ends in .parquet for a split"
-        raise ConfigError(f"output: expected {wanted}; found {str(command.output)!r}")
+    suffix = command.output.suffix.lower()
+    if command.split is None and suffix in (".parquet", *IMAGE_SUFFIXES):
+        raise ConfigError(f"output: expected a folder for images; found {str(command.output)!r}")
+    if command.split is not None and suffix != ".parquet":
+        raise ConfigError(f"output: expected a file that ends in .parquet for a split; found {str(command.output)!r}")
     from rich.console import Console
 
     from inputaware.api import Run

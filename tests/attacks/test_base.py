@@ -87,13 +87,43 @@ def test_poisoned_images_have_no_gradient_and_those_of_a_trigger_made_by_hand_ha
     torch.testing.assert_close(slope, expected)
 
 
-@pytest.mark.parametrize(("value", "found"), [(255.0, "0 to 255"), (-0.5, "-0.5 to 0"), (float("nan"), "nan to nan")])
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (255.0, "0 to 255; divide bytes by 255"),
+        (-0.5, "-0.5 to 0; divide bytes by 255"),
+        (float("nan"), "nan to nan; take out what is no number"),
+    ],
+)
 def test_pixels_that_are_none_are_refused(value: float, found: str) -> None:
     images = torch.zeros(3, 2, 3, 4)
     images[1, 0, 0, 0] = value
     with pytest.raises(DataError) as caught:
         Shade().trigger(images)
-    assert str(caught.value) == f"images: expected pixels in [0, 1]; found {found}; divide bytes by 255"
+    assert str(caught.value) == f"images: expected pixels in [0, 1]; found {found}"
+
+
+def test_what_is_no_tensor_is_refused(unchecked: None) -> None:
+    images, labels = make_images(3), torch.arange(3)
+    for given, name, found, remedy in (
+        ((images.numpy(), labels), "images", "ndarray", "torch.from_numpy(images).float()"),
+        ((images.tolist(), labels), "images", "list", "torch.from_numpy(images).float()"),
+        ((images, labels.numpy()), "labels", "ndarray", "torch.from_numpy(labels)"),
+    ):
+        with pytest.raises(DataError) as caught:
+            Shade().poison(*given)  # type: ignore[arg-type]
+        assert str(caught.value) == f"{name}: expected a tensor; found {found}; for arrays of NumPy take {remedy}"
+    with pytest.raises(DataError, match=r"^images: expected a tensor; found ndarray; "):
+        Shade().trigger(images.numpy())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.int32, torch.bool])
+def test_labels_that_are_no_whole_numbers_are_refused(precision: torch.dtype, unchecked: None) -> None:
+    with pytest.raises(DataError) as caught:
+        Shade("all-to-all").poison(make_images(3), torch.arange(3).to(precision))
+    assert str(caught.value) == (
+        f"labels: expected whole numbers of 64 bits, torch.int64; found {precision}; convert them with labels.long()"
+    )
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 5], [-1, 0, 4]])

@@ -88,8 +88,10 @@ class Backdoor(ABC):
 
         Raises:
             DataError: the images have another shape than the ones that the attack was trained on, no floating-point
-                numbers, or those of another precision than the trigger's, or pixels outside [0, 1].
+                numbers, or those of another precision than the trigger's, or pixels outside [0, 1]; or they are no
+                tensor.
         """
+        _check_tensor("images", images, "torch.from_numpy(images).float()")
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             raise DataError(
                 f"images: expected a tensor of shape (batch, {', '.join(map(str, self.shape))}); "
@@ -107,9 +109,9 @@ class Backdoor(ABC):
             )
         # Not a number is no pixel either.
         if len(images) and not (images.min() >= 0 and images.max() <= 1):
+            remedy = "take out what is no number" if images.isnan().any() else "divide bytes by 255"
             raise DataError(
-                f"images: expected pixels in [0, 1]; found {images.min().item():g} to {images.max().item():g}; "
-                "divide bytes by 255"
+                f"images: expected pixels in [0, 1]; found {images.min().item():g} to {images.max().item():g}; {remedy}"
             )
         with torch.no_grad(), full_float32():
             parts = [self.make_trigger(chunk) for chunk in in_chunks(images)]
@@ -131,8 +133,16 @@ class Backdoor(ABC):
         Raises:
             DataError: the images have another shape than the ones that the attack was trained on, no floating-point
                 numbers, or those of another precision than the trigger's, or pixels outside [0, 1]; or there are not
-                as many labels as images, or one is of no class.
+                as many labels as images, or they are no whole numbers of 64 bits, or one is of no class; or one of both
+                is no tensor.
         """
+        _check_tensor("images", images, "torch.from_numpy(images).float()")
+        _check_tensor("labels", labels, "torch.from_numpy(labels)")
+        if labels.dtype != torch.int64:
+            raise DataError(
+                f"labels: expected whole numbers of 64 bits, torch.int64; found {labels.dtype}; "
+                "convert them with labels.long()"
+            )
         if labels.shape != images.shape[:1]:
             raise DataError(
                 f"labels: expected a tensor of shape ({len(images)},), a class for each image; "
@@ -146,6 +156,11 @@ class Backdoor(ABC):
         # A gradient of the blend alone, with the trigger for a constant, would be that of no function of the image.
         with torch.no_grad():
             return Poisoned(apply_trigger(images, masks, patterns), masks, patterns, self.targets(labels))
+
+
+def _check_tensor(name: str, value: object, remedy: str) -> None:
+    if not isinstance(value, Tensor):
+        raise DataError(f"{name}: expected a tensor; found {type(value).__name__}; for arrays of NumPy take {remedy}")
 
 
 @dataclass(frozen=True)
