@@ -369,6 +369,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["poison", "nowhere", "--input", "mine.png", "--output", "p.PNG"],
         "output: expected a folder for images; found 'p.PNG'",
     ),
+    "a data set of the paper's": (
+        ["reproduce", "--dataset", "mnits"],
+        "dataset: expected one of digits, mnist, cifar10, gtsrb; found 'mnits'; did you mean mnist?",
+    ),
     "no data set": (
         ["train"],
         "dataset: expected --dataset digits, mnist, cifar10, gtsrb or the path of a folder; found none",

@@ -99,7 +99,10 @@ def test_rounds(quick: bool, repeats: int | None, expected: tuple[int, int]) -> 
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
-    "data set": (["--dataset=minst"], "dataset: expected one of digits, mnist, cifar10, gtsrb; found 'minst'"),
+    "data set": (
+        ["--dataset=minst"],
+        "dataset: expected one of digits, mnist, cifar10, gtsrb; found 'minst'; did you mean mnist?",
+    ),
     "repeats": (["--repeats=0"], "repeats: expected a whole number of at least 1; found 0"),
     "negative repeats": (["--repeats=-3"], "repeats: expected a whole number of at least 1; found -3"),
     "device": (["--device=tpu"], "device: expected auto, cpu, cuda, cuda:N or mps; found 'tpu'"),

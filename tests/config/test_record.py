@@ -112,7 +112,8 @@ def test_a_configuration_of_before_there_was_a_choice_has_the_checkerboard() -> 
         (
             "model.depth",
             3,
-            "model.depth: unknown option; expected one of architecture, hidden_units, dropout, width",
+            "model.depth: unknown option; expected one of architecture, hidden_units, dropout, width; "
+            "did you mean width?",
         ),
         (
             "augmentation.zz",

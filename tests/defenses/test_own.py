@@ -280,7 +280,7 @@ def test_a_built_in_one_is_made_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 9}, "size: unknown option; expected one of side"),
+        ({"size": 9}, "size: unknown option; expected one of side; did you mean side?"),
         ({"side": "9"}, "side: expected a whole number; found '9'"),
     ],
 )
@@ -325,7 +325,7 @@ def test_settings_stand_among_those_of_the_others(file: Path) -> None:
     changed = override(settings, {"own": {"side": 9}, "strip": {"overlays": 7}})
     assert changed.own.side == 9  # type: ignore[attr-defined]
     assert changed.strip.overlays == 7
-    with pytest.raises(ConfigError, match=r"^own\.size: unknown option; expected one of side$"):
+    with pytest.raises(ConfigError, match=r"^own\.size: unknown option; expected one of side; did you mean side\?$"):
         override(settings, {"own": {"size": 9}})
 
 

@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from inputaware.config.fields import ArchitectureName, AttackName, Config
-from inputaware.errors import ConfigError
+from inputaware.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     import cattrs
@@ -46,7 +46,9 @@ def _merge(settings: Any, changes: Mapping[str, Any], prefix: str) -> dict[str, 
     merged = config_to_dict(settings)
     for key, value in changes.items():
         if key not in merged:
-            raise ConfigError(f"{prefix}{key}: unknown option; expected one of {', '.join(merged)}")
+            raise ConfigError(
+                f"{prefix}{key}: unknown option; expected one of {', '.join(merged)}{did_you_mean(key, merged)}"
+            )
         part = getattr(settings, key)
         if dataclasses.is_dataclass(part):
             if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from inputaware.errors import ConfigError, DataError
+from inputaware.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["DatasetSpec", "dataset_spec", "spec_of_images"]
 
@@ -122,7 +122,7 @@ def dataset_spec(name: str) -> DatasetSpec:
         DataError: the name is not one of these.
     """
     if name not in _SPECS:
-        raise DataError(f"dataset: expected one of {', '.join(_SPECS)}; found {name!r}")
+        raise DataError(f"dataset: expected one of {', '.join(_SPECS)}; found {name!r}{did_you_mean(name, _SPECS)}")
     return _SPECS[name]
 
 

@@ -12,7 +12,7 @@ from inputaware.config.datasets import DATASETS
 from inputaware.config.fields import PrecisionName, PresetName
 from inputaware.data.cache import load_images
 from inputaware.data.spec import dataset_spec
-from inputaware.errors import ConfigError, DataError
+from inputaware.errors import ConfigError, DataError, did_you_mean
 from inputaware.evaluation.words import duration
 from inputaware.report.collect import collect_run
 from inputaware.reproduction.estimate import seconds_of_work, seconds_per_image
@@ -136,7 +136,9 @@ def _check(items: Sequence[str], dataset: str, seeds: Sequence[int]) -> tuple[It
         if name not in ITEM_NAMES:
             raise ConfigError(f"item: expected one of {', '.join(ITEM_NAMES)}; found {name!r}")
     if dataset not in DATASETS:
-        raise ConfigError(f"dataset: expected one of {', '.join(DATASETS)}; found {dataset!r}")
+        raise ConfigError(
+            f"dataset: expected one of {', '.join(DATASETS)}; found {dataset!r}{did_you_mean(dataset, DATASETS)}"
+        )
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds: expected at least one, each once; found {', '.join(map(str, seeds)) or 'none'}")
     for seed in seeds:
