@@ -22,9 +22,11 @@ from inputaware.config.record import fields_that_count, override
 from inputaware.data import sources
 from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.sources import read_source
+from inputaware.defenses.settings import DEFENSES
 from inputaware.errors import ConfigError, DataError, RunFolderError
 from inputaware.report.collect import collect_run
 from inputaware.report.figures import training_plot
+from inputaware.report.render import render_report
 from inputaware.runs.files import read_json, write_json
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.journal import Journal
@@ -141,10 +143,13 @@ def test_a_run_that_holds_nothing_out_trains_on_all_images_and_has_them_for_noth
         )
     with pytest.raises(DataError, match=r"so that it has no defender split; train another one, without --no-hold-out$"):
         run.defend("fine-pruning")
-    plot = training_plot(collect_run(run.folder.path))
+    collected = collect_run(run.folder.path)
+    plot = training_plot(collected)
     assert plot is not None
     assert plot.words == "losses over 1 epochs"
-    assert collect_run(run.folder.path).missing.keys() == {"inspection"}
+    assert collected.missing.keys() == {"inspection"}
+    page = render_report([collected])
+    assert page.count("It has not been run on this model, which held no images out for a defender.") == len(DEFENSES)
     held = override(config, {"dataset": run.config.dataset, "hold_out": True})
     with pytest.raises(ConfigError, match=r"^joint_stage.batch_size: expected at most 16, "):
         train(held, tmp_path / "held")
