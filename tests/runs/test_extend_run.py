@@ -1,0 +1,154 @@
+"""A run with more epochs made from a shorter one: the script beside a run that had them from the start."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inputaware import Run, preset_config, train
+from inputaware.config.fields import Config
+from inputaware.config.record import override
+from inputaware.errors import ConfigError, RunFolderError
+from inputaware.runs.checkpoint import load_tensors
+from inputaware.runs.files import read_json, write_json
+from inputaware.runs.folder import RunFolder
+from inputaware.runs.results import collect_result
+
+Runner = Callable[..., subprocess.CompletedProcess[str]]
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "extend-run"
+
+
+def settings(epochs: int, **options: Any) -> Config:
+    """Return a small training in the paper's schedule, whose rates fall after the first epoch."""
+    config = preset_config(
+        "paper", dataset="digits", train_images=200, precision="32", device="cpu", model={"hidden_units": 8}
+    )
+    falling = {"milestones": (1,)}
+    stages = {
+        "mask_stage": {"epochs": 1},
+        "joint_stage": {"epochs": epochs, "classifier": falling, "generator": falling},
+    }
+    return override(config, stages | options)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return a run with one joint epoch."""
+    return train(settings(1), tmp_path_factory.mktemp("runs") / "short run")
+
+
+def test_the_run_comes_to_what_a_long_one_comes_to(short: Run, tmp_path: Path, run_script: Runner) -> None:
+    before = {path: path.read_bytes() for path in short.folder.path.rglob("*") if path.is_file()}
+    new = tmp_path / "long"
+    found = run_script(SCRIPT, str(short.folder), "--joint-epochs", "3", "--output", str(new))
+    go_on = f"inputaware train --resume --output {new}"
+    assert found.stderr == ""
+    assert found.returncode == 0
+    assert found.stdout == f"{new}: 1 of 3 joint epochs are done; go on with: {go_on}\n"
+    assert {path: path.read_bytes() for path in short.folder.path.rglob("*") if path.is_file()} == before
+    run, beside = train(None, new, resume=True), train(settings(3), tmp_path / "beside")
+    for name in ("config.json", "metrics.jsonl", "evaluation.json"):
+        assert (new / name).read_bytes() == (beside.folder.path / name).read_bytes()
+    for name in ("classifier", "mask_generator", "pattern_generator"):
+        tensors, metadata = load_tensors(new / f"{name}.safetensors")
+        others, of_others = load_tensors(beside.folder.path / f"{name}.safetensors")
+        assert metadata == of_others
+        assert all(torch.equal(tensors[key], others[key]) for key in tensors | others)
+    record = read_json(run.folder.environment)
+    assert record["command"].endswith(
+        f" && scripts/extend-run '{short.folder}' --joint-epochs 3 --output {new} && {go_on}"
+    )
+    # What the short one's epochs took is counted, and one evaluation.
+    result = collect_result(new, run.config)
+    rows = [(row["part"], row["epoch"]) for row in run.folder.timing.rows()]
+    assert rows.count(("evaluation", None)) == 1
+    assert ("joint", 1) in rows
+    assert ("joint", 3) in rows
+    assert result["resumed"] == 1
+    assert len(result["validation_by_epoch"]["clean_accuracy"]) == 3
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_epochs_that_are_no_more_are_refused(epochs: int, short: Run, tmp_path: Path, run_script: Runner) -> None:
+    found = run_script(SCRIPT, str(short.folder), "--joint-epochs", str(epochs), "--output", str(tmp_path / "new"))
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == f"extend-run: joint_epochs: expected more than the run's 1; found {epochs}\n"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_whose_schedule_depends_on_its_length_is_refused(load_script: Any) -> None:
+    longer = load_script(SCRIPT).longer
+    fast = preset_config("fast", dataset="digits")
+    start = (
+        "run: expected one whose first epochs do not depend on how many there are, as with preset paper; found "
+        "joint_stage.classifier.schedule one-cycle"
+    )
+    end = "; train anew with --joint-stage.epochs 200"
+    shares = "joint_stage.initial_attack_probability 0.17, joint_stage.initial_cross_probability 0.33"
+    for attack, more in (
+        ("input-aware", f", joint_stage.generator.schedule one-cycle, {shares}"),
+        ("badnets", f", {shares}"),
+        ("none", ""),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            longer(replace(fast, attack=attack), 200)
+        assert str(caught.value) == start + more + end
+    assert longer(settings(1), 200) == settings(200)
+
+
+def test_a_run_that_is_not_finished_is_refused(
+    short: Run, copy_of_run: Path, tmp_path: Path, run_script: Runner
+) -> None:
+    def ask() -> str:
+        found = run_script(SCRIPT, str(copy_of_run), "--joint-epochs", "2", "--output", str(tmp_path / "new"))
+        assert (found.returncode, found.stdout) == (2, "")
+        assert not (tmp_path / "new").exists()
+        return found.stderr
+
+    (copy_of_run / "evaluation.json").rename(copy_of_run / "aside")
+    assert ask() == (
+        f"extend-run: {copy_of_run}: expected a finished run; found an unfinished one; "
+        f"finish it with: inputaware train --resume --output {copy_of_run}\n"
+    )
+    (copy_of_run / "aside").rename(copy_of_run / "evaluation.json")
+    folder = RunFolder(copy_of_run)
+    config = read_json(copy_of_run / "config.json")
+    write_json(copy_of_run / "config.json", config | {"seed": 1})
+    assert ask() == (
+        f"extend-run: {folder.checkpoint}: expected the state at the run's end; found another; train anew\n"
+    )
+    (copy_of_run / "config.json").unlink()
+    assert "expected a run folder with a config.json" in ask()
+
+
+def test_a_run_that_was_trained_elsewhere_is_refused(copy_of_run: Path, tmp_path: Path, load_script: Any) -> None:
+    script = load_script(SCRIPT)
+    folder = RunFolder(copy_of_run)
+    state = script.load_checkpoint(folder.checkpoint)
+    script.save_checkpoint(folder.checkpoint, replace(state, rows=0))
+    with pytest.raises(RunFolderError) as caught:
+        script.last_checkpoint(folder, folder.config())
+    assert str(caught.value) == f"{folder}: expected a run that was trained here; found an imported one"
+
+
+def test_an_existing_folder_is_not_overwritten(short: Run, tmp_path: Path, run_script: Runner) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "mine").touch()
+    found = run_script(SCRIPT, str(short.folder), "--joint-epochs", "3", "--output", str(tmp_path / "new"))
+    assert found.returncode == 2
+    assert "output: expected" in found.stderr
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"]
+
+
+@pytest.fixture
+def copy_of_run(short: Run, tmp_path: Path) -> Path:
+    """Return a copy of the short run."""
+    return Path(shutil.copytree(short.folder.path, tmp_path / "copy"))
