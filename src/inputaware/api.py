@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -42,7 +41,7 @@ from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.inspection.inspect import inspect_classifier
 from inputaware.models.registry import last_convolution, last_map
 from inputaware.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from inputaware.runs.description import run_identity
+from inputaware.runs.description import resume_command, run_identity
 from inputaware.runs.environment import (
     describe_environment,
     fingerprint,
@@ -400,7 +399,7 @@ def train(
         # Before the folder is made; a run that goes on asks its checkpoint first.
         precision = processes.first(resolve_precision(config.precision, device))
         if not folder.finished and _is_run(folder):
-            again = f"inputaware train --resume --output {shlex.quote(str(folder.path))}"
+            again = resume_command(folder.path)
             raise RunFolderError(
                 f"output: expected a folder that does not exist yet; found the unfinished run {str(folder.path)!r}; go "
                 f"on with it ({again}), or choose another one"

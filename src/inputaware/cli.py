@@ -310,6 +310,7 @@ def _benchmark(command: BenchmarkCommand) -> None:
 
 def _import_official(command: ImportOfficialCommand) -> None:
     from inputaware.api import import_official
+    from inputaware.runs.description import resume_command
 
     official = import_official(command.file, command.output)
     if command.json:
@@ -329,7 +330,7 @@ def _import_official(command: ImportOfficialCommand) -> None:
         return
     folder = shlex.quote(str(command.output))
     networks = ", ".join(name.replace("_", " ") for name in official.weights)
-    next_step = f"inputaware evaluate {folder}" if official.complete else f"inputaware train --resume --output {folder}"
+    next_step = f"inputaware evaluate {folder}" if official.complete else resume_command(command.output)
     _say(
         f"{official.config.dataset}, {official.config.target}, {networks} after epoch {official.epoch}\n"
         f"Run folder: {command.output}\nNext: {next_step}"

@@ -86,7 +86,9 @@ def test_only_the_parts_asked_for_are_measured(tmp_path: Path, capsys: pytest.Ca
     assert "Latency" not in out
     assert str(plot) in out
     assert plot.read_text().lstrip().startswith("<?xml")
-    assert set(benchmark(dataset="digits", parts=["startup"])) == {"settings", "environment", "startup"}
+    result = benchmark(dataset="digits", parts=["startup"], precision="bf16")
+    assert set(result) == {"settings", "environment", "startup"}
+    assert result["environment"]["precision"] == "32"  # nothing was trained
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,11 @@ def test_without_the_extra_it_says_what_to_install(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "sweep.yaml").write_text("base: {dataset: digits}")
     monkeypatch.setitem(sys.modules, package, None)
+    file = tmp_path / "sweep.yaml"
+    assert main(["sweep", str(file), "--output", str(tmp_path / "sweep")]) == 2
+    assert f"{file}: expected a sweep's YAML file; found: No such file or directory" in capsys.readouterr().err
+    file.write_text("base: {dataset: digits}")
     assert main(["sweep", str(tmp_path / "sweep.yaml"), "--output", str(tmp_path / "sweep")]) == 2
     assert (
         capsys.readouterr().err

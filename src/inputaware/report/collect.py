@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from inputaware.config.fields import Config
 from inputaware.data.spec import DatasetSpec
 from inputaware.defenses.settings import DEFENSES
-from inputaware.runs.description import read_description
+from inputaware.runs.description import read_description, resume_command
 from inputaware.runs.files import read_arrays, read_json
 from inputaware.runs.journal import Journal
 from inputaware.runs.results import collect_result
@@ -104,7 +104,7 @@ def collect_run(path: str | os.PathLike[str]) -> CollectedRun:
     shown = shlex.quote(os.fspath(path))
     missing = {}
     if not finished:
-        missing["evaluation"] = f"inputaware train --resume --output {shown}"
+        missing["evaluation"] = resume_command(path)
     first = "" if finished else f"{missing['evaluation']} && "
     if inspected is None:
         overwrite = " --overwrite" if (folder / "inspection").exists() else ""

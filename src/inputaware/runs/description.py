@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.runs.files import read_json, write_json
 
-__all__ = ["read_description", "read_digests", "run_identity", "write_description"]
+__all__ = ["read_description", "read_digests", "resume_command", "run_identity", "write_description"]
 
 
 def read_description(folder: Path) -> tuple[Config, DatasetSpec]:
@@ -92,6 +93,15 @@ def run_identity(config: Config, spec: DatasetSpec) -> str:
     """
     record = {**config_identity(config), "data": asdict(spec)}
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def resume_command(folder: str | os.PathLike[str]) -> str:
+    """Return the command that goes on with a run.
+
+    Args:
+        folder: the run's.
+    """
+    return f"inputaware train --resume --output {shlex.quote(os.fspath(folder))}"
 
 
 def _spec_from_dict(data: dict[str, Any]) -> DatasetSpec:

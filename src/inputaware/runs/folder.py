@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.errors import RunFolderError
 from inputaware.models.registry import architecture_name
 from inputaware.runs.checkpoint import load_tensors, save_tensors
-from inputaware.runs.description import read_description, read_digests, run_identity, write_description
+from inputaware.runs.description import read_description, read_digests, resume_command, run_identity, write_description
 from inputaware.runs.environment import peak_memory_mib
 from inputaware.runs.files import check_new_folder, open_unlinked, write_folder, writing
 from inputaware.runs.journal import Journal
@@ -256,7 +255,7 @@ class RunFolder:
         if not path.exists():
             raise RunFolderError(
                 f"{path}: expected a trained network; found none: training is not finished; "
-                f"go on with: inputaware train --resume --output {shlex.quote(str(self))}"
+                f"go on with: {resume_command(self.path)}"
             )
         tensors, metadata = load_tensors(path)
         for key, expected in _metadata(name, config, spec).items():

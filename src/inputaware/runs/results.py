@@ -11,6 +11,7 @@ from typing import Any
 from inputaware.config.fields import Config
 from inputaware.config.record import config_to_dict
 from inputaware.errors import RunFolderError
+from inputaware.runs.description import resume_command
 from inputaware.runs.files import read_json
 from inputaware.runs.journal import Journal, last_of_each
 
@@ -83,7 +84,7 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
     if not (folder / "evaluation.json").exists():
         raise RunFolderError(
             f"{folder}: expected a finished run with an evaluation.json; found none; "
-            f"go on with: inputaware train --resume --output {shlex.quote(str(folder))}"
+            f"go on with: {resume_command(folder)}"
         )
     environment = read_json(folder / "environment.json")
     rows = Journal(folder / "timing.jsonl").rows()

@@ -98,6 +98,10 @@ def read_sweep(path: Path, defenses: Sequence[str] = ()) -> dict[str, Any]:
             PyYAML is not installed.
     """
     try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a sweep's YAML file; found: {error.strerror}") from None
+    try:
         import yaml
     except ImportError:
         raise ConfigError(
@@ -105,9 +109,7 @@ def read_sweep(path: Path, defenses: Sequence[str] = ()) -> dict[str, Any]:
             "in the checkout: pip install -c constraints.txt -e '.[cluster]'"
         ) from None
     try:
-        description = yaml.load(path.read_text(encoding="utf-8"), _strict_loader())
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a sweep's YAML file; found: {error.strerror}") from None
+        description = yaml.load(content.decode(), _strict_loader())
     except (
         yaml.YAMLError,
         ArithmeticError,
