@@ -1,4 +1,4 @@
-"""A run with more epochs made from a shorter one: the script beside a run that had them from the start."""
+"""A run with another number of epochs: the script beside a run that had it from the start."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import torch
 from inputaware import Run, preset_config, train
 from inputaware.config.fields import Config
 from inputaware.config.record import override
-from inputaware.errors import ConfigError, RunFolderError
-from inputaware.runs.checkpoint import load_tensors
-from inputaware.runs.files import read_json, write_json
+from inputaware.errors import ConfigError
+from inputaware.runs.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from inputaware.runs.files import read_json
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.results import collect_result
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "extend-run"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "set-epochs"
 
 
 def settings(epochs: int, **options: Any) -> Config:
@@ -52,7 +52,7 @@ def test_the_run_comes_to_what_a_long_one_comes_to(short: Run, tmp_path: Path, r
     go_on = f"inputaware train --resume --output {new}"
     assert found.stderr == ""
     assert found.returncode == 0
-    assert found.stdout == f"{new}: 1 of 3 joint epochs are done; go on with: {go_on}\n"
+    assert found.stdout == f"{new}: a run of 3 joint epochs that has begun; go on with: {go_on}\n"
     assert {path: path.read_bytes() for path in short.folder.path.rglob("*") if path.is_file()} == before
     run, beside = train(None, new, resume=True), train(settings(3), tmp_path / "beside")
     for name in ("config.json", "metrics.jsonl", "evaluation.json"):
@@ -64,7 +64,7 @@ def test_the_run_comes_to_what_a_long_one_comes_to(short: Run, tmp_path: Path, r
         assert all(torch.equal(tensors[key], others[key]) for key in tensors | others)
     record = read_json(run.folder.environment)
     assert record["command"].endswith(
-        f" && scripts/extend-run '{short.folder}' --joint-epochs 3 --output {new} && {go_on}"
+        f" && scripts/set-epochs '{short.folder}' --joint-epochs 3 --output {new} && {go_on}"
     )
     # What the short one's epochs took is counted, and one evaluation.
     result = collect_result(new, run.config)
@@ -76,16 +76,30 @@ def test_the_run_comes_to_what_a_long_one_comes_to(short: Run, tmp_path: Path, r
     assert len(result["validation_by_epoch"]["clean_accuracy"]) == 3
 
 
-@pytest.mark.parametrize("epochs", [0, 1])
-def test_epochs_that_are_no_more_are_refused(epochs: int, short: Run, tmp_path: Path, run_script: Runner) -> None:
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_fewer_epochs_than_are_done_are_refused(epochs: int, short: Run, tmp_path: Path, run_script: Runner) -> None:
     found = run_script(SCRIPT, str(short.folder), "--joint-epochs", str(epochs), "--output", str(tmp_path / "new"))
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == f"extend-run: joint_epochs: expected more than the run's 1; found {epochs}\n"
+    assert found.stderr == (f"set-epochs: joint_epochs: expected at least 1, which are done or begun; found {epochs}\n")
     assert not (tmp_path / "new").exists()
 
 
+def test_an_unfinished_run_ends_earlier(short: Run, copy_of_run: Path, tmp_path: Path, run_script: Runner) -> None:
+    (copy_of_run / "evaluation.json").unlink()
+    # As of a run that goes on while it is copied: a whole row and a torn one that the checkpoint does not know.
+    rows = (copy_of_run / "metrics.jsonl").read_text()
+    (copy_of_run / "metrics.jsonl").write_text(rows + rows.splitlines()[-1] + '\n{"stage": "jo')
+    wanted = run_script(SCRIPT, str(copy_of_run), "--joint-epochs", "2", "--output", str(tmp_path / "two"))
+    assert wanted.returncode == 0
+    ended = run_script(SCRIPT, str(tmp_path / "two"), "--joint-epochs", "1", "--output", str(tmp_path / "one"))
+    assert ended.returncode == 0
+    run = train(None, tmp_path / "one", resume=True)
+    for name in ("config.json", "metrics.jsonl", "evaluation.json"):
+        assert (run.folder.path / name).read_bytes() == (short.folder.path / name).read_bytes()
+
+
 def test_a_run_whose_schedule_depends_on_its_length_is_refused(load_script: Any) -> None:
-    longer = load_script(SCRIPT).longer
+    with_epochs = load_script(SCRIPT).with_epochs
     fast = preset_config("fast", dataset="digits")
     start = (
         "run: expected one whose first epochs do not depend on how many there are, as with preset paper; found "
@@ -99,44 +113,33 @@ def test_a_run_whose_schedule_depends_on_its_length_is_refused(load_script: Any)
         ("none", ""),
     ):
         with pytest.raises(ConfigError) as caught:
-            longer(replace(fast, attack=attack), 200)
+            with_epochs(replace(fast, attack=attack), 200)
         assert str(caught.value) == start + more + end
-    assert longer(settings(1), 200) == settings(200)
+    assert with_epochs(settings(1), 200) == settings(200)
 
 
-def test_a_run_that_is_not_finished_is_refused(
-    short: Run, copy_of_run: Path, tmp_path: Path, run_script: Runner
-) -> None:
-    def ask() -> str:
-        found = run_script(SCRIPT, str(copy_of_run), "--joint-epochs", "2", "--output", str(tmp_path / "new"))
+def test_what_is_no_state_of_the_run_is_refused(copy_of_run: Path, tmp_path: Path, run_script: Runner) -> None:
+    def ask(epochs: int = 2) -> str:
+        new = tmp_path / "new"
+        found = run_script(SCRIPT, str(copy_of_run), "--joint-epochs", str(epochs), "--output", str(new))
         assert (found.returncode, found.stdout) == (2, "")
-        assert not (tmp_path / "new").exists()
+        assert not new.exists()
         return found.stderr
 
-    (copy_of_run / "evaluation.json").rename(copy_of_run / "aside")
-    assert ask() == (
-        f"extend-run: {copy_of_run}: expected a finished run; found an unfinished one; "
-        f"finish it with: inputaware train --resume --output {copy_of_run}\n"
-    )
-    (copy_of_run / "aside").rename(copy_of_run / "evaluation.json")
     folder = RunFolder(copy_of_run)
-    config = read_json(copy_of_run / "config.json")
-    write_json(copy_of_run / "config.json", config | {"seed": 1})
+    state = load_checkpoint(folder.checkpoint)
+    save_checkpoint(folder.checkpoint, replace(state, steps=1))
+    assert "expected at least 2, which are done or begun; found 1" in ask(1)
+    save_checkpoint(folder.checkpoint, replace(state, rows=0))
     assert ask() == (
-        f"extend-run: {folder.checkpoint}: expected the state at the run's end; found another; train anew\n"
+        f"set-epochs: {folder}: expected a run that was trained here, an epoch at least; found none of it\n"
     )
-    (copy_of_run / "config.json").unlink()
-    assert "expected a run folder with a config.json" in ask()
-
-
-def test_a_run_that_was_trained_elsewhere_is_refused(copy_of_run: Path, tmp_path: Path, load_script: Any) -> None:
-    script = load_script(SCRIPT)
-    folder = RunFolder(copy_of_run)
-    state = script.load_checkpoint(folder.checkpoint)
-    script.save_checkpoint(folder.checkpoint, replace(state, rows=0))
-    with pytest.raises(RunFolderError) as caught:
-        script.last_checkpoint(folder, folder.config())
-    assert str(caught.value) == f"{folder}: expected a run that was trained here; found an imported one"
+    save_checkpoint(folder.checkpoint, replace(state, run="another"))
+    assert ask() == (
+        f"set-epochs: {folder.checkpoint}: expected the run's own checkpoint; found another one's; train anew\n"
+    )
+    folder.checkpoint.unlink()
+    assert "expected this file of a run folder; found none" in ask()
 
 
 def test_an_existing_folder_is_not_overwritten(short: Run, tmp_path: Path, run_script: Runner) -> None:
