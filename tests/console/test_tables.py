@@ -52,6 +52,11 @@ def test_rates_are_percent_with_the_paper_beside_them() -> None:
     assert cells(table, 1) == ["99.00", "100.00", "98.77", "95.00 ± 0.12"]
     assert cells(table, 2) == ["99.54", "99.54", "-", "95.25"]
     assert table.caption == "360 images; trigger: 3.2 % of the image's area, PSNR 20.0 dB"
+    nearest = {"images": 2000, "keeps_label": 0.25, "gets_target": 0.5}
+    assert evaluation_table(RESULT | {"reuse": {"nearest": nearest}}, PAPER, "run").caption == (
+        f"{table.caption}\nWith the trigger of the most similar of 2000 images 25.0 % keep their true label, "
+        "50.0 % get the attacker's."
+    )
 
 
 def test_what_does_not_apply_is_a_dash() -> None:

@@ -147,6 +147,20 @@ def test_cross_accuracy_is_the_mean_over_pairings() -> None:
     assert result == evaluate(Reader(), Copier(), *make_images([0] * 20 + [1] * 20), CLASSES)
 
 
+def test_a_trigger_works_on_the_image_that_resembles_its_own() -> None:
+    # Each class has two images, which are alike, so that the nearest one's trigger fires and hardly any other does.
+    result = evaluate(Reader(), Copier("all-to-one"), *make_images([0, 1, 2, 3] * 2), CLASSES)
+    # Predicted 1 2 3 0, wanted is 1, which images of class 1 are already.
+    assert result["reuse"]["nearest"] == {"images": 8, "distance": 0, "keeps_label": 0, "gets_target": 2 / 6}
+    rows = result["reuse"]["by_distance"]
+    assert sum(row["pairs"] for row in rows) == 3 * 8
+    assert [row["distance"] for row in rows] == sorted(row["distance"] for row in rows)
+    assert sum(row["pairs"] * row["keeps_label"] for row in rows) / 24 == pytest.approx(result["cross_accuracy"])
+    # Those of one class are the most similar.
+    assert rows[0]["keeps_label"] == 0
+    assert {row["keeps_label"] for row in rows if row["distance"] > 0.03} == {1}
+
+
 def test_rounding_to_8_bits_can_stop_a_trigger() -> None:
     # 0.9 lies between 229 and 230 of 255; 229.4 rounds down to 0.898.
     result = evaluate(Reader(229.2 / 255), Copier(brightness=229.4 / 255), *make_images(LABELS), CLASSES)
@@ -161,16 +175,15 @@ def test_rounding_to_8_bits_can_stop_a_trigger() -> None:
 def test_a_clean_model_has_no_attack() -> None:
     result = evaluate(Reader(), None, *make_images(LABELS, SHOWN), CLASSES)
     assert result["clean_accuracy"] == 6 / 8
-    assert {key: result[key] for key in (*ATTACK_KEYS, *CROSS_KEYS, "trigger")} == dict.fromkeys(
-        (*ATTACK_KEYS, *CROSS_KEYS, "trigger")
-    )
+    keys = (*ATTACK_KEYS, *CROSS_KEYS, "reuse", "trigger")
+    assert {key: result[key] for key in keys} == dict.fromkeys(keys)
     assert set(result["per_class"]) == {"images", "clean_accuracy"}
 
 
 def test_a_universal_trigger_has_no_cross_test() -> None:
     result = evaluate(Reader(), Copier(universal=True), *make_images(LABELS), CLASSES)
     assert result["attack_success_rate"] == 1
-    assert {key: result[key] for key in CROSS_KEYS} == dict.fromkeys(CROSS_KEYS)
+    assert {key: result[key] for key in (*CROSS_KEYS, "reuse")} == dict.fromkeys((*CROSS_KEYS, "reuse"))
     assert "cross_accuracy" not in result["per_class"]
 
 
@@ -179,6 +192,7 @@ def test_a_single_image_has_no_other() -> None:
     assert result["attack_success_rate"] == 1
     assert result["cross_accuracy"] is None
     assert result["cross_accuracy_by_pairing"] is None
+    assert result["reuse"] is None
     assert result["trigger"]["mask_distance"] is None
 
 

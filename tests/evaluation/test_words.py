@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inputaware.evaluation.words import RATES, TESTS, duration, in_percent, percent, success_in_words
+from inputaware.evaluation.words import RATES, TESTS, duration, in_percent, percent, reuse_in_words, success_in_words
 
 
 def test_the_papers_tests_are_among_all() -> None:
@@ -33,3 +33,19 @@ def test_a_duration(seconds: float, words: str) -> None:
 )
 def test_success_without_images_that_are_of_the_target_class_anyway(others: float | None, expected: str) -> None:
     assert success_in_words({"attack_success_rate": 0.1, "attack_success_rate_excluding_target": others}) == expected
+
+
+@pytest.mark.parametrize(
+    ("gets_target", "end"),
+    [(0.5, "keep their true label, 50.0 % get the attacker's."), (None, "keep their true label.")],
+)
+def test_the_nearest_images_trigger(gets_target: float | None, end: str) -> None:
+    nearest = {"images": 2000, "keeps_label": 0.25, "gets_target": gets_target}
+    assert reuse_in_words({"reuse": {"nearest": nearest}}) == [
+        f"With the trigger of the most similar of 2000 images 25.0 % {end}"
+    ]
+
+
+@pytest.mark.parametrize("evaluation", [{}, {"reuse": None}])
+def test_nothing_is_said_where_nothing_was_measured(evaluation: dict[str, None]) -> None:
+    assert reuse_in_words(evaluation) == []

@@ -10,7 +10,7 @@ from rich.table import Table
 from inputaware.console.text import count_in_words, plain
 from inputaware.evaluation.aggregate import by_setting, changes, setting_in_words, spread
 from inputaware.evaluation.doubts import doubts
-from inputaware.evaluation.words import RATES, TESTS, duration, percent
+from inputaware.evaluation.words import RATES, TESTS, duration, percent, reuse_in_words
 from inputaware.report.seeds import defended
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def evaluation_table(result: dict[str, Any], paper: dict[str, float] | None, tit
         table.caption = f"{result['test_images']} images; trigger: {size}"
     else:
         table.caption = f"{result['test_images']} images; a clean model has no trigger"
-    table.caption = "\n".join([table.caption, *doubts(result)])
+    table.caption = "\n".join([table.caption, *reuse_in_words(result), *doubts(result)])
     return table
 
 

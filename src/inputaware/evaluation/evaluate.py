@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
-from inputaware.attacks.base import Backdoor
+from inputaware.attacks.base import Backdoor, Poisoned
 from inputaware.attacks.trigger import apply_trigger
 from inputaware.data.loader import derangement, to_pixels
+from inputaware.data.splits import subset_indices
 from inputaware.evaluation.metrics import (
     attack_rates,
     class_rates,
@@ -23,12 +24,15 @@ from inputaware.evaluation.metrics import (
     structural_similarity,
 )
 from inputaware.evaluation.prediction import predict
+from inputaware.evaluation.reuse import nearest_images, rates_by_distance, reuse_rates
 from inputaware.models.precision import full_float32
 
 __all__ = ["evaluate", "three_accuracies"]
 
 _PAIRINGS = 3
 """Cross-trigger pairings that are averaged."""
+_COMPARED = 2000
+"""Images among which each one's nearest is sought, where there are as many: distances grow with their square."""
 
 
 def _pairings(count: int, number: int, device: torch.device) -> list[Tensor]:
@@ -95,7 +99,7 @@ def evaluate(
         Rates as fractions in [0, 1]; none where a notion does not apply.
     """
     pixels = to_pixels(images)
-    total = 1 if backdoor is None else 4 if backdoor.universal else 4 + 2 * _PAIRINGS
+    total = 1 if backdoor is None else 4 if backdoor.universal else 5 + 2 * _PAIRINGS
     done = 0
 
     def advance() -> None:
@@ -118,6 +122,7 @@ def evaluate(
         **_attack_rates(None, None, labels, "_8bit"),
         **_cross_rates([], ""),
         **_cross_rates([], "_8bit"),
+        "reuse": None,
         "trigger": None,
         "per_class": per_class,
     }
@@ -134,21 +139,47 @@ def evaluate(
         per_class["robust_accuracy"] = class_rates(predicted == labels, labels, classes)
         pairings = _pairings(len(labels), _PAIRINGS, labels.device) if len(labels) > 1 else []
         if not backdoor.universal:
-            hits: dict[str, list[Tensor]] = {"": [], "_8bit": []}
+            said: dict[str, list[Tensor]] = {"": [], "_8bit": []}
             for partner in pairings:
                 crossed = apply_trigger(pixels, poisoned.masks[partner], poisoned.patterns[partner])
-                hits[""].append(predict(classifier, crossed) == labels)
+                said[""].append(predict(classifier, crossed))
                 advance()
-                hits["_8bit"].append(predict(classifier, round_to_8_bits(crossed)) == labels)
+                said["_8bit"].append(predict(classifier, round_to_8_bits(crossed)))
                 advance()
-            for suffix, found in hits.items():
-                result |= _cross_rates([int(hit.sum()) / len(hit) for hit in found], suffix)
+            for suffix, found in said.items():
+                result |= _cross_rates([int((each == labels).sum()) / len(labels) for each in found], suffix)
             if pairings:
-                every = torch.cat(hits[""])
-                per_class["cross_accuracy"] = class_rates(every, labels.repeat(len(pairings)), classes)
+                every, repeated = torch.cat(said[""]), labels.repeat(len(pairings))
+                per_class["cross_accuracy"] = class_rates(every == repeated, repeated, classes)
+                distances = torch.cat([rms_distance(pixels, pixels[partner]) for partner in pairings])
+                result["reuse"] = {
+                    "nearest": _on_nearest(classifier, images, labels, poisoned),
+                    "by_distance": rates_by_distance(
+                        distances, every, repeated, poisoned.targets.repeat(len(pairings))
+                    ),
+                }
         result["trigger"] = _trigger_size(pixels, poisoned.images, poisoned.masks, poisoned.patterns, pairings)
     progress(1.0)
     return result
+
+
+def _on_nearest(
+    classifier: nn.Module,
+    images: UInt8[Tensor, "batch channel height width"],
+    labels: Int64[Tensor, " batch"],
+    poisoned: Poisoned,
+) -> dict[str, Any]:
+    """Return what triggers do on the images that resemble their own most, among up to 2,000 of all."""
+    count = min(_COMPARED, len(labels))
+    chosen = subset_indices(labels, torch.arange(len(labels)), count).to(labels.device)
+    partner = chosen[nearest_images(images[chosen])]
+    pixels = to_pixels(images[chosen])
+    crossed = apply_trigger(pixels, poisoned.masks[partner], poisoned.patterns[partner])
+    return {
+        "images": count,
+        "distance": float(rms_distance(pixels, to_pixels(images[partner])).cpu().mean(dtype=torch.float64)),
+        **reuse_rates(predict(classifier, crossed), labels[chosen], poisoned.targets[chosen]),
+    }
 
 
 def _attack_rates(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["RATES", "TESTS", "Test", "duration", "in_percent", "percent", "success_in_words"]
+__all__ = ["RATES", "TESTS", "Test", "duration", "in_percent", "percent", "reuse_in_words", "success_in_words"]
 
 
 class Test(NamedTuple):
@@ -53,6 +53,21 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def reuse_in_words(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return a sentence about triggers on the images that resemble their own most; none where none was measured.
+
+    Args:
+        evaluation: what ``evaluation.json`` holds; one from before it held this has no sentence.
+    """
+    if not (reuse := evaluation.get("reuse")):
+        return []
+    nearest = reuse["nearest"]
+    words = f"{in_percent(nearest['keeps_label'], 1)} keep their true label"
+    if nearest["gets_target"] is not None:
+        words += f", {in_percent(nearest['gets_target'], 1)} get the attacker's"
+    return [f"With the trigger of the most similar of {nearest['images']} images {words}."]
 
 
 def success_in_words(attack: Mapping[str, float | None]) -> str:

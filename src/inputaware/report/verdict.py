@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from inputaware.config.fields import Config
 from inputaware.config.record import flatten
 from inputaware.evaluation.doubts import doubts
-from inputaware.evaluation.words import TESTS, in_percent
+from inputaware.evaluation.words import TESTS, in_percent, reuse_in_words
 from inputaware.report.collect import CollectedRun
 from inputaware.runs.journal import last_of_each
 
@@ -78,7 +78,7 @@ def verdict(run: CollectedRun) -> str:
             words += " The trigger is one patch, the same for all images."
         else:
             words += f" With another image's trigger {in_percent(found['cross_accuracy'], 1)} keep their true label."
-    return " ".join([words, *doubts(found), _judged(run)])
+    return " ".join([words, *reuse_in_words(found), *doubts(found), _judged(run)])
 
 
 def _judged(run: CollectedRun) -> str:

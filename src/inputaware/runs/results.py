@@ -163,6 +163,11 @@ def read_evaluation(file: Path) -> dict[str, Any]:
     numbers += [result.get(name, "none") for name in _SHOWN if result.get(name, "none") is not None]
     if trigger is not None:
         numbers += [trigger.get(name) for name in ("mask_area", "psnr_db")] if isinstance(trigger, dict) else ["none"]
+    if (reuse := result.get("reuse")) is not None:  # of an evaluation from before it was measured there is none
+        nearest = reuse.get("nearest") if isinstance(reuse, dict) else None
+        nearest = nearest if isinstance(nearest, dict) else {}
+        gets_target = nearest.get("gets_target", "none")
+        numbers += [nearest.get("images"), nearest.get("keeps_label"), 0 if gets_target is None else gets_target]
     classes = result.get("per_class")
     counts = classes.get("images") if isinstance(classes, dict) else None
     counts = counts if isinstance(counts, list) and counts else ["none"]
