@@ -375,7 +375,7 @@ def test_tables_that_have_a_place(
 ) -> None:
     (tmp_path / "scripts").mkdir()
     script = Path(shutil.copy(SCRIPT, tmp_path / "scripts"))
-    for folder in ("small", "fine-tuning"):
+    for folder in ("epochs", "fine-tuning", "mask-epochs", "small"):
         (tmp_path / "results" / folder).mkdir(parents=True)
     tables = (
         "results",
@@ -387,6 +387,7 @@ def test_tables_that_have_a_place(
         "filters",
         "fine-tuning",
         "epochs",
+        "reuse",
     )
     marks = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in (*tables, "glance", "glance-defenses"))
     pages = {path.relative_to(SCRIPT.parents[1]) for path in SCRIPT.parents[1].glob("docs/**/*.md")} | {
@@ -400,7 +401,7 @@ def test_tables_that_have_a_place(
     assert (found.returncode, found.stderr) == (0, "")
     lines = found.stdout.splitlines()
     assert all(line.startswith(start) for line, start in zip(lines, expected, strict=False))
-    assert len(lines) == (22 if not options else len(expected))
+    assert len(lines) == (23 if not options else len(expected))
     assert run_script(script, "--check").returncode == int(bool(options))
 
 
@@ -464,6 +465,23 @@ def test_table_of_epochs(project: Project) -> None:
         "1 | 50.00 | - | - |",
     ]
     assert lines[8] == ""
+
+
+def test_table_of_reuse(project: Project) -> None:
+    rows = [{"pairs": 3, "distance": part / 10, "keeps_label": 1.0, "gets_target": 1 / part} for part in range(1, 11)]
+    nearest = {"images": 30, "distance": 0.05, "keeps_label": 0.25, "gets_target": None}
+    evaluation = {**ATTACKED["evaluation"], "reuse": {"nearest": nearest, "by_distance": rows}}
+    config = config_to_dict(preset_config("fast", dataset="mnist"))
+    project.readme.write_text("<!-- reuse:begin -->\n<!-- reuse:end -->\n", encoding="utf-8")
+    project.publish("a", {**ATTACKED, "evaluation": evaluation, "config": config})
+    project.publish("before-it-was-measured", ATTACKED)
+    project.publish("clean", {**CLEAN, "evaluation": {**CLEAN["evaluation"], "reuse": None}})
+    assert project.run("--table", "reuse").returncode == 0
+    lines = project.readme.read_text(encoding="utf-8").split("\n")
+    assert lines[3].split(" | ", 4)[4] == (
+        "3 | 1.0 | 12 | 90.00 | 25.00 | - (0.05) | 100.00 (0.10) | 50.00 (0.20) | 20.00 (0.50) | 10.00 (1.00) |"
+    )
+    assert lines[4] == ""
 
 
 def test_table_of_fine_tuning_reads_several_folders(project: Project, tmp_path: Path) -> None:
