@@ -187,7 +187,7 @@ class BenchmarkCommand:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: PrecisionName = "auto"
-    """32, bf16 (mixed precision), or auto: bf16 where it is faster."""
+    """Of training and size: 32, bf16 (mixed precision), or auto: bf16 where it is faster."""
     output: Path | None = None
     """Also write the result to this new JSON file."""
     plot: Path | None = None

@@ -151,7 +151,8 @@ def test_a_trigger_works_on_the_image_that_resembles_its_own() -> None:
     # Each class has two images, which are alike, so that the nearest one's trigger fires and hardly any other does.
     result = evaluate(Reader(), Copier("all-to-one"), *make_images([0, 1, 2, 3] * 2), CLASSES)
     # Predicted 1 2 3 0, wanted is 1, which images of class 1 are already.
-    assert result["reuse"]["nearest"] == {"images": 8, "distance": 0, "keeps_label": 0, "gets_target": 2 / 6}
+    nearest = {"images": 8, "distance": 0, "same_class": 1, "keeps_label": 0, "gets_target": 2 / 6}
+    assert result["reuse"]["nearest"] == nearest
     rows = result["reuse"]["by_distance"]
     assert sum(row["pairs"] for row in rows) == 3 * 8
     assert [row["distance"] for row in rows] == sorted(row["distance"] for row in rows)
@@ -159,6 +160,27 @@ def test_a_trigger_works_on_the_image_that_resembles_its_own() -> None:
     # Those of one class are the most similar.
     assert rows[0]["keeps_label"] == 0
     assert {row["keeps_label"] for row in rows if row["distance"] > 0.03} == {1}
+
+
+def test_the_nearest_image_is_sought_among_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = torch.tensor([1, 4, 6, 7])
+    monkeypatch.setattr("inputaware.evaluation.evaluate._COMPARED", 4)
+    monkeypatch.setattr("inputaware.evaluation.evaluate.subset_indices", lambda labels, indices, count: chosen)
+    # Shown are 3 0 3 3, labelled 3 0 1 3: the nearest have places 6, 6, 1 and 1, for of several the first counts, and
+    # the trigger of one that looks alike fires.
+    images, labels = make_images([0, 3, 2, 1, 0, 2, 1, 3], [1, 3, 1, 1, 0, 1, 3, 3])
+    nearest = evaluate(Reader(), Copier("all-to-one"), images, labels, CLASSES)["reuse"]["nearest"]
+    # Said is 0 0 0 0, wanted is 1.
+    step = 3 * 32 / 255 / 12
+    assert nearest == {
+        "images": 4,
+        "distance": pytest.approx(step / 4),
+        "same_class": 1 / 4,
+        "keeps_label": 1 / 4,
+        "gets_target": 0,
+    }
+    nearest = evaluate(Reader(), Copier(), images, labels, CLASSES)["reuse"]["nearest"]
+    assert nearest["gets_target"] == 2 / 4  # wanted is 0 1 2 0
 
 
 def test_rounding_to_8_bits_can_stop_a_trigger() -> None:

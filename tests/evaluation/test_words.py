@@ -37,7 +37,10 @@ def test_success_without_images_that_are_of_the_target_class_anyway(others: floa
 
 @pytest.mark.parametrize(
     ("gets_target", "end"),
-    [(0.5, "keep their true label, 50.0 % get the attacker's."), (None, "keep their true label.")],
+    [
+        (0.5, "keep their true label, and 50.0 % of those not of the attacker's class anyway get it."),
+        (None, "keep their true label."),
+    ],
 )
 def test_the_nearest_images_trigger(gets_target: float | None, end: str) -> None:
     nearest = {"images": 2000, "keeps_label": 0.25, "gets_target": gets_target}

@@ -17,7 +17,7 @@ from inputaware.config.fields import Config
 from inputaware.config.record import override
 from inputaware.errors import ConfigError
 from inputaware.runs.checkpoint import load_checkpoint, load_tensors, save_checkpoint
-from inputaware.runs.files import read_json
+from inputaware.runs.files import read_json, write_json
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.results import collect_result
 
@@ -52,7 +52,7 @@ def test_the_run_comes_to_what_a_long_one_comes_to(short: Run, tmp_path: Path, r
     go_on = f"inputaware train --resume --output {new}"
     assert found.stderr == ""
     assert found.returncode == 0
-    assert found.stdout == f"{new}: a run of 3 joint epochs that has begun; go on with: {go_on}\n"
+    assert found.stdout == f"{new}: 1 joint epochs of 3 are done; go on with: {go_on}\n"
     assert {path: path.read_bytes() for path in short.folder.path.rglob("*") if path.is_file()} == before
     run, beside = train(None, new, resume=True), train(settings(3), tmp_path / "beside")
     for name in ("config.json", "metrics.jsonl", "evaluation.json"):
@@ -62,10 +62,7 @@ def test_the_run_comes_to_what_a_long_one_comes_to(short: Run, tmp_path: Path, r
         others, of_others = load_tensors(beside.folder.path / f"{name}.safetensors")
         assert metadata == of_others
         assert all(torch.equal(tensors[key], others[key]) for key in tensors | others)
-    record = read_json(run.folder.environment)
-    assert record["command"].endswith(
-        f" && scripts/set-epochs '{short.folder}' --joint-epochs 3 --output {new} && {go_on}"
-    )
+    assert read_json(run.folder.environment)["command"] is None  # as that of a run that a program has trained
     # What the short one's epochs took is counted, and one evaluation.
     result = collect_result(new, run.config)
     rows = [(row["part"], row["epoch"]) for row in run.folder.timing.rows()]
@@ -80,7 +77,9 @@ def test_the_run_comes_to_what_a_long_one_comes_to(short: Run, tmp_path: Path, r
 def test_fewer_epochs_than_are_done_are_refused(epochs: int, short: Run, tmp_path: Path, run_script: Runner) -> None:
     found = run_script(SCRIPT, str(short.folder), "--joint-epochs", str(epochs), "--output", str(tmp_path / "new"))
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == (f"set-epochs: joint_epochs: expected at least 1, which are done or begun; found {epochs}\n")
+    assert found.stderr == (
+        f"set-epochs: joint_epochs: expected at least 1, since 1 are done or begun; found {epochs}\n"
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -109,13 +108,35 @@ def test_a_run_whose_schedule_depends_on_its_length_is_refused(load_script: Any)
     shares = "joint_stage.initial_attack_probability 0.17, joint_stage.initial_cross_probability 0.33"
     for attack, more in (
         ("input-aware", f", joint_stage.generator.schedule one-cycle, {shares}"),
-        ("badnets", f", {shares}"),
+        ("badnets", ""),
         ("none", ""),
     ):
         with pytest.raises(ConfigError) as caught:
             with_epochs(replace(fast, attack=attack), 200)
         assert str(caught.value) == start + more + end
     assert with_epochs(settings(1), 200) == settings(200)
+
+
+def test_epochs_that_are_done_anew_are_counted_once(copy_of_run: Path, tmp_path: Path, run_script: Runner) -> None:
+    folder = RunFolder(copy_of_run)
+    state = load_checkpoint(folder.checkpoint)
+    # As of a run that was killed long after its last checkpoint, at the end of the mask stage.
+    save_checkpoint(folder.checkpoint, replace(state, stage=0))
+    folder.note_time("joint", 1000.0, torch.device("cpu"), epoch=2)
+    folder.note_time("defense strip", 1000.0, torch.device("cpu"))
+    record = read_json(folder.environment)
+    write_json(folder.environment, record | {"command": "inputaware train --output runs/it"})
+    found = run_script(SCRIPT, str(copy_of_run), "--joint-epochs", "2", "--output", str(tmp_path / "new"))
+    go_on = f"inputaware train --resume --output {tmp_path / 'new'}"
+    assert found.stdout == f"{tmp_path / 'new'}: 0 joint epochs of 2 are done; go on with: {go_on}\n"
+    new = RunFolder(tmp_path / "new")
+    assert {row["part"] for row in new.timing.rows()} == {"preparation", "mask"}
+    assert read_json(new.environment)["command"] == (
+        f"inputaware train --output runs/it && scripts/set-epochs {copy_of_run} --joint-epochs 2 "
+        f"--output {tmp_path / 'new'} && {go_on}"
+    )
+    found = run_script(SCRIPT, str(copy_of_run), "--joint-epochs", "0", "--output", str(tmp_path / "none"))
+    assert found.stderr == "set-epochs: joint_epochs: expected at least 1; found 0\n"
 
 
 def test_what_is_no_state_of_the_run_is_refused(copy_of_run: Path, tmp_path: Path, run_script: Runner) -> None:
@@ -129,7 +150,7 @@ def test_what_is_no_state_of_the_run_is_refused(copy_of_run: Path, tmp_path: Pat
     folder = RunFolder(copy_of_run)
     state = load_checkpoint(folder.checkpoint)
     save_checkpoint(folder.checkpoint, replace(state, steps=1))
-    assert "expected at least 2, which are done or begun; found 1" in ask(1)
+    assert "joint_epochs: expected at least 2, since 2 are done or begun; found 1" in ask(1)
     save_checkpoint(folder.checkpoint, replace(state, rows=0))
     assert ask() == (
         f"set-epochs: {folder}: expected a run that was trained here, an epoch at least; found none of it\n"

@@ -367,6 +367,8 @@ def test_a_file(tmp_path: Path) -> None:
         read_sweep(file)
     with pytest.raises(ConfigError, match="expected a sweep's YAML file; found: No such file or directory"):
         read_sweep(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="expected a sweep's YAML file; found: embedded null byte"):
+        read_sweep(Path("a\0b"))
 
 
 @pytest.mark.parametrize("defenses", ["evil.py:Evil", "[strip, evil.py:Evil]", "os:getcwd"])

@@ -169,7 +169,7 @@ def _on_nearest(
     labels: Int64[Tensor, " batch"],
     poisoned: Poisoned,
 ) -> dict[str, Any]:
-    """Return what triggers do on the images that resemble their own most, among up to 2,000 of all."""
+    """Return what triggers do on the images that resemble their own most; both are among up to 2,000 of all."""
     count = min(_COMPARED, len(labels))
     chosen = subset_indices(labels, torch.arange(len(labels)), count).to(labels.device)
     partner = chosen[nearest_images(images[chosen])]
@@ -178,6 +178,7 @@ def _on_nearest(
     return {
         "images": count,
         "distance": float(rms_distance(pixels, to_pixels(images[partner])).cpu().mean(dtype=torch.float64)),
+        "same_class": mean_over(labels[chosen] == labels[partner]),
         **reuse_rates(predict(classifier, crossed), labels[chosen], poisoned.targets[chosen]),
     }
 

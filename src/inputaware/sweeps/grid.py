@@ -99,8 +99,9 @@ def read_sweep(path: Path, defenses: Sequence[str] = ()) -> dict[str, Any]:
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a sweep's YAML file; found: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        found = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: expected a sweep's YAML file; found: {found}") from None
     try:
         import yaml
     except ImportError:
