@@ -45,7 +45,7 @@ def test_success_without_images_that_are_of_the_target_class_anyway(others: floa
 def test_the_nearest_images_trigger(gets_target: float | None, end: str) -> None:
     nearest = {"images": 2000, "keeps_label": 0.25, "gets_target": gets_target}
     assert reuse_in_words({"reuse": {"nearest": nearest}}) == [
-        f"With the trigger of the most similar of 2000 images 25.0 % {end}"
+        f"With the most similar other image's trigger (of 2000 images) 25.0 % {end}"
     ]
 
 

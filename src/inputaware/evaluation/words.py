@@ -67,7 +67,7 @@ def reuse_in_words(evaluation: Mapping[str, Any]) -> list[str]:
     words = f"{in_percent(nearest['keeps_label'], 1)} keep their true label"
     if nearest["gets_target"] is not None:
         words += f", and {in_percent(nearest['gets_target'], 1)} of those not of the attacker's class anyway get it"
-    return [f"With the trigger of the most similar of {nearest['images']} images {words}."]
+    return [f"With the most similar other image's trigger (of {nearest['images']} images) {words}."]
 
 
 def success_in_words(attack: Mapping[str, float | None]) -> str:
