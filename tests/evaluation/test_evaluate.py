@@ -164,8 +164,8 @@ def test_a_trigger_works_on_the_image_that_resembles_its_own() -> None:
 
 def test_the_nearest_image_is_sought_among_some(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = torch.tensor([1, 4, 6, 7])
-    monkeypatch.setattr("inputaware.evaluation.evaluate._COMPARED", 4)
-    monkeypatch.setattr("inputaware.evaluation.evaluate.subset_indices", lambda labels, indices, count: chosen)
+    monkeypatch.setattr("inputaware.evaluation.reuse._COMPARED", 4)
+    monkeypatch.setattr("inputaware.evaluation.reuse.subset_indices", lambda labels, indices, count: chosen)
     # Shown are 3 0 3 3, labelled 3 0 1 3: the nearest have places 6, 6, 1 and 1, for of several the first counts, and
     # the trigger of one that looks alike fires.
     images, labels = make_images([0, 3, 2, 1, 0, 2, 1, 3], [1, 3, 1, 1, 0, 1, 3, 3])

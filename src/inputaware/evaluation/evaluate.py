@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
-from inputaware.attacks.base import Backdoor, Poisoned
+from inputaware.attacks.base import Backdoor
 from inputaware.attacks.trigger import apply_trigger
 from inputaware.data.loader import derangement, to_pixels
-from inputaware.data.splits import subset_indices
 from inputaware.evaluation.metrics import (
     attack_rates,
     class_rates,
@@ -24,15 +23,13 @@ from inputaware.evaluation.metrics import (
     structural_similarity,
 )
 from inputaware.evaluation.prediction import predict
-from inputaware.evaluation.reuse import nearest_images, rates_by_distance, reuse_rates
+from inputaware.evaluation.reuse import rates_by_distance, rates_on_nearest
 from inputaware.models.precision import full_float32
 
 __all__ = ["evaluate", "three_accuracies"]
 
 _PAIRINGS = 3
 """Cross-trigger pairings that are averaged."""
-_COMPARED = 2000
-"""Images among which each one's nearest is sought, where there are as many: distances grow with their square."""
 
 
 def _pairings(count: int, number: int, device: torch.device) -> list[Tensor]:
@@ -153,7 +150,7 @@ def evaluate(
                 per_class["cross_accuracy"] = class_rates(every == repeated, repeated, classes)
                 distances = torch.cat([rms_distance(pixels, pixels[partner]) for partner in pairings])
                 result["reuse"] = {
-                    "nearest": _on_nearest(classifier, images, labels, poisoned),
+                    "nearest": rates_on_nearest(classifier, images, labels, poisoned),
                     "by_distance": rates_by_distance(
                         distances, every, repeated, poisoned.targets.repeat(len(pairings))
                     ),
@@ -161,26 +158,6 @@ def evaluate(
         result["trigger"] = _trigger_size(pixels, poisoned.images, poisoned.masks, poisoned.patterns, pairings)
     progress(1.0)
     return result
-
-
-def _on_nearest(
-    classifier: nn.Module,
-    images: UInt8[Tensor, "batch channel height width"],
-    labels: Int64[Tensor, " batch"],
-    poisoned: Poisoned,
-) -> dict[str, Any]:
-    """Return what triggers do on the images that resemble their own most; both are among up to 2,000 of all."""
-    count = min(_COMPARED, len(labels))
-    chosen = subset_indices(labels, torch.arange(len(labels)), count).to(labels.device)
-    partner = chosen[nearest_images(images[chosen])]
-    pixels = to_pixels(images[chosen])
-    crossed = apply_trigger(pixels, poisoned.masks[partner], poisoned.patterns[partner])
-    return {
-        "images": count,
-        "distance": float(rms_distance(pixels, to_pixels(images[partner])).cpu().mean(dtype=torch.float64)),
-        "same_class": mean_over(labels[chosen] == labels[partner]),
-        **reuse_rates(predict(classifier, crossed), labels[chosen], poisoned.targets[chosen]),
-    }
 
 
 def _attack_rates(

@@ -6,11 +6,19 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from inputaware.evaluation.metrics import mean_over
+from inputaware.attacks.base import Poisoned
+from inputaware.attacks.trigger import apply_trigger
+from inputaware.data.loader import to_pixels
+from inputaware.data.splits import subset_indices
+from inputaware.evaluation.metrics import mean_over, rms_distance
+from inputaware.evaluation.prediction import predict
 
-__all__ = ["nearest_images", "rates_by_distance", "reuse_rates"]
+__all__ = ["nearest_images", "rates_by_distance", "rates_on_nearest", "reuse_rates"]
+
+_COMPARED = 2000
+"""Images among which each one's nearest is sought, where there are as many: distances grow with their square."""
 
 _PARTS = 10
 """Parts into which pairs are divided by their distance."""
@@ -49,6 +57,37 @@ def reuse_rates(
     return {
         "keeps_label": mean_over(predicted == labels),
         "gets_target": mean_over(predicted == targets, labels != targets),
+    }
+
+
+def rates_on_nearest(
+    classifier: nn.Module,
+    images: UInt8[Tensor, "batch channel height width"],
+    labels: Int64[Tensor, " batch"],
+    poisoned: Poisoned,
+) -> dict[str, Any]:
+    """Return what triggers do on the images that resemble their own most; both are among up to 2,000 of all.
+
+    Args:
+        classifier: maps pixels in [0, 1] to logits.
+        images: 8-bit images, two or more.
+        labels: their true labels.
+        poisoned: their triggers.
+
+    Returns:
+        How many ``images`` these are, the mean ``distance``, the share of pairs of the ``same_class``, and the rates of
+        :func:`reuse_rates`.
+    """
+    count = min(_COMPARED, len(labels))
+    chosen = subset_indices(labels, torch.arange(len(labels)), count).to(labels.device)
+    partner = chosen[nearest_images(images[chosen])]
+    pixels = to_pixels(images[chosen])
+    crossed = apply_trigger(pixels, poisoned.masks[partner], poisoned.patterns[partner])
+    return {
+        "images": count,
+        "distance": float(rms_distance(pixels, to_pixels(images[partner])).cpu().mean(dtype=torch.float64)),
+        "same_class": mean_over(labels[chosen] == labels[partner]),
+        **reuse_rates(predict(classifier, crossed), labels[chosen], poisoned.targets[chosen]),
     }
 
 
