@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -21,8 +22,11 @@ import torch
 from PIL import Image
 
 from inputaware import Run, __version__, cli
+from inputaware.arguments import parse_train
 from inputaware.cli import main
+from inputaware.config.presets import preset_config
 from inputaware.runs.files import read_json, write_json
+from inputaware.runs.folder import RunFolder
 
 TINY = [
     "--dataset=digits",
@@ -522,26 +526,17 @@ def test_a_mistake_is_explained_and_nothing_is_written(
     assert tree(run) | tree(clean_run) == before
 
 
-def test_a_file_for_another_preset_is_refused(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = run / "config.json"
-    capsys.readouterr()
-    assert main(["train", f"--config={file}", "--preset=paper", f"--output={tmp_path}/run"]) == 2
-    assert capsys.readouterr().err == (
-        f"inputaware: config: expected a file for preset 'paper'; found 'fast' in {file}; "
-        "leave --preset out, or take the preset out of the file with all that depends on it\n"
-    )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_for_another_target_is_refused(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = run / "config.json"
-    capsys.readouterr()
-    assert main(["train", f"--config={file}", "--target=all-to-all", f"--output={tmp_path}/run"]) == 2
-    assert capsys.readouterr().err == (
-        f"inputaware: config: expected a file for target 'all-to-all'; found 'all-to-one' in {file}; "
-        "leave --target out, or take the target out of the file with all that depends on it\n"
-    )
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("option", ["dataset", "preset", "target"])
+def test_an_option_overrides_the_file_and_the_file_the_preset(option: str, tmp_path: Path, run: Path) -> None:
+    asked = {"dataset": "mnist", "preset": "paper", "target": "all-to-all"}[option]
+    whole = run / "config.json"
+    _, config = parse_train(["--config", str(whole), f"--{option}", asked, "--output=x"])
+    assert config == replace(RunFolder(run).config(), **{option: asked})
+    part = tmp_path / "part.json"
+    part.write_text('{"seed": 3, "dataset": "digits", "preset": "fast", "target": "all-to-one"}')
+    _, config = parse_train(["--config", str(part), f"--{option}", asked, "--output=x"])
+    settings = {"dataset": "digits", "preset": "fast", "target": "all-to-one", option: asked}
+    assert config == replace(preset_config(**settings), seed=3)
 
 
 def test_the_same_command_with_resume_is_accepted_switches_included(tmp_path: Path) -> None:

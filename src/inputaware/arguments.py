@@ -133,19 +133,18 @@ def _settings_from(arguments: Sequence[str]) -> Config | None:
         from inputaware.runs.folder import RunFolder
 
         return override(RunFolder(found.output).config(), settings)
-    for option, asked in (("dataset", found.dataset), ("preset", found.preset), ("target", found.target)):
-        if asked is not None and settings.get(option, asked) != asked:
-            raise ConfigError(
-                f"config: expected a file for {option} {asked!r}; found {settings[option]!r} in {found.config}; "
-                f"leave --{option} out, or take the {option} out of the file with all that depends on it"
-            )
-    dataset = found.dataset or settings.get("dataset")
+    dataset, preset, target = (
+        asked or settings.get(option, default)
+        for option, asked, default in (
+            ("dataset", found.dataset, None),
+            ("preset", found.preset, "fast"),
+            ("target", found.target, "all-to-one"),
+        )
+    )
     if dataset is None:
         return None
     if not isinstance(dataset, str):
         raise ConfigError(f"dataset: expected text; found {dataset!r}")
-    preset = found.preset or settings.get("preset", "fast")
-    target = found.target or settings.get("target", "all-to-one")
     start = preset_config(preset, dataset=dataset, target=target)
     return override(start, settings | {"dataset": dataset, "preset": preset, "target": target})
 

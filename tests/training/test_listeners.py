@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inputaware.errors import ConfigError
+from inputaware.errors import ConfigError, RunFolderError
 from inputaware.training.listeners import Listeners, TensorBoardListener
 from inputaware.training.loop import EpochReport
 
@@ -64,6 +64,17 @@ def test_tensorboard_without_the_extra_is_refused(tmp_path: Path, monkeypatch: p
         "in the checkout: pip install -c constraints.txt -e '.[tensorboard]'"
     )
     assert not (tmp_path / "events").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_there_is_anything(tmp_path: Path) -> None:
+    pytest.importorskip("torch.utils.tensorboard", reason="needs the extra tensorboard")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError) as caught:
+        TensorBoardListener(tmp_path / "file" / "x")
+    assert str(caught.value) == (
+        f"tensorboard: expected a path beneath a folder; found '{tmp_path}/file/x/events' beneath the file "
+        f"'{tmp_path}/file'; choose another one"
+    )
 
 
 def test_tensorboard_gets_a_point_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inputaware.errors import ConfigError
+from inputaware.runs.files import check_place, writing
 from inputaware.training.loop import EpochReport, Listener
 
 __all__ = ["Listeners", "TensorBoardListener"]
@@ -46,6 +47,7 @@ class TensorBoardListener:
 
     Raises:
         ConfigError: TensorBoard is not installed.
+        RunFolderError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,6 +58,8 @@ class TensorBoardListener:
                 "tensorboard: expected the extra of that name; found none; "
                 "in the checkout: pip install -c constraints.txt -e '.[tensorboard]'"
             ) from None
+        # Tried here, before there is a run folder: the event file is opened with the first stage.
+        check_place(folder / "events", "tensorboard")
         self.make_writer = SummaryWriter
         self.folder = folder
         self.writer: Any = None
@@ -64,15 +68,11 @@ class TensorBoardListener:
         """Open the event file with the first stage, when the configuration is known to be good.
 
         Raises:
-            ConfigError: the folder cannot be written.
+            WriteError: the folder cannot be written any more.
         """
         if self.writer is None:
-            try:
+            with writing(self.folder):
                 self.writer = self.make_writer(str(self.folder))
-            except OSError as error:
-                raise ConfigError(
-                    f"tensorboard: expected a folder that can be written; found {str(self.folder)!r}: {error.strerror}"
-                ) from None
 
     def stepped(self, steps: int, losses: dict[str, float]) -> None:
         """Say nothing: only epochs are points."""
