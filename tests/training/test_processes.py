@@ -21,7 +21,7 @@ from inputaware.cli import main
 from inputaware.config.presets import preset_config
 from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, DeviceError
-from inputaware.runs.checkpoint import load_tensors
+from inputaware.runs.checkpoint import load_checkpoint, load_tensors
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.journal import Journal
 from inputaware.training.processes import Processes, join_processes
@@ -305,6 +305,50 @@ def test_launched_processes_save_when_they_are_stopped(
     _, err = parent.communicate(timeout=300)
     assert (parent.returncode, err) == (code, "")
     assert {path.name for path in tmp_path.glob("*.saved")} == {"0.saved", "1.saved"}
+
+
+UNEVEN = """
+import os, sys, time
+from inputaware.cli import main
+from inputaware.training.step import TrainingStep
+
+whole = TrainingStep.__call__
+
+
+def slow(self, *arguments, **named):
+    loss = whole(self, *arguments, **named)
+    time.sleep(0.2 * int(os.environ["RANK"]))
+    return loss
+
+
+TrainingStep.__call__ = slow
+
+if __name__ == "__main__":
+    before = dict(os.environ)
+    code = main(["train", "--devices=2", *sys.argv[1:]])
+    print(dict(os.environ) == before)
+    sys.exit(code)
+"""
+
+
+def test_processes_stop_after_the_same_step_whose_state_is_saved(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="Accelerate, of the extra 'cluster', is not installed")
+    program = tmp_path / "program.py"
+    program.write_text(UNEVEN, encoding="utf-8")
+    options = ["--config", str(tiny(tmp_path)), "--joint-stage.epochs=500", "--output", str(tmp_path / "run")]
+    parent = subprocess.Popen(
+        [sys.executable, str(program), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    rows = Journal(tmp_path / "run" / "metrics.jsonl")
+    while not rows.path.exists() or len(rows.rows()) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.send_signal(signal.SIGTERM)
+    out, err = parent.communicate(timeout=120)
+    assert (parent.returncode, out) == (143, "True\n")
+    assert "go on with: inputaware train --resume" in err
+    saved = load_checkpoint(RunFolder(tmp_path / "run").checkpoint)
+    assert (saved.stage, saved.rows) == (1, len(rows.rows()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell children of a parent's death")

@@ -47,6 +47,11 @@ class DeferredSignals:
         if kind is None:
             self.deliver()
 
+    def hear(self, number: int) -> None:
+        """Let a signal wait that another process got, unless one waits already."""
+        if self.waiting is None:
+            self.waiting, self.since = number, time.monotonic()
+
     def deliver(self) -> None:
         """Let a signal that waits take effect: whoever handled it before handles it now."""
         if self.waiting is not None:
@@ -55,7 +60,7 @@ class DeferredSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.waiting is None:
-            self.waiting, self.since = number, time.monotonic()
+            self.hear(number)
         elif time.monotonic() - self.since > _TOGETHER:
             self.waiting = None
             self._hand_back(number, frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -231,8 +232,10 @@ class Trainer:
             for name, part in {"total": loss.total, **loss.parts}.items():
                 value = part.detach().float()
                 sums[name] = sums[name] + value if name in sums else value
-            saving = bool(signals.waiting) or self._is_save_due()
-            if saving or steps % _LOOK_EVERY == 0 or steps == len(loader):
+            looking = steps % _LOOK_EVERY == 0 or steps == len(loader)
+            stopping = self._is_stopping(signals, looking)
+            saving = stopping or self._is_save_due()
+            if saving or looking:
                 look = watch.look(steps, {"": sums["total"], **loss.parts}, now=saving or steps == len(loader))
                 latest: dict[str, float] = {}
                 if look is not None:
@@ -248,6 +251,9 @@ class Trainer:
                             loader,
                             _Begun(steps, sums, time.perf_counter() - started, seen),
                         )
+                if stopping:
+                    # A launcher ends all when one leaves, and this must not be in the middle of a checkpoint.
+                    self.processes.wait()
                     signals.deliver()
                 self.listener.stepped(steps - looked, latest)
                 looked = steps
@@ -275,6 +281,18 @@ class Trainer:
             stage.name, seconds, self.device, epoch=epoch + 1, images_per_second=report.images_per_second
         )
         self.listener.epoch_finished(report)
+
+    def _is_stopping(self, signals: DeferredSignals, looking: bool) -> bool:
+        """Tell whether a signal waits, in all processes after the same step, for none can go on without the others.
+
+        Several GPUs would wait for each other at each step, and so ask only where losses are read anyway.
+        """
+        if self.processes.count > 1 and self.device.type != "cpu" and not looking:
+            return False
+        stopping = self.processes.any(signals.waiting is not None, self.device)
+        if stopping:
+            signals.hear(signal.SIGTERM)
+        return stopping
 
     def _is_save_due(self) -> bool:
         """Tell whether the last checkpoint of the process that writes them is old."""

@@ -98,6 +98,14 @@ class Processes:
             torch.distributed.broadcast_object_list(values, 0)
         return values[0]
 
+    def any(self, told: bool, device: torch.device) -> bool:
+        """Tell in all processes whether one of them was told something; on a GPU this waits for it."""
+        if self.count == 1:
+            return told
+        flag = torch.tensor(float(told), device=device)
+        self.add([flag])
+        return bool(flag > 0)
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.count > 1:
@@ -167,9 +175,9 @@ def launch(count: int, entry: Callable[..., None], *arguments: Any) -> int:
         # The processes are all here, so that nothing need listen elsewhere.
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
     }
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
+    before = dict(os.environ)
     os.environ |= {
+        **{name: value for name, value in settings.items() if name not in before},
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(count),
@@ -182,6 +190,10 @@ def launch(count: int, entry: Callable[..., None], *arguments: Any) -> int:
         context: Any = spawn(_start, (entry, arguments), count, join=False, daemon=True)  # type: ignore[no-untyped-call]
     finally:
         signal.signal(signal.SIGINT, handler)
+        # They have been started with it, and what this process does next is done by it alone.
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ |= before
     try:
         while not context.join(timeout=1.0):
             pass
@@ -197,7 +209,12 @@ def launch(count: int, entry: Callable[..., None], *arguments: Any) -> int:
                 os.kill(process.pid, signal.SIGTERM)
         for process in context.processes:
             process.join(_FAREWELL)
-        # The first process has said how to go on.
+        # The first process has said how to go on, unless it failed; the others stop with it.
+        with suppress(ProcessExitedException):
+            try:
+                context.join(timeout=0)
+            except ProcessRaisedException as failure:
+                print(failure, file=sys.stderr)
         return 128 + (signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
     return 0
 
