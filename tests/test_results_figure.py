@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -42,6 +43,19 @@ def test_a_changed_result_makes_the_figure_stale(folder: Path, run: Runner) -> N
     assert found.stderr == (
         f"{folder / 'figure.svg'}: the figure of the results is out of date; run scripts/results-figure\n"
     )
+
+
+def test_settings_are_drawn_apart(folder: Path, run: Runner) -> None:
+    rates = runpy.run_path(str(ROOT / "scripts/results-figure"))["rates"]
+    before = rates(folder / "results")
+    result = json.loads((folder / "results/mnist-all-to-all-seed-0.json").read_text())
+    result["config"] |= {"preset": "paper"}
+    result["preset"] = "paper"
+    (folder / "results/mnist-paper.json").write_text(json.dumps(result))
+    after = rates(folder / "results")
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 3
+    assert any(name.startswith("mnist, all-to-all, paper, ") for name in after)
 
 
 def test_a_broken_result_is_named(folder: Path, run: Runner) -> None:

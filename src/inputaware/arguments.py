@@ -133,14 +133,9 @@ def _settings_from(arguments: Sequence[str]) -> Config | None:
         from inputaware.runs.folder import RunFolder
 
         return override(RunFolder(found.output).config(), settings)
-    dataset, preset, target = (
-        asked or settings.get(option, default)
-        for option, asked, default in (
-            ("dataset", found.dataset, None),
-            ("preset", found.preset, "fast"),
-            ("target", found.target, "all-to-one"),
-        )
-    )
+    dataset = found.dataset or settings.get("dataset")
+    preset = found.preset or settings.get("preset", "fast")
+    target = found.target or settings.get("target", "all-to-one")
     if dataset is None:
         return None
     if not isinstance(dataset, str):

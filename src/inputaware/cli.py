@@ -472,12 +472,15 @@ def _how_to_go_on(name: str, arguments: Sequence[str]) -> str:
     parser.add_argument("--devices")
     parser.add_argument("--device")
     found = parser.parse_known_args(arguments)[0]
+    from inputaware.runs.description import resume_command
+
     options = [
-        f"--{name} {shlex.quote(value)} "
+        word
         for name in ("devices", "device")
         if (value := getattr(found, name)) and found.devices
+        for word in (f"--{name}", value)
     ]
-    return f"; go on with: inputaware train --resume {''.join(options)}--output {shlex.quote(output)}"
+    return f"; go on with: {resume_command(output, options)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

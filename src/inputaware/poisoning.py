@@ -20,6 +20,7 @@ from inputaware.api import Run
 from inputaware.attacks.base import Backdoor, Poisoned
 from inputaware.config.datasets import IMAGE_SUFFIXES
 from inputaware.config.fields import EvaluationSplit
+from inputaware.data.loader import to_pixels
 from inputaware.data.pictures import open_image, resize_image
 from inputaware.errors import DataError, RunFolderError
 from inputaware.evaluation.metrics import round_to_8_bits
@@ -63,7 +64,7 @@ def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
     check_new_folder(output)
     files = _find_images(source)
     pixels = np.stack([resize_image(open_image(file), run.spec, str(file)) for file in files])
-    images = torch.from_numpy(pixels).float().to(run.device) / 255
+    images = to_pixels(torch.from_numpy(pixels).to(run.device))
     before = probabilities(run.classifier, images)
     guessed = before.argmax(1)
     poisoned = backdoor.poison(images, guessed)
@@ -189,7 +190,7 @@ def export_poisoned_split(run: Run, split: EvaluationSplit, output: Path) -> int
     def write(path: Path) -> None:
         with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
             for start in range(0, len(images), _CHUNK):
-                chunk, true = images[start : start + _CHUNK].float() / 255, labels[start : start + _CHUNK]
+                chunk, true = to_pixels(images[start : start + _CHUNK]), labels[start : start + _CHUNK]
                 poisoned = backdoor.poison(chunk, true)
                 columns = {
                     "image": list(_encoded(poisoned.images, start, "image")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,15 @@ def test_evaluate_is_timed_on_a_finished_run(monkeypatch: pytest.MonkeyPatch) ->
     assert measure_startup("evaluate", repeats=3)["rounds"] == 3
     assert [command[3] for command in commands] == ["evaluate"] * 4
     assert not Path(commands[0][-2]).exists()
+
+
+def test_a_training_that_does_not_start_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-c", "import sys; sys.exit('boom')"]
+    monkeypatch.setattr(startup, "_command", lambda _: command)
+    with pytest.raises(InputAwareError) as caught:
+        startup._seconds_to_first_step(tmp_path / "run")
+    words = f"startup: expected 'inputaware train --dataset digits --output {tmp_path / 'run'}' to run; "
+    assert str(caught.value).startswith(f"{words}found exit code 1: boom; ")
 
 
 def test_a_command_that_fails_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Literal, Optional
 
 import pytest
 from config.nested import nested
@@ -206,6 +206,7 @@ class Odd:
     table: dict[str, float] = field(default_factory=lambda: {"first": 1.0})
     several: list[int] = field(default_factory=list)
     names: tuple[str, ...] = ()
+    level: Literal[1, 2] = 1
     anything: Any = None
     older: Optional[int] = None  # noqa: UP045
     computed: int = field(init=False, default=7)
@@ -237,11 +238,13 @@ def test_settings_of_other_types_are_read() -> None:
         ({"older": "x"}, "older: expected a whole number or none; found 'x'"),
         (
             {"computed": 8},
-            "computed: unknown option; expected one of either, perhaps, table, several, names, anything, older",
+            "computed: unknown option; expected one of either, perhaps, table, several, names, level, anything, older",
         ),
         ({"table": 3}, "table: expected values by name; found 3"),
         ({"table": {"a": "b"}}, "table: expected a number; found 'b'"),
         ({"several": 3}, "several: expected a list; found 3"),
+        ({"names": "a"}, "names: expected a list of values; found 'a'"),
+        ({"level": 3}, "level: expected one of 1, 2; found 3"),
         ({"several": [1.5]}, "several: expected a whole number; found 1.5"),
     ],
 )

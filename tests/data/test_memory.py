@@ -43,6 +43,35 @@ MACHINE = {"/proc/meminfo": ["MemTotal: 99 kB", "MemAvailable:      5000 kB"]}
             5000,
         ),
         ({f"{V2}/memory.max": ["5000"], f"{V2}/memory.current": ["6000"]}, 0),
+        # A job's limit lies on its own group or on one above it.
+        (
+            {
+                "/proc/self/cgroup": ["0::/jobs/job_7/step"],
+                f"{V2}/jobs/job_7/memory.max": ["900"],
+                f"{V2}/jobs/job_7/memory.current": ["200"],
+                f"{V2}/jobs/job_7/step/memory.max": ["max"],
+                f"{V2}/jobs/job_7/step/memory.current": ["200"],
+            },
+            700,
+        ),
+        (
+            {
+                "/proc/self/cgroup": ["5:cpu,cpuacct:/elsewhere", "4:memory:/jobs", "0::/"],
+                f"{V1}/jobs/memory.limit_in_bytes": ["900"],
+                f"{V1}/jobs/memory.usage_in_bytes": ["100"],
+                f"{V1}/elsewhere/memory.limit_in_bytes": ["1"],
+                f"{V1}/elsewhere/memory.usage_in_bytes": ["1"],
+            },
+            800,
+        ),
+        (
+            {
+                "/proc/self/cgroup": ["0::/../outside"],
+                f"{V2}/memory.max": ["900"],
+                f"{V2}/memory.current": ["200"],
+            },
+            700,
+        ),
     ],
 )
 def test_the_limit_of_a_container(files: dict[str, list[str]], expected: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from data.material import NO_IMAGE, RANDOM, bilinear, colour, grey, message_of
 from PIL import Image
 
 from inputaware.config.datasets import IMAGE_SUFFIXES
-from inputaware.data.pictures import open_image, resize_image
+from inputaware.data.pictures import is_grey, open_image, resize_image
 from inputaware.data.spec import dataset_spec
 
 MNIST, CIFAR10 = dataset_spec("mnist"), dataset_spec("cifar10")
@@ -67,6 +67,15 @@ def test_sixteen_bits_become_eight():
     Image.fromarray(pixels).save(buffer, "PNG")
     found = resize_image(Image.open(buffer), MNIST)
     assert np.array_equal(found[0], (pixels // 256).astype(np.uint8))
+
+
+def test_a_pgm_of_sixteen_bits_is_grey(tmp_path):
+    pixels = np.linspace(0, 65535, 28 * 28).astype(np.uint16).reshape(28, 28)
+    file = tmp_path / "a.pgm"
+    file.write_bytes(b"P5 28 28 65535\n" + pixels.astype(">u2").tobytes())
+    picture = open_image(file)
+    assert is_grey(picture)
+    assert np.array_equal(resize_image(picture, MNIST)[0], (pixels // 256).astype(np.uint8))
 
 
 def test_black_and_white_becomes_0_and_255():

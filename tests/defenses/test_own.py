@@ -115,6 +115,17 @@ def test_a_class_of_a_file_is_made_with_the_settings_it_is_annotated_with(file: 
     assert string.digits == "0123456789"
 
 
+def test_files_of_one_name_keep_apart(file: Path) -> None:
+    other = file.parent / "other" / file.name
+    other.parent.mkdir()
+    other.write_text("from dataclasses import dataclass\n", encoding="utf-8")
+    first = import_defense(f"{file}:Own")
+    with pytest.raises(ConfigError):
+        import_defense(f"{other}:Own")
+    assert side(import_defense(f"{file}:Own").made) == 5
+    assert import_defense(f"{file}:Own").kind is first.kind
+
+
 def test_a_module_is_imported_by_its_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(file.parent))
     file.rename(file.with_name("mine_alone.py"))

@@ -1,4 +1,4 @@
-"""Medians, ranges and percentiles are NumPy's, intervals and tests SciPy's; a ratio is of times of the same round."""
+"""Medians and ranges are NumPy's, intervals and tests SciPy's; a ratio is of times of the same round."""
 
 from __future__ import annotations
 
@@ -10,19 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from inputaware.evaluation.statistics import Estimate, compare, estimate, holm, percentile, ratios, summary
+from inputaware.evaluation.statistics import Estimate, compare, estimate, holm, ratios, summary
 
 numbers = st.lists(st.floats(min_value=1e-6, max_value=1e6), min_size=1, max_size=30)
-
-
-@given(values=numbers, percent=st.floats(min_value=0, max_value=100))
-def test_percentile_is_numpys(values: list[float], percent: float) -> None:
-    assert percentile(values, percent) == pytest.approx(float(np.percentile(values, percent)), rel=1e-9)
-
-
-def test_percentile_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="values: expected at least one; found none"):
-        percentile([], 95.0)
 
 
 @given(values=numbers)

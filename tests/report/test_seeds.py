@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from inputaware.config.fields import AttackName
 from inputaware.config.presets import preset_config
 from inputaware.config.record import config_to_dict
@@ -99,9 +101,10 @@ def test_means_and_differences_of_what_has_several_seeds() -> None:
     assert difference["words"].startswith("clean accuracy: 1.00 points higher (95 % interval ")
 
 
-def test_what_was_defended_otherwise_is_left_out_and_named() -> None:
+@pytest.mark.parametrize("otherwise", [{"settings": {"rounds": 20}}, {"code": "of another day"}])
+def test_what_was_defended_otherwise_is_left_out_and_named(otherwise: dict[str, Any]) -> None:
     results = {f"run{seed}": result("badnets", seed, 0.9, 0.5, [0]) for seed in range(2)}
-    results["run1"]["defenses"]["neural-cleanse"]["settings"] = {"rounds": 20}
+    results["run1"]["defenses"]["neural-cleanse"] |= otherwise
     found = over_seeds(results)
     assert found is not None
     assert found["otherwise"] == ["neural-cleanse"]

@@ -267,6 +267,14 @@ def test_a_machine_that_tells_nothing_of_its_processor(monkeypatch: pytest.Monke
     assert record["processor"] == platform.processor()
 
 
+@pytest.mark.parametrize("word", ["flags\t\t", "Features\t"])
+def test_instruction_sets_are_recorded_on_intel_and_arm(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"processor\t: 0\n{word}: fp asimd avx2 bf16\n"
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding=None: text)
+    monkeypatch.setattr(environment, "_commit", lambda: None)
+    assert describe_environment(CPU, "32")["cpu_features"] == ["asimd", "avx2", "bf16"]
+
+
 def test_processors_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
     assert usable_processors() == 2

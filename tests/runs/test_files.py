@@ -9,6 +9,7 @@ import math
 import os
 import re
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -248,6 +249,24 @@ def test_arrays_are_never_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.array([{"code": "here"}], dtype=object))
     with pytest.raises(RunFolderError, match=r"a\.npz: expected arrays; found: Object arrays cannot be loaded"):
         read_arrays(tmp_path / "a.npz")
+
+
+def test_some_arrays_are_read_alone(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "a.npz", {"scoring_a": np.ones(2), "b": np.ones(3)})
+    assert read_arrays(tmp_path / "a.npz", prefix="scoring_").keys() == {"scoring_a"}
+
+
+def test_what_is_no_array_and_what_nobody_may_ever_write_to_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("a.txt", "hello")
+    with pytest.raises(RunFolderError) as caught:
+        read_arrays(tmp_path / "a.npz")
+    assert str(caught.value) == (
+        f"{tmp_path}/a.npz: expected arrays; found: a.txt, which is none; restore the file or make it again"
+    )
+    os.mkfifo(tmp_path / "b.npz")
+    with pytest.raises(RunFolderError, match=r"b\.npz: expected arrays; found: .*no plain file.*; restore the file"):
+        read_arrays(tmp_path / "b.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no archive at all"])

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import statistics
-import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from inputaware.attacks.registry import build_attack
 from inputaware.benchmarking.baseline import plain_copy
-from inputaware.benchmarking.timing import synchronize, take_turns
+from inputaware.benchmarking.timing import seconds_of, take_turns
 from inputaware.benchmarking.workload import random_images
 from inputaware.config.presets import preset_config
 from inputaware.data.loader import to_pixels
 from inputaware.data.spec import dataset_spec
-from inputaware.evaluation.statistics import percentile, ratios, summary
+from inputaware.evaluation.statistics import ratios, summary
 from inputaware.models.precision import full_float32
 from inputaware.runs.results import published_latency
 
@@ -76,8 +76,8 @@ def _compare(product: nn.Module, plain: nn.Module, images: Tensor, repeats: int,
     with torch.no_grad(), full_float32():
         plainly = images.contiguous()
         timers = {
-            "product": lambda: _seconds_of_pass(product, images),
-            "plain": lambda: _seconds_of_pass(plain, plainly),
+            "product": lambda: seconds_of(lambda: product(images), images.device),
+            "plain": lambda: seconds_of(lambda: plain(plainly), images.device),
         }
         take_turns(timers, warm_up)
         seconds = take_turns(timers, repeats)
@@ -88,13 +88,5 @@ def _compare(product: nn.Module, plain: nn.Module, images: Tensor, repeats: int,
     }
 
 
-def _seconds_of_pass(module: nn.Module, images: Tensor) -> float:
-    synchronize(images.device)
-    started = time.perf_counter()
-    module(images)
-    synchronize(images.device)
-    return time.perf_counter() - started
-
-
 def _milliseconds(seconds: list[float]) -> dict[str, float]:
-    return {"median_ms": 1e3 * statistics.median(seconds), "percentile_95_ms": 1e3 * percentile(seconds, 95.0)}
+    return {"median_ms": 1e3 * statistics.median(seconds), "percentile_95_ms": 1e3 * float(np.percentile(seconds, 95))}

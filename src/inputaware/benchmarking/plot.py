@@ -9,8 +9,8 @@ from typing import Any
 from inputaware.benchmarking.latency import NETWORKS
 from inputaware.benchmarking.parts import PARTS
 from inputaware.benchmarking.workload import STAGES
-from inputaware.figures.style import COLOURS, DPI, style
-from inputaware.runs.files import write_atomically
+from inputaware.figures.style import COLOURS, png_figure, style, svg_figure
+from inputaware.runs.files import write_bytes
 from inputaware.runs.results import device_in_words
 
 __all__ = ["plot_benchmark"]
@@ -54,8 +54,7 @@ def plot_benchmark(result: dict[str, Any], path: Path) -> None:
         figure.suptitle(
             f"{settings['dataset']}, {place}, {environment['threads']} threads, precision {environment['precision']}"
         )
-        kind = path.suffix.removeprefix(".")
-        write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, dpi=DPI))
+        write_bytes(path, (png_figure if path.suffix == ".png" else svg_figure)(figure))
 
 
 def _draw_rates(axis: Any, result: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import IO, cast
 
 from inputaware.api import train
 from inputaware.config.presets import preset_config
@@ -86,8 +87,7 @@ def _seconds_to_first_step(output: Path) -> float:
         while not (os.path.exists(note) and os.path.getsize(note)):
             if process.poll() is not None or time.perf_counter() - started > _PATIENCE:
                 process.kill()
-                _, words = process.communicate()
-                raise _failed(arguments, process.returncode, words)
+                raise _failed(arguments, process.wait(), cast(IO[str], process.stderr).read())
             time.sleep(_POLL)
         return time.perf_counter() - started
     finally:

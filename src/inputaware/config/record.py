@@ -134,17 +134,18 @@ def _converter() -> cattrs.Converter:
 
     def structure_choice(value: Any, kind: Any) -> Any:
         if value not in get_args(kind):
-            raise ValueError(f"expected one of {', '.join(get_args(kind))}; found {value!r}")
+            raise ValueError(f"expected one of {', '.join(map(str, get_args(kind)))}; found {value!r}")
         return value
 
     def structure_tuple(value: Any, kind: Any) -> Any:
         kinds = get_args(kind)
+        words = "numbers" if {int, float} >= {*kinds} - {Ellipsis} else "values"
         if not isinstance(value, list | tuple):
-            raise ValueError(f"expected a list of numbers; found {value!r}")
+            raise ValueError(f"expected a list of {words}; found {value!r}")
         if kinds[-1] is Ellipsis:
             kinds = (kinds[0],) * len(value)
         if len(value) != len(kinds):
-            raise ValueError(f"expected a list of {len(kinds)} numbers; found {value!r}")
+            raise ValueError(f"expected a list of {len(kinds)} {words}; found {value!r}")
         return tuple(converter.structure(item, item_kind) for item, item_kind in zip(value, kinds, strict=True))
 
     def structure_list(value: Any, kind: Any) -> Any:

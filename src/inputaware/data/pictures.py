@@ -103,7 +103,9 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
                 image.verify()
                 image = Image.open(io.BytesIO(data), formats=("PNG",))
             image.load()
-            return ImageOps.exif_transpose(image)
+            # For a grey PGM of 16 bits Pillow takes 32.
+            of_16_bits = image.format == "PPM" and image.mode == "I"
+            return ImageOps.exif_transpose(image.convert("I;16") if of_16_bits else image)
     except Image.DecompressionBombError:
         raise DataError(
             f"{name}: expected an image of at most {_MOST_PIXELS // 10**6} megapixels; found a larger one; "

@@ -339,7 +339,7 @@ class FinePruning(Defense):
         steps = settings.epochs * in_epoch
 
         def share_of_rate(step: int) -> float:
-            return (1 + math.cos(math.pi * step / steps)) / 2 if settings.schedule == "cosine" and steps else 1.0
+            return (1 + math.cos(math.pi * step / steps)) / 2 if settings.schedule == "cosine" else 1.0
 
         course = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_rate)
         changes = AugmentationConfig(crop_padding=settings.crop_padding, horizontal_flip=settings.horizontal_flip)

@@ -219,7 +219,7 @@ def _import_file(path: Path) -> tuple[ModuleType, str | None]:
     digest = _known(path.parent, now)
     if path in _IMPORTED and _IMPORTED[path][0] == now:
         return _IMPORTED[path][1], digest
-    name = f"{path.stem} (a file)"
+    name = f"{path} (a file)"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -147,12 +147,13 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _defended_otherwise(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the defenses that were not run with the same settings on all seeds that have them."""
-    settings: dict[str, set[str]] = {}
+    """Return the defenses that were not run with the same settings and code on all seeds that have them."""
+    found_of: dict[str, set[str]] = {}
     for result in results:
         for name, record in result.get("defenses", {}).items():
-            settings.setdefault(name, set()).add(json.dumps(record.get("settings"), sort_keys=True))
-    return sorted(name for name, found in settings.items() if len(found) > 1)
+            ran = [record.get("settings"), record.get("code")]
+            found_of.setdefault(name, set()).add(json.dumps(ran, sort_keys=True))
+    return sorted(name for name, found in found_of.items() if len(found) > 1)
 
 
 def comparisons(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ __all__ = [
     "compare",
     "estimate",
     "holm",
-    "percentile",
     "ratios",
     "summary",
 ]
@@ -30,24 +29,6 @@ _RESAMPLES = 10_000
 
 _ROUNDING = 1e-9
 """Standard deviation of rates below which they differ by rounding only: no test set has a billion images."""
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the value below which this many percent lie, linear between neighbours in order.
-
-    Args:
-        values: one or more numbers.
-        percent: 0 to 100.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    if not values:
-        raise ValueError("values: expected at least one; found none")
-    ordered = sorted(values)
-    place = percent / 100 * (len(ordered) - 1)
-    below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
-    return below + (above - below) * (place - math.floor(place))
 
 
 def ratios(slower: Sequence[float], faster: Sequence[float]) -> list[float]:

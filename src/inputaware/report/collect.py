@@ -96,7 +96,9 @@ def collect_run(path: str | os.PathLike[str]) -> CollectedRun:
     others = sorted({path.stem for path in (folder / "defenses").glob("*.json")} - set(DEFENSES))
     defenses = {
         name: Defended(
-            read_json(folder / "defenses" / f"{name}.json"), read_arrays(folder / "defenses" / f"{name}.npz")
+            read_json(folder / "defenses" / f"{name}.json"),
+            # Not what the verdict rests on, a whole fine-tuned network for one.
+            read_arrays(folder / "defenses" / f"{name}.npz", prefix="scoring_"),
         )
         for name in (*DEFENSES, *others)
         if finished and all((folder / "defenses" / f"{name}.{kind}").exists() for kind in ("json", "npz"))

@@ -11,7 +11,6 @@ from inputaware.config.checks import check_number, check_seed
 from inputaware.config.datasets import DATASETS
 from inputaware.config.fields import PrecisionName, PresetName
 from inputaware.data.cache import load_images
-from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, DataError, did_you_mean
 from inputaware.evaluation.words import duration
 from inputaware.report.collect import collect_run
@@ -148,7 +147,6 @@ def _check(items: Sequence[str], dataset: str, seeds: Sequence[int]) -> tuple[It
 
 def _data_missing(dataset: str) -> str | None:
     """Return why a data set cannot be read; none where it can."""
-    dataset_spec(dataset)
     try:
         for split in ("train", "test"):
             load_images(dataset, split)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,14 @@ def run_identity(config: Config, spec: DatasetSpec) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def resume_command(folder: str | os.PathLike[str]) -> str:
+def resume_command(folder: str | os.PathLike[str], options: Sequence[str] = ()) -> str:
     """Return the command that goes on with a run.
 
     Args:
         folder: the run's.
+        options: what else it was started with and the folder does not know.
     """
-    return f"inputaware train --resume --output {shlex.quote(os.fspath(folder))}"
+    return shlex.join(["inputaware", "train", "--resume", *options, "--output", os.fspath(folder)])
 
 
 def _spec_from_dict(data: dict[str, Any]) -> DatasetSpec:

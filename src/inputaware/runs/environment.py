@@ -129,7 +129,9 @@ def _cpu_flags() -> set[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
-    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
+    # ARM has another word for them.
+    found = (line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features")))
+    return set(next(found, ()))
 
 
 def _processor() -> str:
@@ -207,7 +209,7 @@ def describe_environment(device: torch.device, precision: str, processes: int = 
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    features = sorted(_cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "fma", "asimd"})
+    features = sorted(_cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "fma", "asimd", "bf16"})
     return {
         "inputaware": __version__,
         "commit": _commit(),

@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old content or the new, never half of it."""
+"""Files of a run folder: written so that a reader finds the old content or the new, and read as a stranger's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from inputaware.data.reading import read_plain_file
+from inputaware.data.reading import check_plain_file, read_plain_file
 from inputaware.errors import RunFolderError, WriteError
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ _DIGEST = "sha256"
 
 _MOST_BYTES = 2**28
 """Largest JSON file that is read; a run's own are far smaller."""
+
+_MOST_BYTES_OF_ARRAYS = 2**31
+"""Largest file of arrays that is read."""
 
 _REMEDIES = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free space",
@@ -193,18 +196,26 @@ def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     write_atomically(path, write)
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path, prefix: str = "") -> dict[str, NDArray[Any]]:
     """Return the named arrays of an ``.npz`` file; nothing in it is unpickled.
 
+    Args:
+        path: the file.
+        prefix: how the names of those begin that are read.
+
     Raises:
-        RunFolderError: the file is missing, or holds something else than arrays.
+        RunFolderError: the file is missing, too large, no plain file, or holds something else than arrays.
     """
     import numpy as np
 
     try:
+        check_plain_file(path, _MOST_BYTES_OF_ARRAYS)
         # Opened here, since numpy leaves a file open that turns out to be no archive.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return dict(file)
+            arrays = {name: file[name] for name in file.files if name.startswith(prefix)}
+        if other := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
+            raise ValueError(f"{other[0]}, which is none")
+        return arrays
     except FileNotFoundError:
         raise RunFolderError(f"{path}: expected this file of a run folder; found none") from None
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:

@@ -241,16 +241,10 @@ class Trainer:
                 if look is not None:
                     latest = look.losses
                     self._check(stage, epoch, look.steps, latest.pop(""))
-                if saving:
-                    # The others' losses, random state and batch-norm statistics are not the run's.
-                    if self.processes.writes:
-                        self._save(
-                            index,
-                            epoch,
-                            step.trained,
-                            loader,
-                            _Begun(steps, sums, time.perf_counter() - started, seen),
-                        )
+                # The others' losses, random state and batch-norm statistics are not the run's.
+                if saving and self.processes.writes:
+                    so_far = _Begun(steps, sums, time.perf_counter() - started, seen)
+                    self._save(index, epoch, step.trained, loader, so_far)
                 if stopping:
                     # A launcher ends all when one leaves, and this must not be in the middle of a checkpoint.
                     self.processes.wait()
