@@ -185,7 +185,7 @@ def test_the_cross_entropy_reaches_the_pattern_generator_through_the_classifier(
     ],
 )
 def test_probability_at(progress: float, initial: float | None, final: float, ramp: float, expected: float) -> None:
-    assert probability_at(progress, initial, final, ramp) == pytest.approx(expected)
+    assert probability_at(progress, initial=initial, final=final, ramp=ramp) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float16])

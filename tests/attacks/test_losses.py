@@ -25,7 +25,7 @@ def test_diversity_is_the_mean_quotient_of_root_mean_squares(channels: int, eps:
     random = np.random.default_rng(channels)
     images, triggers = random.normal(size=(5, 3, 6, 4)), random.normal(size=(5, channels, 6, 4))
     expected = numpy_diversity(images, triggers, eps)
-    found = diversity_loss(torch.from_numpy(images), torch.from_numpy(triggers), eps)
+    found = diversity_loss(torch.from_numpy(images), torch.from_numpy(triggers), eps=eps)
     assert found.shape == ()
     assert found.dtype == torch.float64
     assert found.item() == pytest.approx(expected, rel=1e-13)
@@ -74,7 +74,7 @@ def test_diversity_is_computed_in_float32(dtype: torch.dtype) -> None:
 def test_mask_norm_counts_only_what_lies_above_the_density(density: float) -> None:
     mask = np.random.default_rng(0).random((3, 1, 6, 4))
     leaf = torch.from_numpy(mask).requires_grad_()
-    found = mask_norm_loss(leaf, density)
+    found = mask_norm_loss(leaf, density=density)
     found.backward()
     assert found.item() == pytest.approx(np.mean(np.clip(mask - density, 0, None)), rel=1e-13, abs=0)
     np.testing.assert_allclose(leaf.grad, (mask > density) / mask.size, rtol=1e-13)

@@ -142,7 +142,7 @@ def test_activity_counts_what_the_next_layer_reads() -> None:
     ],
 )
 def test_as_many_channels_as_the_tolerance_allows(accuracy: list[float], tolerance: float, expected: int) -> None:
-    assert most_pruned(torch.tensor(accuracy, dtype=torch.float64), tolerance) == expected
+    assert most_pruned(torch.tensor(accuracy, dtype=torch.float64), tolerance=tolerance) == expected
 
 
 def smaller(classifier: nn.Module, keep: list[int]) -> nn.Module:

@@ -138,19 +138,19 @@ def test_the_chance_rate_is_that_of_an_independent_simulation() -> None:
         scores = anomaly_scores(draw.normal(50, 7, 10).tolist())
         hits += min(score for score in scores if score is not None) < -2
     low, high = stats.binomtest(hits, 4000).proportion_ci(0.999)
-    found = chance_rate(10, 2.0)
+    found = chance_rate(10, threshold=2.0)
     assert found is not None
     assert low < found < high
-    assert found == chance_rate(10, 2.0)
+    assert found == chance_rate(10, threshold=2.0)
 
 
 def test_the_chance_rate_rises_with_classes_and_falls_with_the_threshold() -> None:
-    few, many, strict = chance_rate(10, 2.0), chance_rate(43, 2.0), chance_rate(10, 3.0)
+    few, many, strict = chance_rate(10, threshold=2.0), chance_rate(43, threshold=2.0), chance_rate(10, threshold=3.0)
     assert few is not None
     assert many is not None
     assert strict is not None
     assert strict < few < many
-    assert chance_rate(2, 2.0) is None
+    assert chance_rate(2, threshold=2.0) is None
 
 
 def searched(rates: list[float], norms: list[float], **changes: object) -> tuple[ClassSearch, list[float]]:
@@ -303,7 +303,7 @@ def test_a_class_that_is_never_reached_has_no_norm_and_is_named() -> None:
     assert np.isnan(finding.arrays["masks"][0, 4]).all()
     assert np.isfinite(finding.arrays["masks"][0, :4]).all()
     assert "No trigger reached 99% success for class 4, left out of the comparison." in finding.sentence
-    assert finding.scores["chance_rate"] == chance_rate(4, 2.0)
+    assert finding.scores["chance_rate"] == chance_rate(4, threshold=2.0)
 
 
 def test_too_few_classes_give_no_verdict() -> None:
@@ -356,7 +356,7 @@ def test_a_class_that_is_reached_in_half_of_the_trials_is_left_out_and_named(mon
     assert finding.scores["unreached"] == [3]
     assert finding.scores["norms"] == [50, 60, 70, None, 83]
     assert finding.scores["norm_spread"] == [0, 0, 0, None, 0]
-    assert finding.scores["chance_rate"] == chance_rate(4, 2.0)
+    assert finding.scores["chance_rate"] == chance_rate(4, threshold=2.0)
     assert finding.scores["trial_norms"] == given
     assert (
         "No trigger reached 99% success in more than half of the 2 trials for class 3, left out of the comparison."

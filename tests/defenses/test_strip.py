@@ -125,17 +125,17 @@ def test_entropies_are_means_over_the_overlays_in_chunks_of_any_size(in_flight: 
 def test_the_threshold_is_a_quantile_of_the_normal_distribution() -> None:
     values = np.random.default_rng(2).normal(1.3, 0.2, 50)
     expected = stats.norm.ppf(0.01, values.mean(), values.std(ddof=1))
-    assert entropy_threshold(torch.from_numpy(values), 0.01) == pytest.approx(expected, rel=1e-9)
+    assert entropy_threshold(torch.from_numpy(values), rate=0.01) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.25, 0.5])
 def test_the_quantile_is_that_of_the_entropies_themselves(rate: float) -> None:
     values = np.random.default_rng(2).exponential(1.0, 2000)
-    found = entropy_quantile(torch.from_numpy(values), rate)
+    found = entropy_quantile(torch.from_numpy(values), rate=rate)
     assert found == pytest.approx(np.quantile(values, rate), rel=1e-12)
     assert np.sum(values < found) == 2000 * rate
     # Taken for normal, they would have none below.
-    assert np.sum(values < entropy_threshold(torch.from_numpy(values), 0.01)) == 0
+    assert np.sum(values < entropy_threshold(torch.from_numpy(values), rate=0.01)) == 0
 
 
 def test_the_area_under_the_curve_counts_pairs() -> None:

@@ -37,7 +37,7 @@ def run(average: WeightAverage, network: nn.Sequential, first: int, last: int) -
 def test_the_average_is_the_weighted_sum_of_all_weights(decay: float) -> None:
     network = make_network()
     history = {name: [tensor.clone().numpy()] for name, tensor in network.state_dict().items()}
-    average = WeightAverage(network, decay)
+    average = WeightAverage(network, decay=decay)
     for step in range(1, STEPS + 1):
         run(average, network, step, step)
         for name, tensor in network.state_dict().items():
@@ -58,7 +58,7 @@ def test_the_average_is_the_weighted_sum_of_all_weights(decay: float) -> None:
 def test_before_the_first_step_the_average_is_the_network() -> None:
     network = make_network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    average = WeightAverage(network, 0.9)
+    average = WeightAverage(network, decay=0.9)
     move(network, 5)
     average.apply()
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -66,7 +66,7 @@ def test_before_the_first_step_the_average_is_the_network() -> None:
 
 def test_applied_for_a_while_the_network_gets_its_weights_back() -> None:
     network = make_network()
-    average = WeightAverage(network, 0.9)
+    average = WeightAverage(network, decay=0.9)
     run(average, network, 1, 10)
     own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     parameters = list(network.parameters())
@@ -93,13 +93,13 @@ def test_applied_for_a_while_the_network_gets_its_weights_back() -> None:
 
 def test_restored_it_goes_on_bit_for_bit() -> None:
     network = make_network()
-    average = WeightAverage(network, 0.99)
+    average = WeightAverage(network, decay=0.99)
     run(average, network, 1, 15)
     state = {name: tensor.clone() for name, tensor in average.state().items()}
     run(average, network, 16, STEPS)
 
     other = make_network()
-    resumed = WeightAverage(other, 0.99)
+    resumed = WeightAverage(other, decay=0.99)
     resumed.restore(state)
     run(resumed, other, 16, STEPS)
     first, second = average.state(), resumed.state()

@@ -93,14 +93,14 @@ class MaskStage(Stage):
             partners, partner_masks = batch.partners, self.share.apply(self.generator, batch.partners)
         mine, size = self.share.mine, len(images)
         images, partners, masks, partner_masks = mine(images), mine(partners), mine(masks), mine(partner_masks)
-        norm = self.share.weigh(mask_norm_loss(masks, self.config.density), len(images), size)
+        norm = self.share.weigh(mask_norm_loss(masks, density=self.config.density), len(images), size)
         diversity = diversity_loss(self.normalize.scale(images - partners), masks - partner_masks)
         diversity = self.share.weigh(diversity, len(images), size)
         weight = self.config.lambda_div ** (2 if self.config.lambda_div_twice else 1)
         return StepLoss(self.config.lambda_norm * norm + weight * diversity, {"norm": norm, "diversity": diversity})
 
 
-def probability_at(progress: float, initial: float | None, final: float, ramp: float) -> float:
+def probability_at(progress: float, *, initial: float | None, final: float, ramp: float) -> float:
     """Return a probability that keeps its initial value and goes linearly to its final one over a ramp at the end."""
     if initial is None:
         return final
@@ -156,8 +156,12 @@ class JointStage(Stage):
     def layout(self, batch: Batch, progress: float) -> tuple[int, int]:
         """Return how many images of a batch carry their own and how many another image's trigger."""
         config = self.config
-        attack = probability_at(progress, config.initial_attack_probability, config.attack_probability, config.ramp)
-        cross = probability_at(progress, config.initial_cross_probability, config.cross_probability, config.ramp)
+        attack = probability_at(
+            progress, initial=config.initial_attack_probability, final=config.attack_probability, ramp=config.ramp
+        )
+        cross = probability_at(
+            progress, initial=config.initial_cross_probability, final=config.cross_probability, ramp=config.ramp
+        )
         size = len(batch.images)
         # A batch that lost a self-partner is smaller, and a ramp may end at nothing: as long as there is a part, every
         # process has an image of it.

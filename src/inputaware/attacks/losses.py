@@ -15,6 +15,7 @@ __all__ = ["diversity_loss", "mask_norm_loss"]
 def diversity_loss(
     input_difference: Float[Tensor, "batch channel height width"],
     trigger_difference: Float[Tensor, "batch trigger_channel height width"],
+    *,
     eps: float = 1e-7,
 ) -> Float[Tensor, ""]:
     """Return how much less triggers differ than the images that they were made from.
@@ -34,7 +35,7 @@ def diversity_loss(
     return (_root_mean_square(input_difference) / (_root_mean_square(trigger_difference) + eps)).mean()
 
 
-def mask_norm_loss(mask: Float[Tensor, "batch 1 height width"], density: float) -> Float[Tensor, ""]:
+def mask_norm_loss(mask: Float[Tensor, "batch 1 height width"], *, density: float) -> Float[Tensor, ""]:
     """Return the mean size of masks above the density that costs nothing: ``mean(relu(m - density))``.
 
     The form is the release's.

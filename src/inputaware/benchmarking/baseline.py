@@ -99,7 +99,7 @@ class PlainMaskStage(Stage):
         partners = batch.images.roll(1, 0)
         masks = self.generator(batch.images)
         partner_masks = self.generator(partners)
-        norm = mask_norm_loss(masks, self.config.density)
+        norm = mask_norm_loss(masks, density=self.config.density)
         diversity = diversity_loss(self.normalize.scale(batch.images - partners), masks - partner_masks)
         total = self.config.lambda_norm * norm + self.config.lambda_div * diversity
         return StepLoss(total, {"norm": norm, "diversity": diversity})

@@ -190,7 +190,7 @@ def channel_activity(
     return values.mean((0, 2, 3)).cpu().double()
 
 
-def most_pruned(accuracy: Float64[Tensor, " counts"], tolerance: float) -> int:
+def most_pruned(accuracy: Float64[Tensor, " counts"], *, tolerance: float) -> int:
     """Return the largest number of pruned channels that costs at most ``tolerance`` of accuracy.
 
     Args:
@@ -229,7 +229,7 @@ class FinePruning(Defense):
         order = activity.argsort(stable=True)
         predictions = cut.pruned_predictions(clean.pixels[held_out], order, lambda share: progress(share / 2))
         accuracy = (predictions == clean.labels[held_out]).cpu().double().mean(1)
-        count = most_pruned(accuracy, self.settings.tolerance)
+        count = most_pruned(accuracy, tolerance=self.settings.tolerance)
         keep = _kept(order, count).to(clean.images.device)
         tuned_accuracy, weights = None, {}
         if self.settings.epochs:

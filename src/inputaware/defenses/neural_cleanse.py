@@ -100,7 +100,7 @@ def highest_index(norms: Sequence[float | None]) -> float | None:
     return max((-score for score in scores if score is not None), default=None)
 
 
-def chance_rate(classes: int, threshold: float) -> float | None:
+def chance_rate(classes: int, *, threshold: float) -> float | None:
     """Return how often the rule flags at least one of some classes that do not differ.
 
     Norms are drawn from one normal distribution and judged as :func:`anomaly_scores` judges them. This is the rate of
@@ -422,7 +422,7 @@ class NeuralCleanse(Defense):
         smallest = min(known, key=known.__getitem__) if known else None
         medians = [_median(own, enough=half) for own in zip(*norms, strict=True)]
         unreached = [label for label, norm in enumerate(medians) if norm is None]
-        chance = chance_rate(suspect.classes - len(unreached), settings.threshold)
+        chance = chance_rate(suspect.classes - len(unreached), threshold=settings.threshold)
         highest = _median([highest_index(of_trial) for of_trial in norms], enough=half)
         verdict: Verdict = "no-verdict" if smallest is None else "flagged" if flagged else "not-flagged"
         return Examination(

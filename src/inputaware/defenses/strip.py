@@ -94,7 +94,7 @@ def blended_entropies(
     return torch.cat(soft), torch.cat(release)
 
 
-def entropy_threshold(entropies: Float[Tensor, " batch"], rate: float) -> float:
+def entropy_threshold(entropies: Float[Tensor, " batch"], *, rate: float) -> float:
     """Return the entropy below which a share of clean images falls, by the normal distribution.
 
     Gao et al. 2019: the ``rate`` quantile of a normal distribution with the entropies' mean and standard deviation.
@@ -107,7 +107,7 @@ def entropy_threshold(entropies: Float[Tensor, " batch"], rate: float) -> float:
     return float(values.mean()) + NormalDist().inv_cdf(rate) * float(values.std())
 
 
-def entropy_quantile(entropies: Float[Tensor, " batch"], rate: float) -> float:
+def entropy_quantile(entropies: Float[Tensor, " batch"], *, rate: float) -> float:
     """Return the entropy below which a share of these clean images falls: their own quantile, not a normal's.
 
     Args:
@@ -177,8 +177,8 @@ class Strip(Defense):
         overlays = clean.images[chosen.to(clean.images.device)]
         tested = clean.pixels[torch.cat([setting, held_out]).to(clean.images.device)]
         entropies, _ = blended_entropies(suspect, tested, to_pixels(overlays), progress=progress)
-        threshold = entropy_threshold(entropies[:half], settings.false_rejection_rate)
-        quantile = entropy_quantile(entropies[:half], settings.false_rejection_rate)
+        threshold = entropy_threshold(entropies[:half], rate=settings.false_rejection_rate)
+        quantile = entropy_quantile(entropies[:half], rate=settings.false_rejection_rate)
         rate, low, high = _rate(entropies[half:] < threshold)
         by_quantile, *interval = _rate(entropies[half:] < quantile)
         return Examination(

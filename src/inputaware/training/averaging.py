@@ -22,7 +22,7 @@ class WeightAverage:
         decay: the share of the old average that a step keeps, in (0, 1).
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, *, decay: float) -> None:
         self.module = module
         self.decay = decay
         self.steps = torch.zeros((), dtype=torch.int64)

@@ -60,7 +60,7 @@ class TrainedModule:
                 nesterov=config.nesterov,
                 fused=on_gpu,
             )
-        self.average = WeightAverage(self.module, averaging) if averaging > 0 else None
+        self.average = WeightAverage(self.module, decay=averaging) if averaging > 0 else None
 
     def prepare(self, epoch: int, progress: float) -> None:
         """Set the step's learning rate and clear the gradients."""
