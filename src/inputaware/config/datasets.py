@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["DATASETS", "IMAGE_COUNTS", "IMAGE_SUFFIXES", "ImageCounts", "held_out"]
+__all__ = ["COLOURED", "DATASETS", "IMAGE_COUNTS", "IMAGE_SUFFIXES", "ImageCounts", "held_out"]
 
 _HELD_OUT = 5_000
 """Training images in the validation split, and as many in the defender's; of digits and of one's own fewer."""
@@ -39,6 +39,9 @@ IMAGE_COUNTS = {
 
 DATASETS = tuple(IMAGE_COUNTS)
 """The data sets that are known by name; anything else is a path."""
+
+COLOURED = ("cifar10", "gtsrb")
+"""Those of them whose images have colour."""
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What counts as an image in a folder; other files are passed over."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from inputaware.config.datasets import DATASETS, IMAGE_SUFFIXES, held_out
+from inputaware.config.datasets import COLOURED, DATASETS, IMAGE_SUFFIXES, held_out
 from inputaware.config.fields import (
     PRESETS,
     AugmentationConfig,
@@ -28,7 +28,7 @@ __all__ = ["preset_config", "without_effect"]
 
 def _augmentation(dataset: str) -> AugmentationConfig:
     """Return the paper's augmentation of a data set; a user's own images are cropped only."""
-    rotation = 10.0 if dataset in ("cifar10", "gtsrb") else 0.0
+    rotation = 10.0 if dataset in COLOURED else 0.0
     return AugmentationConfig(rotation_degrees=rotation, horizontal_flip=dataset == "cifar10")
 
 
@@ -137,7 +137,7 @@ def _fast(dataset: str, target: TargetName, images: int | None) -> dict[str, Any
         )
     joint_batch_size = batch_size
     classifier = OptimizerConfig(name="adam", learning_rate=0.002, betas=(0.9, 0.99))
-    if dataset in ("cifar10", "gtsrb"):
+    if dataset in COLOURED:
         # A residual network with batch-norm; mnist-cnn has none, and there SGD is far slower than Adam.
         classifier = OptimizerConfig(name="sgd", learning_rate=0.2, nesterov=True, weight_decay=5e-4)
         # A GPU takes 1.5 times as long for twice as many images.

@@ -8,6 +8,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
+from inputaware.config.datasets import COLOURED, DATASETS
 from inputaware.config.fields import ArchitectureName, AttackName, Config
 from inputaware.errors import ConfigError, did_you_mean
 
@@ -258,23 +259,14 @@ _UNREAD_BY_ARCHITECTURE: dict[ArchitectureName, tuple[str, ...]] = {
 }
 """The same of a classifier."""
 
-_ARCHITECTURES: dict[str, ArchitectureName] = {
-    "digits": "mnist-cnn",
-    "mnist": "mnist-cnn",
-    "cifar10": "preact-resnet18",
-    "gtsrb": "preact-resnet18",
-}
-"""What ``auto`` takes for data sets with a name."""
-
-
 def fields_that_count(config: Config) -> dict[str, Any]:
     """Return the fields on which a run's results depend, by dotted name.
 
     A control leaves out what only the input-aware attack has, a classifier what only others have.
     """
     architecture = config.model.architecture
-    if architecture == "auto":
-        architecture = _ARCHITECTURES.get(config.dataset, "auto")
+    if architecture == "auto" and config.dataset in DATASETS:
+        architecture = "preact-resnet18" if config.dataset in COLOURED else "mnist-cnn"
     unread = (*_UNREAD[config.attack], *_UNREAD_BY_ARCHITECTURE[architecture])
     if not config.hold_out:
         unread = (*unread, "validation_images")
