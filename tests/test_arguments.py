@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from inputaware.arguments import parse, parse_defend, parse_train
 from inputaware.commands import EvaluateCommand, SweepCommand
 from inputaware.config.presets import preset_config
-from inputaware.config.record import override
+from inputaware.config.record import config_to_dict, override
 from inputaware.defenses import own
 from inputaware.defenses.own import import_defense
 from inputaware.defenses.settings import DEFENSES, DefenseSettings
@@ -40,6 +42,21 @@ def test_data_set_and_preset_decide_the_defaults() -> None:
     assert config == override(usual, {"joint_stage": {"epochs": 3}})
     assert usual.joint_stage.epochs != 3
     assert parse_train(["--resume", "--output", "nowhere"])[1] is None
+
+
+@pytest.mark.parametrize("option", ["dataset", "preset", "target"])
+def test_an_option_overrides_the_file_and_the_file_the_preset(option: str, tmp_path: Path) -> None:
+    settings = {"dataset": "digits", "preset": "fast", "target": "all-to-one"}
+    asked = {**settings, option: {"dataset": "mnist", "preset": "paper", "target": "all-to-all"}[option]}
+    file = tmp_path / "file.json"
+    whole = preset_config(**settings)
+    for given, expected in (
+        (config_to_dict(whole), replace(whole, **asked)),
+        ({**settings, "seed": 3}, preset_config(**asked, seed=3)),
+    ):
+        file.write_text(json.dumps(given), encoding="utf-8")
+        _, config = parse_train([f"--config={file}", f"--{option}={asked[option]}", "--output=o"])
+        assert config == expected
 
 
 @pytest.mark.parametrize("option", ["--preset", "--output", "--config", "--resume=yes"])

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -22,11 +21,8 @@ import torch
 from PIL import Image
 
 from inputaware import Run, __version__, cli
-from inputaware.arguments import parse_train
 from inputaware.cli import main
-from inputaware.config.presets import preset_config
 from inputaware.runs.files import read_json, write_json
-from inputaware.runs.folder import RunFolder
 
 TINY = [
     "--dataset=digits",
@@ -524,19 +520,6 @@ def test_a_mistake_is_explained_and_nothing_is_written(
     assert out == ""
     assert list(tmp_path.iterdir()) == []
     assert tree(run) | tree(clean_run) == before
-
-
-@pytest.mark.parametrize("option", ["dataset", "preset", "target"])
-def test_an_option_overrides_the_file_and_the_file_the_preset(option: str, tmp_path: Path, run: Path) -> None:
-    asked = {"dataset": "mnist", "preset": "paper", "target": "all-to-all"}[option]
-    whole = run / "config.json"
-    _, config = parse_train(["--config", str(whole), f"--{option}", asked, "--output=x"])
-    assert config == replace(RunFolder(run).config(), **{option: asked})
-    part = tmp_path / "part.json"
-    part.write_text('{"seed": 3, "dataset": "digits", "preset": "fast", "target": "all-to-one"}')
-    _, config = parse_train(["--config", str(part), f"--{option}", asked, "--output=x"])
-    settings = {"dataset": "digits", "preset": "fast", "target": "all-to-one", option: asked}
-    assert config == replace(preset_config(**settings), seed=3)
 
 
 def test_the_same_command_with_resume_is_accepted_switches_included(tmp_path: Path) -> None:

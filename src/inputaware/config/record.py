@@ -259,6 +259,7 @@ _UNREAD_BY_ARCHITECTURE: dict[ArchitectureName, tuple[str, ...]] = {
 }
 """The same of a classifier."""
 
+
 def fields_that_count(config: Config) -> dict[str, Any]:
     """Return the fields on which a run's results depend, by dotted name.
 
