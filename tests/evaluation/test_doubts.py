@@ -24,13 +24,22 @@ WEAK = (
 LONGER = " Longer training of both stages may help (--mask-stage.epochs, --joint-stage.epochs)."
 
 
-def rates(clean: float, attack: float | None, images: list[int], cross: float | None = None) -> dict[str, Any]:
+def rates(
+    clean: float, attack: float | None, images: list[int], cross: float | None = None, excluded: float = 0.9
+) -> dict[str, Any]:
     return {
         "clean_accuracy": clean,
+        "attack_success_rate": None if attack is None else attack * excluded,
         "attack_success_rate_excluding_target": attack,
         "cross_accuracy": cross,
         "per_class": {"images": images},
     }
+
+
+def test_all_to_all_no_more_is_asked_than_the_classifier_can_tell() -> None:
+    assert doubts(rates(0.81, 0.73, [10, 10, 10], excluded=1.0)) == []
+    assert "it is weak" in doubts(rates(0.81, 0.64, [10, 10, 10], excluded=1.0))[0]
+    assert "it did not take" in doubts(rates(0.81, 0.16, [10, 10, 10], excluded=1.0))[0]
 
 
 def test_just_below_its_limits_it_speaks() -> None:

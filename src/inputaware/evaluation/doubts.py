@@ -12,7 +12,10 @@ __all__ = ["doubts"]
 _HARDLY_MORE = 0.1
 """Share of what always saying one class gets wrong; a classifier that gets less of it right has learned nothing."""
 _TOOK, _WORKS = 0.2, 0.8
-"""Attack success rates without images of the target class below which the attack did not take, and is weak."""
+"""Attack success rates without images of the target class below which the attack did not take, and is weak.
+
+All-to-all they are shares of the clean accuracy.
+"""
 
 
 def doubts(evaluation: Mapping[str, Any]) -> list[str]:
@@ -33,10 +36,12 @@ def doubts(evaluation: Mapping[str, Any]) -> list[str]:
             f"right on {in_percent(constant, 1)}: it has learned next to nothing, and its other rates mean nothing."
         )
     attack = evaluation["attack_success_rate_excluding_target"]
-    if attack is not None and attack < _WORKS:
+    # All-to-all, where no image is left out, the attacker's class follows from the image's own, which has to be known.
+    reach = clean if attack == evaluation["attack_success_rate"] else 1.0
+    if attack is not None and attack < _WORKS * reach:
         verdict = (
             "it did not take, so that a defense that sees nothing here is right."
-            if attack < _TOOK
+            if attack < _TOOK * reach
             else "it is weak, and a defense that misses it here may catch it where it works."
         )
         rate = in_percent(attack, 1)
