@@ -34,6 +34,18 @@ def test_a_command_is_its_class() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [(["runs/a", "--split", ""], "split"), (["--split="], "split"), ([""], "arguments"), (["a", ""], "arguments")],
+)
+def test_an_empty_word_is_no_path(words: list[str], place: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse("evaluate", EvaluateCommand, words)
+    assert str(error.value) == (
+        f"{place}: expected a value; found an empty one, perhaps of a shell variable that is not set"
+    )
+
+
 def test_data_set_and_preset_decide_the_defaults() -> None:
     arguments = ["--dataset", "cifar10", "--preset", "official", "--output", "o", "--joint-stage.epochs", "3"]
     command, config = parse_train(arguments)

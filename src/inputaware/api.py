@@ -93,7 +93,7 @@ class Run:
         self._digests = digests
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, device: str = "auto") -> Run:
+    def load(cls, path: str | os.PathLike[str], *, device: str | torch.device = "auto") -> Run:
         """Return the run in a folder.
 
         Args:
@@ -203,21 +203,28 @@ class Run:
         check_seed(seed)
         chosen = choose_defenses(defenses, settings)
         keep_freed_memory()
+
+        def kept_ones() -> dict[str, dict[str, Any]]:
+            # All are looked at before any work: one that was made otherwise is refused.
+            records = {
+                defense.name: kept_finding(
+                    self.folder.defenses,
+                    defense.name,
+                    defense.settings,
+                    seed,
+                    own=defense.name not in DEFENSES,
+                    code=defense.source_digest,
+                )
+                for defense in chosen
+                if not overwrite
+            }
+            return {name: record for name, record in records.items() if record is not None}
+
+        # What is done can be looked at in a folder that cannot be written, and while another process works in it.
+        if len(kept := kept_ones()) == len(chosen):
+            return {defense.name: kept[defense.name] for defense in chosen}
         with self.folder.lock():
-            kept: dict[str, dict[str, Any]] = {}
-            if not overwrite:
-                # All are looked at before any work: one that was made otherwise is refused.
-                for defense in chosen:
-                    record = kept_finding(
-                        self.folder.defenses,
-                        defense.name,
-                        defense.settings,
-                        seed,
-                        own=defense.name not in DEFENSES,
-                        code=defense.source_digest,
-                    )
-                    if record is not None:
-                        kept[defense.name] = record
+            kept = kept_ones()
             if len(kept) < len(chosen):
                 suspect = self.suspect()
                 clean = CleanData(*self.images("defender"), split="defender")
@@ -292,6 +299,8 @@ class Run:
             WriteError: the disk is full, or the folder is gone.
         """
         check_seed(seed)
+        if not isinstance(images, int) or isinstance(images, bool):
+            raise ConfigError(f"images: expected a whole number, the images of each class; found {images!r}")
         target = self.folder.inspection
         with self.folder.lock():
             if target.exists() and not overwrite:
@@ -421,7 +430,8 @@ def train(
     # All have looked at the folder before one makes it.
     processes.wait()
 
-    with seeded(config.seed, device):
+    # Whatever the caller has switched off.
+    with seeded(config.seed, device), torch.inference_mode(mode=False), torch.enable_grad():
         attack = build_attack(config, data.spec)
         if not resuming and processes.writes:
             # Nothing is drawn from the test images: more of them may come later.

@@ -86,7 +86,7 @@ def parse(name: str, command: type[_Command], arguments: Sequence[str], default:
         ConfigError: an option with several values stands twice.
         SystemExit: help was asked for, or an option is unknown or cannot be read, which is said on stderr.
     """
-    _check_once(command, arguments)
+    _check_words(command, arguments)
     prog, args = f"inputaware {name}", list(arguments)
     if default is None:
         return tyro.cli(command, prog=prog, args=args, registry=_NUMBERS)
@@ -101,7 +101,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]:
     Raises:
         ConfigError: no data set is named, or as in :func:`parse`, or a file or a folder does not fit.
     """
-    _check_once(TrainCommand, arguments)
+    _check_words(TrainCommand, arguments)
     defaults = _settings_from(arguments)
     asks_for_help = any(argument in ("-h", "--help") for argument in arguments)
     if defaults is None and not asks_for_help and "--resume" not in arguments:
@@ -175,7 +175,7 @@ def parse_defend(arguments: Sequence[str]) -> tuple[DefendCommand, dict[str, Own
     with contextlib.redirect_stdout(sys.stderr):
         own = import_defenses(places)
     settings = settings_with(list(own.values()))
-    _check_once(type(settings), arguments)
+    _check_words(type(settings), arguments)
     return parse("defend", DefendCommand, arguments, DefendCommand(run=tyro.MISSING, settings=settings)), own
 
 
@@ -212,8 +212,18 @@ def _options(settings: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{name}", kind
 
 
-def _check_once(command: type[Any], arguments: Sequence[str]) -> None:
-    """Refuse an option with several values that stands twice, of which the parser would take the last alone."""
+def _check_words(command: type[Any], arguments: Sequence[str]) -> None:
+    """Refuse what the parser would take without a word, and nobody can have meant.
+
+    That is an empty word, which as a path is the folder one is in, and an option with several values that stands twice,
+    of which the last one alone would count.
+    """
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            place = (word or before).strip("-=") if (word or before).startswith("--") else "arguments"
+            raise ConfigError(
+                f"{place}: expected a value; found an empty one, perhaps of a shell variable that is not set"
+            )
     given = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
     for name in (name for name, kind in _options(command) if get_origin(kind) in (tuple, list)):
         option = f"--{name.replace('_', '-')}"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from config.nested import nested
 
-from inputaware.config.checks import check_config, images_in_batch
+from inputaware.config.checks import check_config, check_seed, images_in_batch
 from inputaware.config.presets import preset_config
 from inputaware.config.record import override
 from inputaware.errors import ConfigError
@@ -220,3 +220,10 @@ def test_images_in_a_batch_are_the_exact_floor_of_the_product(batch_size: int) -
     for hundredths in range(101):
         exact = Fraction(hundredths, 100) * batch_size
         assert images_in_batch(hundredths / 100, batch_size) == exact.numerator // exact.denominator
+
+
+@pytest.mark.parametrize("seed", [1.5, True, "3", -1, 2**63])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_seed(seed)
+    assert str(caught.value) == f"seed: expected a whole number from 0 to {2**63 - 1}; found {seed!r}"

@@ -176,6 +176,14 @@ def test_a_part_may_be_given_as_its_dataclass() -> None:
     assert preset_config("fast", dataset="mnist", augmentation=part).augmentation == part
 
 
+def test_a_number_serves_where_the_choice_is_one() -> None:
+    config = preset_config("fast", dataset="mnist")
+    assert override(config, {"precision": 32}) == override(config, {"precision": "32"})
+    assert preset_config("fast", dataset="mnist", precision=32).precision == "32"
+    with pytest.raises(ConfigError, match=r"precision: expected one of auto, 32, bf16; found 16"):
+        override(config, {"precision": 16})
+
+
 def test_override_leaves_the_original_alone() -> None:
     config = preset_config("fast", dataset="mnist")
     before = config_to_dict(config)

@@ -3,6 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 from data.material import NO_IMAGE, colour, message_of
 
+from inputaware.data.parquet import parquet_labels
 from inputaware.data.sources import read_source
 
 
@@ -53,4 +54,11 @@ def test_an_empty_parquet_file_is_refused(tmp_path, write_parquet):
     pq.write_table(pq.read_table(whole).slice(0, 0), whole)
     assert message_of(lambda: read_source(str(tmp_path), "train")) == (
         f"{whole}: expected images; found no rows; add some"
+    )
+
+
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path, write_parquet):
+    write_parquet(tmp_path / "train.parquet", colour(4), [0, 1, 0, 1], names=["\ud800x", "y"])
+    assert message_of(lambda: parquet_labels(tmp_path / "train.parquet")) == (
+        f"{tmp_path}/train.parquet: expected names of classes in UTF-8; found '\\ud800x'; rename the class"
     )

@@ -234,6 +234,7 @@ class Vandal(Watcher):
         with torch.no_grad():
             suspect.classifier.layer.weight.zero_()
         suspect.classifier.train().requires_grad_(True)
+        torch.set_grad_enabled(False)
         suspect.classifier.register_forward_hook(lambda *given: torch.zeros_like(given[-1]))
         return float(torch.rand(()))
 
@@ -243,6 +244,7 @@ class Vandal(Watcher):
         return Examination("flagged", "Spoiled.", {"draw": self.spoil(suspect)})
 
     def score(self, finding, suspect, trial, *, progress=lambda share: None) -> Score:
+        finding.scores["draw"] = math.nan
         return Score("Spoiled.", {"draw": self.spoil(suspect)})
 
 
@@ -254,6 +256,7 @@ def test_what_a_defense_changes_is_its_own() -> None:
     score = Vandal().rate(finding, examined, Trial(clean, None))
     assert finding.scores["draw"] == score.scores["draw"]  # both have the finding's seed
     assert torch.equal(torch.get_rng_state(), random)
+    assert torch.is_grad_enabled()
     assert examined.classifier.training
     assert not examined.classifier._forward_hooks
     assert all(torch.equal(value, before[name]) for name, value in examined.classifier.state_dict().items())

@@ -357,7 +357,16 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(DataError) as caught:
         read_source(os.fsdecode(folder), "train")
     assert str(caught.value) == (
-        f"{tmp_path}/set: expected names of classes in UTF-8; found '\\udcff\\udcfe'; rename the folder"
+        f"{tmp_path}/set: expected names of classes in UTF-8; found '\\udcff\\udcfe'; rename the class"
+    )
+    # Where a run's files would have to hold such a path it is refused too.
+    (tmp_path / "set").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    capsys.readouterr()
+    assert main(["train", f"--dataset={tmp_path}/\udcff", f"--output={tmp_path}/run"]) == 2
+    assert main(["train", "--dataset=digits", f"--output={tmp_path}/\udcfe"]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: dataset: expected a path in UTF-8; found '{tmp_path}/\\udcff'; rename the folder\n"
+        f"inputaware: output: expected a name in UTF-8; found '{tmp_path}/\\udcfe'; choose another one\n"
     )
     # Of other paths what is not text is written as escapes.
     output = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.json")

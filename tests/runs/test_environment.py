@@ -8,6 +8,8 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +285,24 @@ def test_processors_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) 
     assert usable_processors() == 5
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert usable_processors() == 1
+
+
+def test_threads_take_turns_with_what_is_seeded() -> None:
+    def draw(_: int) -> list[float]:
+        with seeded(5, CPU):
+            numbers = []
+            for _ in range(3):
+                numbers.append(float(torch.rand(())))
+                time.sleep(0.02)
+        return numbers
+
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(draw, range(3))
+    assert others == [first, first]
+
+
+def test_a_device_is_as_good_as_its_name() -> None:
+    assert resolve_device(CPU) == CPU
 
 
 def test_what_is_seeded_repeats_and_disturbs_nobody() -> None:

@@ -236,6 +236,26 @@ def test_a_full_disk_is_told_and_leaves_no_part(
     assert Journal(tmp_path / "metrics.jsonl").rows() == [{"epoch": 1}]
 
 
+def test_who_makes_a_folder_second_is_told_so(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+
+    def write(folder: Path) -> None:
+        (folder / "mine").touch()
+        (place / "theirs").mkdir(parents=True)
+
+    with pytest.raises(RunFolderError) as caught:
+        write_folder(place, write)
+    assert str(caught.value) == (
+        f"output: expected a folder that does not exist yet; found '{place}'; choose another one, or remove it first"
+    )
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "theirs"]
+
+
+def test_text_that_utf_8_does_not_have_is_written_as_escapes(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "a \udcff b")
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "a \\udcff b"
+
+
 def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     arrays = {"a": np.arange(6).reshape(2, 3), "b": np.array([0.1, np.nan])}
     write_arrays(tmp_path / "a.npz", arrays)

@@ -366,7 +366,8 @@ def test_a_folder_that_is_gone_cannot_be_locked(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError) as caught, folder.lock():
         pass
     assert str(caught.value) == (
-        f"{folder}: expected a run folder that can be written; found: No such file or directory; choose another one"
+        f"{folder}: expected a run folder that can be written; found: No such file or directory; make it writable, "
+        "or work on a copy"
     )
 
 
@@ -429,5 +430,6 @@ def test_a_folder_that_cannot_be_written_is_refused(start_child: Callable[..., s
         message("readable"),
         message("readable"),
         message("closed"),
-        "readable: expected a run folder that can be written; found: Permission denied; choose another one",
+        "readable: expected a run folder that can be written; found: Permission denied; make it writable, or work on "
+        "a copy",
     ]

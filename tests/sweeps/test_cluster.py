@@ -19,11 +19,13 @@ from unittest import mock
 import pyarrow.parquet as pq
 import pytest
 
+from inputaware.data.spec import dataset_spec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.runs.checkpoint import load_checkpoint
 from inputaware.runs.files import write_json
 from inputaware.runs.folder import RunFolder
 from inputaware.runs.journal import Journal
+from inputaware.runs.results import _SHOWN
 from inputaware.sweeps import cluster
 from inputaware.sweeps.cluster import _run
 from inputaware.sweeps.grid import plan_sweep
@@ -339,6 +341,19 @@ def test_a_result_of_other_settings_is_refused_before_any_work(
         return
     with pytest.raises(RunFolderError, match="found overlays 3 there, 100 here"):
         cluster.run_sweep(sweep, tmp_path)
+
+
+@pytest.mark.parametrize("spoiled", [None, "config.json", "evaluation.json", "another run"])
+def test_a_cell_is_finished_where_its_own_files_are_whole(spoiled: str | None, tmp_path: Path) -> None:
+    sweep = plan_sweep({"base": {"dataset": "digits", "seed": 3 if spoiled == "another run" else 0}}, {})
+    (cell,) = plan_sweep({"base": {"dataset": "digits"}}, {}).cells
+    folder = tmp_path / "runs" / cell.name
+    RunFolder.create(folder, sweep.cells[0].config, dataset_spec("digits"))
+    rates = dict.fromkeys(_SHOWN, 0.5)
+    write_json(folder / "evaluation.json", {**rates, "test_images": 2, "per_class": {"images": [1, 1]}})
+    if spoiled in ("config.json", "evaluation.json"):
+        (folder / spoiled).write_bytes((folder / spoiled).read_bytes()[:30])
+    assert cluster._is_finished(cell, sweep, tmp_path, overwrite=False) is (spoiled is None)
 
 
 def test_what_breaks_a_cell_is_told_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:

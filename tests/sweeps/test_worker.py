@@ -66,6 +66,11 @@ def test_a_cell_has_the_files_of_train_and_defend(tmp_path: Path) -> None:
     run_cell(config_to_dict(config), str(tmp_path / "cell"), **arguments, tell=lambda *what: told.append(what))
     assert files(tmp_path / "cell") == before
     assert told == []
+    # An evaluation that was damaged since is made again.
+    whole = (tmp_path / "cell" / "evaluation.json").read_bytes()
+    (tmp_path / "cell" / "evaluation.json").write_bytes(whole[:100])
+    run_cell(config_to_dict(config), str(tmp_path / "cell"), **arguments, tell=lambda *what: None)
+    assert files(tmp_path / "cell") == before
     assert Run.load(tmp_path / "cell").folder.finished
     arguments["defenses"] = [("strip", {"overlays": 4}, None)]
     with pytest.raises(RunFolderError, match="found overlays 3 there, 4 here; replace it with --overwrite"):

@@ -61,9 +61,9 @@ def check_seed(seed: int) -> None:
     """Check that a seed is one that every generator takes.
 
     Raises:
-        ConfigError: it is below 0, or too large.
+        ConfigError: it is no whole number, below 0, or too large.
     """
-    if not 0 <= seed < 2**63:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed: expected a whole number from 0 to {2**63 - 1}; found {seed!r}")
 
 
@@ -74,6 +74,10 @@ def check_config(config: Config) -> None:
         ConfigError: a value is out of its range; the message gives the option, the range and the value.
     """
     check_values(config)
+    try:
+        config.dataset.encode()
+    except UnicodeEncodeError:  # the run's files hold it as text
+        raise ConfigError(f"dataset: expected a path in UTF-8; found {config.dataset!r}; rename the folder") from None
     if config.dataset not in DATASETS and not os.path.exists(config.dataset):  # Path.exists raises on a long name
         raise ConfigError(
             f"dataset: expected one of {', '.join(DATASETS)}, or the path of a folder; "

@@ -97,22 +97,29 @@ _LEAST_STEPS = (450, 1_800)
 """Steps of both stages that preset ``fast`` takes at least of one's own images, about as many as of digits."""
 
 
+_COUNTED_CLASSES = 50_000
+"""Images in a Parquet file up to which its classes are counted."""
+
+
 def _count_images(dataset: str) -> int | None:
     """Return how many images of a path would be trained on.
 
-    None where nobody can tell. A Parquet file does not say how many classes it has.
+    None where nobody can tell.
     """
     try:
         if (file := Path(dataset) / "train.parquet").is_file():
             import pyarrow.parquet as pq
 
-            classes, images = 1, int(pq.read_metadata(file).num_rows)
+            images = int(pq.read_metadata(file).num_rows)
+            # Of many images as many are held out whatever their classes, and a stranger's file may claim any number.
+            few = images <= _COUNTED_CLASSES
+            classes = len(pq.read_table(file, columns=["label"])["label"].unique()) if few else 1
         else:
             visible = [
                 path for path in Path(dataset).glob("train/[!.]*/[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES
             ]
             classes, images = len({path.parent for path in visible}), len(visible)
-    except (OSError, ValueError):  # what is wrong is said when the images are read
+    except (OSError, ValueError, LookupError):  # what is wrong is said when the images are read
         return None
     return max(1, images - 2 * held_out(images, classes)) if images else None
 

@@ -134,8 +134,11 @@ def _converter() -> cattrs.Converter:
         return structure
 
     def structure_choice(value: Any, kind: Any) -> Any:
-        if value not in get_args(kind):
-            raise ValueError(f"expected one of {', '.join(map(str, get_args(kind)))}; found {value!r}")
+        choices = get_args(kind)
+        if isinstance(value, int) and not isinstance(value, bool) and str(value) in choices:
+            return str(value)  # JSON and YAML have a number where the command line has precision 32
+        if value not in choices:
+            raise ValueError(f"expected one of {', '.join(map(str, choices))}; found {value!r}")
         return value
 
     def structure_tuple(value: Any, kind: Any) -> Any:

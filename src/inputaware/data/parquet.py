@@ -14,7 +14,7 @@ from inputaware.data.archives import LabelArray
 from inputaware.data.memory import check_memory
 from inputaware.errors import DataError
 
-__all__ = ["parquet_labels", "parquet_pictures"]
+__all__ = ["check_class_name", "parquet_labels", "parquet_pictures"]
 
 _SMALLEST = (1, 28, 28)
 """Shape of the smallest images that there are."""
@@ -56,7 +56,26 @@ def parquet_labels(file: Path) -> tuple[LabelArray, list[str]]:
         largest = int(labels.max())
         if largest > np.iinfo(np.int64).max:
             raise DataError(f"{file}: expected labels from 0 to K - 1; found {largest}; renumber the labels")
-        return labels.astype(np.int64), _class_names(schema.metadata or {})
+        names = _class_names(schema.metadata or {})
+        for name in names:
+            check_class_name(name, str(file))
+        return labels.astype(np.int64), names
+
+
+def check_class_name(name: str, place: str) -> None:
+    """Check that the name of a class is text that a file can hold.
+
+    Args:
+        name: the name.
+        place: where it was found.
+
+    Raises:
+        DataError: it holds bytes that are no UTF-8, or half a character.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: expected names of classes in UTF-8; found {name!r}; rename the class") from None
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> list[str]:

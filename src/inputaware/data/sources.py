@@ -29,7 +29,7 @@ from inputaware.data.archives import (
     read_mnist_archives,
 )
 from inputaware.data.memory import check_memory
-from inputaware.data.parquet import parquet_labels, parquet_pictures
+from inputaware.data.parquet import check_class_name, parquet_labels, parquet_pictures
 from inputaware.data.pictures import decode_picture, is_almost_grey, is_grey, read_picture, resize_image
 from inputaware.data.spec import DatasetSpec, dataset_spec, spec_of_images
 from inputaware.errors import DataError
@@ -279,7 +279,7 @@ def _list_own_folders(folder: Path) -> tuple[list[str], dict[str, list[tuple[int
     names = classes["train"]
     _check_classes(names, str(folder))
     for name in names:
-        _check_text(name, str(folder))
+        check_class_name(name, str(folder))
     files: dict[str, list[tuple[int, Path]]] = {"train": [], "test": []}
     for split, pairs in files.items():
         for label, name in enumerate(names):
@@ -318,13 +318,6 @@ def _check_names(names: Sequence[str], expected: Sequence[str], file: Path) -> N
                 f"{file}: expected the names of classes that train.parquet has; found {here!r} for label {label}, "
                 f"where train.parquet has {there!r}; number the classes alike in both files"
             )
-
-
-def _check_text(name: str, place: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{place}: expected names of classes in UTF-8; found {name!r}; rename the folder") from None
 
 
 def _check_labels(labels: LabelArray, spec: DatasetSpec, place: str) -> None:

@@ -231,11 +231,14 @@ class Examination:
 
 @contextmanager
 def _lent(suspect: Suspect, seed: int, device: torch.device) -> Iterator[Suspect]:
-    """Lend a defense a copy of the suspect, in evaluation mode and without gradients, and random numbers of its own."""
+    """Lend a defense a copy of the suspect, in evaluation mode and without gradients, and random numbers of its own.
+
+    What it switches, gradients for one, is as before for the next one.
+    """
     # With its layer of features, which is a part of the classifier.
     lent = copy.deepcopy(suspect)
     lent.classifier.eval().requires_grad_(False)
-    with seeded(seed, device):
+    with seeded(seed, device), torch.inference_mode(mode=False), torch.enable_grad():
         yield lent
 
 
@@ -430,7 +433,7 @@ class Defense(ABC):
     def rate(
         self, finding: Finding, suspect: Suspect, trial: Trial, *, progress: Progress = lambda share: None
     ) -> Score:
-        """Score a finding as :meth:`score` does, which gets a copy of the suspect, and the finding's seed.
+        """Score a finding as :meth:`score` does, which gets copies of both and the finding's seed.
 
         Args:
             finding: what :meth:`run` returned.
@@ -442,7 +445,7 @@ class Defense(ABC):
             DefenseError: the defense returns what no file can hold; the classifier returns numbers that are not finite.
         """
         with _lent(suspect, finding.seed, trial.clean.images.device) as lent:
-            score = self.score(finding, lent, trial, progress=progress)
+            score = self.score(copy.deepcopy(finding), lent, trial, progress=progress)
         _check_answer(self.name, Score, score)
         return score
 

@@ -11,6 +11,7 @@ import resource
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,16 +45,16 @@ _WORTHWHILE = 1.25
 _PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "safetensors", "scikit-learn")
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """Return the device of a name; ``auto`` takes a GPU where there is one.
 
     Args:
-        name: auto, cpu, cuda, cuda:N or mps.
+        name: auto, cpu, cuda, cuda:N or mps; or a device.
 
     Raises:
         DeviceError: the name is unknown, or the device is not there.
     """
-    has_mps = torch.backends.mps.is_available()
+    name, has_mps = str(name), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     kind, _, index = name.partition(":")
@@ -150,15 +151,20 @@ def usable_processors() -> int:
         return os.cpu_count() or 1
 
 
+_DRAWING = threading.RLock()
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw torch's random numbers from a seed, and leave those of the caller as they were.
+
+    All threads draw from the same ones, so that one of them waits here for another.
 
     Args:
         seed: where they begin.
         device: whose numbers are kept beside the CPU's.
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _DRAWING, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 

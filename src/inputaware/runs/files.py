@@ -136,12 +136,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8.
+    """Write a text file atomically, in UTF-8; what UTF-8 does not have, bytes of a path for one, as escapes.
 
     Raises:
         WriteError: the disk is full, or the folder is gone or cannot be written.
     """
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -312,9 +312,12 @@ def check_place(path: Path, option: str = "output") -> None:
         RunFolderError: the name is none that the disk takes, a file stands in the way, or the folder is read-only.
     """
     try:
+        str(path).encode()  # safetensors' reader takes no other
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass  # the first is right; of the others more is said below
+    except UnicodeEncodeError:
+        raise RunFolderError(f"{option}: expected a name in UTF-8; found {str(path)!r}; choose another one") from None
     except (OSError, ValueError) as error:
         raise RunFolderError(
             f"{option}: expected a name that the disk takes; found {str(path)!r}: {getattr(error, 'strerror', error)}; "
@@ -355,6 +358,7 @@ def write_folder(output: Path, write: Callable[[Path], None], *, replace: bool =
         replace: whether a folder that is there gives way; else it is an error.
 
     Raises:
+        RunFolderError: another process has made it in the meantime.
         WriteError: the disk is full, or the folder is in the way or cannot be written.
     """
     with writing(output):
@@ -373,6 +377,10 @@ def write_folder(output: Path, write: Callable[[Path], None], *, replace: bool =
                         (Path(aside) / output.name).rename(output)
                         raise
             else:
-                partial.rename(output)
+                try:
+                    partial.rename(output)
+                except OSError:
+                    check_new_folder(output)  # somebody else has made it since
+                    raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -160,7 +160,8 @@ class RunFolder:
                 file = open_unlinked(path)
             except OSError as error:
                 raise RunFolderError(
-                    f"{self}: expected a run folder that can be written; found: {error.strerror}; choose another one"
+                    f"{self}: expected a run folder that can be written; found: {error.strerror}; "
+                    "make it writable, or work on a copy"
                 ) from None
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,6 +25,7 @@ from inputaware.runs.environment import usable_processors
 from inputaware.runs.files import check_place, writing
 from inputaware.runs.findings import kept_finding
 from inputaware.runs.folder import RunFolder
+from inputaware.runs.results import read_evaluation
 from inputaware.sweeps.grid import Cell, Sweep
 from inputaware.sweeps.progress import CellState
 from inputaware.sweeps.results import write_results
@@ -145,7 +146,12 @@ def _check_folder(folder: Path) -> None:
 
 
 def _is_finished(cell: Cell, sweep: Sweep, output: Path, overwrite: bool) -> bool:
-    """Return whether a cell is trained, evaluated, and has met all defenses as they are asked for."""
+    """Return whether a cell is trained, evaluated, and has met all defenses as they are asked for.
+
+    Of one whose files are damaged, or another run's, its worker says so.
+    """
+    from inputaware.api import recorded_config
+
     folder = output / "runs" / cell.name
     if not (folder / "evaluation.json").exists():
         return False
@@ -155,11 +161,16 @@ def _is_finished(cell: Cell, sweep: Sweep, output: Path, overwrite: bool) -> boo
             kept_finding(folder / "defenses", one.name, one.settings, cell.config.seed, own=one.own, code=one.code)
             for one in sweep.defenses
         ]
-        return None not in kept
     except RunFolderError:
         if overwrite:
             return False
         raise
+    try:
+        recorded_config(RunFolder(folder), cell.config)
+        read_evaluation(folder / "evaluation.json")
+    except (ConfigError, RunFolderError):
+        return False
+    return None not in kept
 
 
 def _import_ray(address: str | None) -> Any:

@@ -105,6 +105,7 @@ def run_cell(
 
     from inputaware.api import train
     from inputaware.defenses.own import make_defense
+    from inputaware.runs.results import read_evaluation
 
     torch.set_num_threads(threads)
     asked = config_from_dict(config)
@@ -117,6 +118,10 @@ def run_cell(
         listener=progress,
         evaluating=progress.evaluating,
     )
+    try:
+        read_evaluation(run.folder.evaluation)
+    except RunFolderError:  # damaged since; the networks are there
+        run.evaluate()
     for number, (reference, settings, code) in enumerate(defenses):
         told = progress.defending(number)
         defense = make_defense(reference, settings)
