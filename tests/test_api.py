@@ -216,11 +216,10 @@ def test_splits_with_other_classes_are_refused(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("images", [1.5, "1", True])
-def test_images_to_look_at_are_a_whole_number(run: Run, images: Any) -> None:
+def test_images_to_look_at_are_a_whole_number(run: Run) -> None:
     with pytest.raises(ConfigError) as caught:
-        run.inspect(images=images)
-    assert str(caught.value) == f"images: expected a whole number, the images of each class; found {images!r}"
+        run.inspect(images=True)
+    assert str(caught.value) == "images: expected a whole number, the images of each class; found True"
 
 
 def test_a_folder_in_use_is_refused_before_it_is_evaluated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

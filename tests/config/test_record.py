@@ -46,7 +46,7 @@ def test_a_configuration_of_before_there_was_a_choice_has_the_checkerboard() -> 
         ("target", "all", "target: expected one of all-to-one, all-to-all; found 'all'"),
         ("preset", "quick", "preset: expected one of fast, paper, official; found 'quick'"),
         ("precision", "16", "precision: expected one of auto, 32, bf16; found '16'"),
-        ("precision", 32, "precision: expected one of auto, 32, bf16; found 32"),
+        ("precision", True, "precision: expected one of auto, 32, bf16; found True"),
         ("patch", "black", "patch: expected one of checkerboard, white; found 'black'"),
         ("partners", "any", "partners: expected one of derangement, distinct-order, second-order; found 'any'"),
         (

@@ -402,7 +402,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(WriteError):
         write_folder(output, fail, replace=True)
     (output / "old").write_text("old")
-    with pytest.raises(WriteError, match="Directory not empty; choose another place"):
+    with pytest.raises(RunFolderError, match="expected a folder that does not exist yet; found"):
         write_folder(output, fill)
     assert (output / "old").exists()
     write_folder(output, fill, replace=True)

@@ -73,11 +73,11 @@ def check_config(config: Config) -> None:
     Raises:
         ConfigError: a value is out of its range; the message gives the option, the range and the value.
     """
-    check_values(config)
     try:
         config.dataset.encode()
     except UnicodeEncodeError:  # the run's files hold it as text
         raise ConfigError(f"dataset: expected a path in UTF-8; found {config.dataset!r}; rename the folder") from None
+    check_values(config)
     if config.dataset not in DATASETS and not os.path.exists(config.dataset):  # Path.exists raises on a long name
         raise ConfigError(
             f"dataset: expected one of {', '.join(DATASETS)}, or the path of a folder; "
