@@ -216,6 +216,15 @@ def test_splits_with_other_classes_are_refused(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "run").exists()
 
 
+def test_gradients_that_the_caller_does_without_are_there_all_the_same(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        run = train(small_config(), tmp_path / "first")
+        run.defend("fine-pruning")
+    with torch.no_grad():
+        train(small_config(), tmp_path / "second")
+    assert (tmp_path / "first" / "evaluation.json").read_bytes() == (tmp_path / "second/evaluation.json").read_bytes()
+
+
 def test_images_to_look_at_are_a_whole_number(run: Run) -> None:
     with pytest.raises(ConfigError) as caught:
         run.inspect(images=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from inputaware.arguments import parse, parse_defend, parse_train
-from inputaware.commands import EvaluateCommand, SweepCommand
+from inputaware.commands import EvaluateCommand, PoisonCommand, SweepCommand
 from inputaware.config.presets import preset_config
 from inputaware.config.record import config_to_dict, override
 from inputaware.defenses import own
@@ -36,13 +36,13 @@ def test_a_command_is_its_class() -> None:
 
 @pytest.mark.parametrize(
     ("words", "place"),
-    [(["runs/a", "--split", ""], "split"), (["--split="], "split"), ([""], "arguments"), (["a", ""], "arguments")],
+    [(["runs/a", "--input", ""], "input"), (["--output="], "output"), ([""], "arguments"), (["a", ""], "arguments")],
 )
 def test_an_empty_word_is_no_path(words: list[str], place: str) -> None:
     with pytest.raises(ConfigError) as error:
-        parse("evaluate", EvaluateCommand, words)
+        parse("poison", PoisonCommand, words)
     assert str(error.value) == (
-        f"{place}: expected a value; found an empty one, perhaps of a shell variable that is not set"
+        f"{place}: expected a path; found an empty one, perhaps of a shell variable that is not set"
     )
 
 
@@ -69,6 +69,17 @@ def test_an_option_overrides_the_file_and_the_file_the_preset(option: str, tmp_p
         file.write_text(json.dumps(given), encoding="utf-8")
         _, config = parse_train([f"--config={file}", f"--{option}={asked[option]}", "--output=o"])
         assert config == expected
+
+
+def test_how_many_images_another_data_set_has_is_not_taken_over(tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    file.write_text(json.dumps(config_to_dict(preset_config("fast", dataset="elsewhere", counted_images=80))))
+    _, config = parse_train([f"--config={file}", "--dataset=digits", "--output=o"])
+    assert config is not None
+    assert config.counted_images is None
+    _, config = parse_train([f"--config={file}", "--output=o"])
+    assert config is not None
+    assert config.counted_images == 80
 
 
 @pytest.mark.parametrize("option", ["--preset", "--output", "--config", "--resume=yes"])

@@ -305,7 +305,8 @@ def test_the_example_runs_from_the_command_line(
         "another; replace it with --overwrite, in Python overwrite=True\n"
     )
     own._FIRST.clear()  # as in a new process
-    del sys.modules[f"{file} (a file)"]
+    (name,) = (name for name in sys.modules if name.startswith("squeezing (a file, "))
+    del sys.modules[name]
     assert main(["defend", str(folder), example, "--feature-squeezing.side=5"]) == 2
     assert "with its present code; found one with another; replace it" in capsys.readouterr().err
     # Nor does a lost array let other code replace it.

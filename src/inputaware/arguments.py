@@ -140,6 +140,8 @@ def _settings_from(arguments: Sequence[str]) -> Config | None:
         return None
     if not isinstance(dataset, str):
         raise ConfigError(f"dataset: expected text; found {dataset!r}")
+    if settings.get("dataset", dataset) != dataset:
+        settings.pop("counted_images", None)  # how many the other one has
     start = preset_config(preset, dataset=dataset, target=target)
     return override(start, settings | {"dataset": dataset, "preset": preset, "target": target})
 
@@ -215,14 +217,16 @@ def _options(settings: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def _check_words(command: type[Any], arguments: Sequence[str]) -> None:
     """Refuse what the parser would take without a word, and nobody can have meant.
 
-    That is an empty word, which as a path is the folder one is in, and an option with several values that stands twice,
+    That is an empty path, which is the folder one is in, and an option with several values that stands twice,
     of which the last one alone would count.
     """
+    paths = [f"--{name.replace('_', '-')}" for name, kind in _options(command) if Path in (kind, *get_args(kind))]
     for before, word in zip(["", *arguments], arguments, strict=False):
-        if not word or (word.startswith("--") and word.endswith("=")):
-            place = (word or before).strip("-=") if (word or before).startswith("--") else "arguments"
+        option = before if not word else word.removesuffix("=") if word.endswith("=") else None
+        if option in paths or (option is not None and not word and not option.startswith("--")):
+            place = option.removeprefix("--") if option in paths else "arguments"
             raise ConfigError(
-                f"{place}: expected a value; found an empty one, perhaps of a shell variable that is not set"
+                f"{place}: expected a path; found an empty one, perhaps of a shell variable that is not set"
             )
     given = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
     for name in (name for name, kind in _options(command) if get_origin(kind) in (tuple, list)):

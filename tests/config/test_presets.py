@@ -133,6 +133,11 @@ def test_fast_takes_as_many_epochs_as_few_images_need(
         assert folders == dataclasses.replace(config, dataset=folders.dataset)
 
 
+def test_labels_that_are_no_numbers_are_left_to_who_reads_the_images(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"label": [[0], [1]]}), tmp_path / "train.parquet")
+    assert preset_config("fast", dataset=str(tmp_path)).joint_stage.epochs == 1800
+
+
 def test_what_was_counted_is_recorded_and_gives_the_same_schedule_without_the_folder(tmp_path: Path) -> None:
     for kind in range(40):
         for number in range(4):

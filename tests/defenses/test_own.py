@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +125,11 @@ def test_files_of_one_name_keep_apart(file: Path) -> None:
         import_defense(f"{other}:Own")
     assert side(import_defense(f"{file}:Own").made) == 5
     assert import_defense(f"{file}:Own").kind is first.kind
+
+
+def test_what_a_file_defines_can_be_pickled(file: Path) -> None:
+    kind = import_defense(f"{file}:Own").kind
+    assert pickle.loads(pickle.dumps(kind)) is kind
 
 
 def test_a_module_is_imported_by_its_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

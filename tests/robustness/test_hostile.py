@@ -366,7 +366,7 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path, capsys: pytest.Captu
     assert main(["train", "--dataset=digits", f"--output={tmp_path}/\udcfe"]) == 2
     assert capsys.readouterr().err == (
         f"inputaware: dataset: expected a path in UTF-8; found '{tmp_path}/\\udcff'; rename the folder\n"
-        f"inputaware: output: expected a name in UTF-8; found '{tmp_path}/\\udcfe'; choose another one\n"
+        f"inputaware: output: expected a name in UTF-8; found '{tmp_path}/\\udcfe'; choose another one, or rename it\n"
     )
     # Of other paths what is not text is written as escapes.
     output = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.json")

@@ -366,8 +366,7 @@ def test_a_folder_that_is_gone_cannot_be_locked(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError) as caught, folder.lock():
         pass
     assert str(caught.value) == (
-        f"{folder}: expected a run folder that can be written; found: No such file or directory; make it writable, "
-        "or work on a copy"
+        f"{folder}: expected a run folder that can be written; found: No such file or directory; put it back"
     )
 
 

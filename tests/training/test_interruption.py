@@ -43,6 +43,17 @@ except KeyboardInterrupt:
 """
 
 
+HEARD = """
+try:
+    with DeferredSignals() as signals:
+        signals.hear(signal.SIGTERM)
+        _thread.interrupt_main(number) if sys.argv[2] == "blocked" else os.kill(os.getpid(), number)
+        print("the step ends", flush=True)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
 def outcome(program: str, number: signal.Signals, mask: str, together: float = 0.0) -> tuple[int, list[str]]:
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + program, number.name, mask, str(together)],
@@ -61,6 +72,10 @@ def test_a_signal_waits_until_it_is_delivered_and_a_second_one_does_not(mask: st
     assert outcome(TWICE, signal.SIGINT, mask) == (0, ["interrupted"])
     # A group's signal and its launcher's are one.
     assert outcome(TWICE, signal.SIGINT, mask, together=60.0) == (0, ["the step ends", "interrupted"])
+
+
+def test_ones_own_signal_is_the_first_after_one_that_was_heard_of() -> None:
+    assert outcome(HEARD, signal.SIGINT, "open") == (0, ["the step ends", "interrupted"])
 
 
 def test_a_signal_that_nobody_handles_ends_the_process() -> None:

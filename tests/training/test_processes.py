@@ -308,20 +308,24 @@ def test_launched_processes_save_when_they_are_stopped(
 
 
 UNEVEN = """
-import os, sys, time
+import os, signal, sys
 from inputaware.cli import main
 from inputaware.training.step import TrainingStep
 
 whole = TrainingStep.__call__
+steps = 0
 
 
-def slow(self, *arguments, **named):
+def step(self, *arguments, **named):
+    global steps
     loss = whole(self, *arguments, **named)
-    time.sleep(0.2 * int(os.environ["RANK"]))
+    steps += len(self.trained) > 1
+    if os.environ["RANK"] == "1" and steps == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
     return loss
 
 
-TrainingStep.__call__ = slow
+TrainingStep.__call__ = step
 
 if __name__ == "__main__":
     before = dict(os.environ)
@@ -336,19 +340,15 @@ def test_processes_stop_after_the_same_step_whose_state_is_saved(tmp_path: Path)
     program = tmp_path / "program.py"
     program.write_text(UNEVEN, encoding="utf-8")
     options = ["--config", str(tiny(tmp_path)), "--joint-stage.epochs=500", "--output", str(tmp_path / "run")]
-    parent = subprocess.Popen(
-        [sys.executable, str(program), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    process = subprocess.run(
+        [sys.executable, str(program), *options], capture_output=True, text=True, check=False, timeout=300
     )
-    rows = Journal(tmp_path / "run" / "metrics.jsonl")
-    while not rows.path.exists() or len(rows.rows()) < 2:
-        assert parent.poll() is None
-        time.sleep(0.05)
-    parent.send_signal(signal.SIGTERM)
-    out, err = parent.communicate(timeout=120)
-    assert (parent.returncode, out) == (143, "True\n")
-    assert "go on with: inputaware train --resume" in err
-    saved = load_checkpoint(RunFolder(tmp_path / "run").checkpoint)
-    assert (saved.stage, saved.rows) == (1, len(rows.rows()))
+    # The second process alone gets a signal, in the joint stage's fifth step.
+    assert (process.returncode, process.stdout) == (143, "True\n"), process.stderr
+    assert "go on with: inputaware train --resume" in process.stderr
+    folder = RunFolder(tmp_path / "run")
+    saved = load_checkpoint(folder.checkpoint)
+    assert (saved.stage, saved.epoch, saved.steps, saved.rows) == (1, 1, 2, len(folder.metrics.rows()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell children of a parent's death")

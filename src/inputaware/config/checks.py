@@ -74,7 +74,7 @@ def check_config(config: Config) -> None:
         ConfigError: a value is out of its range; the message gives the option, the range and the value.
     """
     try:
-        config.dataset.encode()
+        str(config.dataset).encode()
     except UnicodeEncodeError:  # the run's files hold it as text
         raise ConfigError(f"dataset: expected a path in UTF-8; found {config.dataset!r}; rename the folder") from None
     check_values(config)

@@ -98,7 +98,7 @@ _LEAST_STEPS = (450, 1_800)
 
 
 _COUNTED_CLASSES = 50_000
-"""Images in a Parquet file up to which its classes are counted."""
+"""Images in a Parquet file up to which its classes are counted: of more, at least 5,000 are held out anyway."""
 
 
 def _count_images(dataset: str) -> int | None:
@@ -108,12 +108,14 @@ def _count_images(dataset: str) -> int | None:
     """
     try:
         if (file := Path(dataset) / "train.parquet").is_file():
+            import pyarrow as pa
             import pyarrow.parquet as pq
 
             images = int(pq.read_metadata(file).num_rows)
-            # Of many images as many are held out whatever their classes, and a stranger's file may claim any number.
-            few = images <= _COUNTED_CLASSES
-            classes = len(pq.read_table(file, columns=["label"])["label"].unique()) if few else 1
+            classes = 1
+            # Of more images as many are held out whatever their classes, and what is no number is refused later on.
+            if images <= _COUNTED_CLASSES and pa.types.is_integer(pq.read_schema(file).field("label").type):
+                classes = len(pq.read_table(file, columns=["label"])["label"].unique())
         else:
             visible = [
                 path for path in Path(dataset).glob("train/[!.]*/[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES

@@ -235,10 +235,10 @@ def _lent(suspect: Suspect, seed: int, device: torch.device) -> Iterator[Suspect
 
     What it switches, gradients for one, is as before for the next one.
     """
-    # With its layer of features, which is a part of the classifier.
-    lent = copy.deepcopy(suspect)
-    lent.classifier.eval().requires_grad_(False)
     with seeded(seed, device), torch.inference_mode(mode=False), torch.enable_grad():
+        # With its layer of features, which is a part of the classifier.
+        lent = copy.deepcopy(suspect)
+        lent.classifier.eval().requires_grad_(False)
         yield lent
 
 

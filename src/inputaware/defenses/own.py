@@ -219,7 +219,8 @@ def _import_file(path: Path) -> tuple[ModuleType, str | None]:
     digest = _known(path.parent, now)
     if path in _IMPORTED and _IMPORTED[path][0] == now:
         return _IMPORTED[path][1], digest
-    name = f"{path} (a file)"
+    # Files of one name keep apart. Without dots, behind which pickle takes it for a part of a package.
+    name = f"{path.stem} (a file, {hashlib.sha256(os.fsencode(path)).hexdigest()[:12]})".replace(".", "_")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

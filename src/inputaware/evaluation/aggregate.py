@@ -121,7 +121,8 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         Plain data for JSON. ``measures`` holds an :class:`~inputaware.evaluation.statistics.Estimate` by the names of
         :func:`measures`; a measure that some of the seeds lack counts those that have it. ``defended_otherwise``
-        names the defenses whose settings differ from seed to seed: they have no measures, for their mean means nothing.
+        names the defenses whose settings or code differ from seed to seed: they have no measures, for their mean means
+        nothing.
     """
     records = []
     for by_seed in by_setting(results):

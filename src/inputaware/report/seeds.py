@@ -37,7 +37,7 @@ def over_seeds(results: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
         ``columns``: of the table. ``rows``: of each setting its words, its runs, and its cells. ``differences``: what
         is compared, seed by seed, in words, with the runs of both settings. ``twice``: how many runs are left out since
         another one has their setting and seed. ``otherwise``: the defenses that are left out since their settings
-        differ from seed to seed.
+        or their code differ from seed to seed.
     """
     published = list(results.values())
     groups, records = by_setting(published), aggregate(published)

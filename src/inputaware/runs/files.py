@@ -312,12 +312,9 @@ def check_place(path: Path, option: str = "output") -> None:
         RunFolderError: the name is none that the disk takes, a file stands in the way, or the folder is read-only.
     """
     try:
-        str(path).encode()  # safetensors' reader takes no other
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass  # the first is right; of the others more is said below
-    except UnicodeEncodeError:
-        raise RunFolderError(f"{option}: expected a name in UTF-8; found {str(path)!r}; choose another one") from None
     except (OSError, ValueError) as error:
         raise RunFolderError(
             f"{option}: expected a name that the disk takes; found {str(path)!r}: {getattr(error, 'strerror', error)}; "

@@ -33,10 +33,19 @@ class RunFolder:
 
     Args:
         path: the folder.
+
+    Raises:
+        RunFolderError: its name is no UTF-8, which alone safetensors' reader takes.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise RunFolderError(
+                f"output: expected a name in UTF-8; found {str(path)!r}; choose another one, or rename it"
+            ) from None
         self.metrics = Journal(self.path / "metrics.jsonl")
         self.timing = Journal(self.path / "timing.jsonl")
         self.checkpoint = self.path / "checkpoint" / "state.safetensors"
@@ -159,9 +168,11 @@ class RunFolder:
             try:
                 file = open_unlinked(path)
             except OSError as error:
+                remedy = (
+                    "put it back" if isinstance(error, FileNotFoundError) else "make it writable, or work on a copy"
+                )
                 raise RunFolderError(
-                    f"{self}: expected a run folder that can be written; found: {error.strerror}; "
-                    "make it writable, or work on a copy"
+                    f"{self}: expected a run folder that can be written; found: {error.strerror}; {remedy}"
                 ) from None
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -86,7 +86,8 @@ def run_sweep(
         WriteError: the disk is full, or the folder is gone.
     """
     _check_resources(cpus, gpus, retries)
-    folder = Path(output).absolute()
+    place = RunFolder(Path(output).absolute())
+    folder = place.path
     _check_folder(folder)
     check_place(folder / "summary.json")
     states = {
@@ -103,7 +104,7 @@ def run_sweep(
         slots = _slots(ray, cpus, gpus) if waiting else 1
         with writing(folder):
             (folder / "runs").mkdir(parents=True, exist_ok=True)
-        with RunFolder(folder).lock():
+        with place.lock():
             try:
                 if waiting:
                     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, max_calls=1)(_work)

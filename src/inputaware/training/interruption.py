@@ -28,6 +28,7 @@ class DeferredSignals:
     def __init__(self) -> None:
         self.waiting: int | None = None
         self.since = 0.0
+        self.own = True
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> DeferredSignals:
@@ -48,9 +49,9 @@ class DeferredSignals:
             self.deliver()
 
     def hear(self, number: int) -> None:
-        """Let a signal wait that another process got, unless one waits already."""
+        """Let a signal wait that another process got, unless one waits already; this one's own may come later."""
         if self.waiting is None:
-            self.waiting, self.since = number, time.monotonic()
+            self.waiting, self.own = number, False
 
     def deliver(self) -> None:
         """Let a signal that waits take effect: whoever handled it before handles it now."""
@@ -59,8 +60,8 @@ class DeferredSignals:
             self._hand_back(number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.waiting is None:
-            self.hear(number)
+        if self.waiting is None or not self.own:
+            self.waiting, self.since, self.own = number, time.monotonic(), True
         elif time.monotonic() - self.since > _TOGETHER:
             self.waiting = None
             self._hand_back(number, frame)
