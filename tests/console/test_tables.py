@@ -55,7 +55,7 @@ def test_rates_are_percent_with_the_paper_beside_them() -> None:
     nearest = {"images": 2000, "keeps_label": 0.25, "gets_target": 0.5}
     assert evaluation_table(RESULT | {"reuse": {"nearest": nearest}}, PAPER, "run").caption == (
         f"{table.caption}\nWith the most similar other image's trigger (of 2000 images) 25.0 % keep their true label, "
-        "and 50.0 % of those not of the attacker's class anyway get it."
+        "and of those that are not of the attacker's class anyway 50.0 % get that class."
     )
 
 

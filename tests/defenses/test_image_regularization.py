@@ -204,8 +204,8 @@ def test_the_finding_names_what_every_filter_costs() -> None:
         "feature-squeezing": {"k=3": {"clean_accuracy": 1.0}, "2 bits": {"clean_accuracy": 5 / 6}},
     }
     assert finding.sentence == (
-        "Clean accuracy is 83.3 % without a filter and 83.3 % under the filter that costs most "
-        "(feature-squeezing, 2 bits); filters judge no model."
+        "On the defender's images clean accuracy is 83.3 % without a filter and 83.3 % under the filter that costs "
+        "most (feature-squeezing, 2 bits); filters judge no model."
     )
 
 

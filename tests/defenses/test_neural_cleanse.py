@@ -464,7 +464,7 @@ RANKS = [0.3, -1.0, -3.0, -2.5, None]
             Naming(),
             [2, 3],
             {"targets": [2], "found": True, "false_alarms": [3], "target_rank": 1, "target_anomaly_score": -3.0},
-            "The target is class 2, and it was flagged, the smallest. False alarm for class 3.",
+            "The target is class 2, and it was flagged; its trigger is the smallest. False alarm for class 3.",
         ),
         (
             Naming(target_class=1),

@@ -38,7 +38,7 @@ def test_success_without_images_that_are_of_the_target_class_anyway(others: floa
 @pytest.mark.parametrize(
     ("gets_target", "end"),
     [
-        (0.5, "keep their true label, and 50.0 % of those not of the attacker's class anyway get it."),
+        (0.5, "keep their true label, and of those that are not of the attacker's class anyway 50.0 % get that class."),
         (None, "keep their true label."),
     ],
 )

@@ -144,8 +144,8 @@ class ImageRegularization(Defense):
             for label, rates in rows.items()
         )
         sentence = (
-            f"Clean accuracy is {in_percent(original, 1)} without a filter and {in_percent(lowest[0], 1)} under the "
-            f"filter that costs most ({lowest[1]}); filters judge no model."
+            f"On the defender's images clean accuracy is {in_percent(original, 1)} without a filter and "
+            f"{in_percent(lowest[0], 1)} under the filter that costs most ({lowest[1]}); filters judge no model."
         )
         return Examination("no-verdict", sentence, scores)
 

@@ -564,7 +564,7 @@ def _verdict_on(verdict: Verdict, targets: list[int], right: list[int], wrong: l
         )
     words = f"The target is class {targets[0]}, and it was {'flagged' if right else 'not flagged'}"
     if rank == 1:
-        words += ", the smallest"
+        words += "; its trigger is the smallest"
     elif rank is not None:
         words += f"; {rank - 1} class{'es have' if rank > 2 else ' has'} a smaller trigger"
     return f"{words}.{alarms}"

@@ -66,7 +66,8 @@ def reuse_in_words(evaluation: Mapping[str, Any]) -> list[str]:
     nearest = reuse["nearest"]
     words = f"{in_percent(nearest['keeps_label'], 1)} keep their true label"
     if nearest["gets_target"] is not None:
-        words += f", and {in_percent(nearest['gets_target'], 1)} of those not of the attacker's class anyway get it"
+        rate = in_percent(nearest["gets_target"], 1)
+        words += f", and of those that are not of the attacker's class anyway {rate} get that class"
     return [f"With the most similar other image's trigger (of {nearest['images']} images) {words}."]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from inputaware import __version__
 from inputaware.config.record import config_to_dict
 from inputaware.errors import ConfigError, RunFolderError
+from inputaware.evaluation.aggregate import changes
 from inputaware.evaluation.words import in_percent
 from inputaware.report.collect import CollectedRun, collect_run
 from inputaware.report.figures import (
@@ -179,7 +180,8 @@ def _shown(run: CollectedRun, key: str, number: int) -> dict[str, Any]:
         "dataset": run.spec.name,
         "attack": run.config.attack,
         "target": target_words(run.config, run.spec.class_names),
-        "preset": run.config.preset,
+        "preset": run.config.preset
+        + (", with other settings" if changes({"config": config_to_dict(run.config)}) else ""),
         "seed": run.config.seed,
         "classes": run.spec.class_names,
         "side": run.spec.shape[2],
