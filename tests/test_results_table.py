@@ -576,8 +576,8 @@ def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Proj
             "measures": {"clean_accuracy": many(0.0123)},
         },
     ]
-    of_one = {name: measures[name] for name in measures if name.startswith("defenses.strip")}
-    rows.append({**rows[2], "dataset": "gtsrb", "measures": of_one, "defended_otherwise": ["fine-pruning"]})
+    of_two = {name: measures[name] for name in measures if name.startswith(("defenses.strip", "defenses.neural-"))}
+    rows.append({**rows[2], "dataset": "gtsrb", "measures": of_two, "defended_otherwise": ["fine-pruning"]})
     project.publish("a", {"configurations": rows, "comparisons": []})
     project.readme.write_text("<!-- glance:begin -->\n<!-- glance:end -->\n", encoding="utf-8")
     assert project.run("--table", "glance").returncode == 0
@@ -593,13 +593,13 @@ def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Proj
         "| MNIST: input-aware, all-to-all | 1 of 2 | 60.00 (50.00 to 70.00) | - | - | - |"
     )
     assert project.readme.read_text(encoding="utf-8").splitlines()[4] == (
-        "| GTSRB: input-aware, all-to-all | not run | 60.00 (50.00 to 70.00), 2 of 5 seeds "
+        "| GTSRB: input-aware, all-to-all | 1 of 2 | 60.00 (50.00 to 70.00), 2 of 5 seeds "
         "| settings differ | settings differ | not run |"
     )
     # Of five seeds two met the defense.
     project.readme.write_text("<!-- seeds-defenses:begin -->\n<!-- seeds-defenses:end -->\n", encoding="utf-8")
     assert project.run("--table", "seeds-defenses").returncode == 0
     assert project.readme.read_text(encoding="utf-8").splitlines()[4] == (
-        "| gtsrb, input-aware, all-to-all, fast | 5 | not run | not run | -, 2 of 5 seeds "
+        "| gtsrb, input-aware, all-to-all, fast | 5 | 1 of 2 | -, 2 of 5 seeds | -, 2 of 5 seeds "
         "| 60.00 (50.00 to 70.00), 2 of 5 seeds | settings differ | settings differ | not run |"
     )
