@@ -145,20 +145,23 @@ def _poison(command: PoisonCommand) -> None:
     from rich.console import Console
 
     from inputaware.api import Run
+    from inputaware.console.displays import progress_bar
     from inputaware.console.tables import poison_table
     from inputaware.poisoning import export_poisoned_split, poison_files
 
     run = Run.load(command.run, device=command.device)
     output = Console()
     if command.split is not None:
-        count = export_poisoned_split(run, command.split, command.output)
+        with progress_bar(Console(stderr=True), "poisoning") as progress:
+            count = export_poisoned_split(run, command.split, command.output, progress=progress)
         if command.json:
             print(json.dumps({"images": count, "output": str(command.output)}))
         else:
             _say(f"{count} poisoned images: {command.output}")
         return
     assert command.input is not None
-    rows = poison_files(run, command.input, command.output)
+    with progress_bar(Console(stderr=True), "poisoning") as progress:
+        rows = poison_files(run, command.input, command.output, progress=progress)
     if command.json:
         print(json.dumps(rows, indent=2))
         return

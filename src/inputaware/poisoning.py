@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from inputaware.runs.files import check_new_folder, check_output_file, make_fold
 __all__ = ["export_poisoned_split", "poison_files"]
 
 _CHUNK = 500
+"""Images that are read, poisoned and written at a time: memory does not grow with their number."""
 
 
 def _backdoor(run: Run) -> Backdoor:
@@ -40,7 +41,9 @@ def _backdoor(run: Run) -> Backdoor:
     return run.backdoor
 
 
-def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
+def poison_files(
+    run: Run, source: Path, output: Path, *, progress: Callable[[float], None] = lambda share: None
+) -> list[dict[str, Any]]:
     """Apply the trigger to images of any size and kind, and write what came out.
 
     Each image is resized as the run's data set is. Under all-to-all the attacker's label depends on the true
@@ -50,6 +53,7 @@ def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
         run: a finished run with a backdoor.
         source: an image, or a folder that is searched for images; what is hidden in it is passed over.
         output: a new folder; gets ``images/``, ``masks/``, ``patterns/`` and ``poison.csv``.
+        progress: told the share of the work that is done.
 
     Returns:
         The rows of ``poison.csv``: file, names of the pictures, prediction and its probability before and after,
@@ -63,28 +67,39 @@ def poison_files(run: Run, source: Path, output: Path) -> list[dict[str, Any]]:
     backdoor = _backdoor(run)
     check_new_folder(output)
     files = _find_images(source)
-    pixels = np.stack([resize_image(open_image(file), run.spec, str(file)) for file in files])
-    images = to_pixels(torch.from_numpy(pixels).to(run.device))
-    before = probabilities(run.classifier, images)
-    guessed = before.argmax(1)
-    poisoned = backdoor.poison(images, guessed)
-    # What is predicted is what the written file holds.
-    after = probabilities(run.classifier, round_to_8_bits(poisoned.images))
     names = _picture_names(files, source)
-    rows = []
-    for index, file in enumerate(files):
-        rows.append(
-            {
-                "file": str(file),
-                "picture": names[index],
-                "prediction_before": run.spec.class_names[int(guessed[index])],
-                "probability_before": round(float(before[index].max()), 4),
-                "prediction_after": run.spec.class_names[int(after[index].argmax())],
-                "probability_after": round(float(after[index].max()), 4),
-                "target": run.spec.class_names[int(poisoned.targets[index])],
-            }
-        )
-    write_folder(output, lambda folder: _write_pictures(folder, names, poisoned, rows))
+    rows: list[dict[str, Any]] = []
+
+    def write(folder: Path) -> None:
+        for start in range(0, len(files), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            pixels = np.stack([resize_image(open_image(file), run.spec, str(file)) for file in files[chunk]])
+            images = to_pixels(torch.from_numpy(pixels).to(run.device))
+            before = probabilities(run.classifier, images)
+            guessed = before.argmax(1)
+            poisoned = backdoor.poison(images, guessed)
+            # What is predicted is what the written file holds.
+            after = probabilities(run.classifier, round_to_8_bits(poisoned.images))
+            _write_pictures(folder, names[chunk], poisoned)
+            for index, (file, name) in enumerate(zip(files[chunk], names[chunk], strict=True)):
+                rows.append(
+                    {
+                        "file": str(file),
+                        "picture": name,
+                        "prediction_before": run.spec.class_names[int(guessed[index])],
+                        "probability_before": round(float(before[index].max()), 4),
+                        "prediction_after": run.spec.class_names[int(after[index].argmax())],
+                        "probability_after": round(float(after[index].max()), 4),
+                        "target": run.spec.class_names[int(poisoned.targets[index])],
+                    }
+                )
+            progress(len(rows) / len(files))
+        with (folder / "poison.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_folder(output, write)
     return rows
 
 
@@ -122,16 +137,12 @@ def _picture_names(files: list[Path], source: Path) -> list[str]:
     return names
 
 
-def _write_pictures(folder: Path, names: list[str], poisoned: Poisoned, rows: list[dict[str, Any]]) -> None:
+def _write_pictures(folder: Path, names: list[str], poisoned: Poisoned) -> None:
     for kind, tensor in (("images", poisoned.images), ("masks", poisoned.masks), ("patterns", poisoned.patterns)):
         for name, picture in zip(names, _to_bytes(tensor), strict=True):
             path = folder / kind / name
             path.parent.mkdir(parents=True, exist_ok=True)
             _to_image(picture).save(path)
-    with (folder / "poison.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _to_bytes(images: Tensor) -> NDArray[np.uint8]:
@@ -146,7 +157,9 @@ def _to_image(picture: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
 
 
-def export_poisoned_split(run: Run, split: EvaluationSplit, output: Path) -> int:
+def export_poisoned_split(
+    run: Run, split: EvaluationSplit, output: Path, *, progress: Callable[[float], None] = lambda share: None
+) -> int:
     """Write every image of a split with its trigger as a parquet file.
 
     Columns: ``image`` and ``mask`` (``bytes`` of a PNG, ``path``), ``label`` (the true one), ``target`` (the
@@ -157,6 +170,7 @@ def export_poisoned_split(run: Run, split: EvaluationSplit, output: Path) -> int
         run: a finished run with a backdoor.
         split: test, validation or defender.
         output: a new file.
+        progress: told the share of the work that is done.
 
     Returns:
         The number of images.
@@ -199,6 +213,7 @@ def export_poisoned_split(run: Run, split: EvaluationSplit, output: Path) -> int
                     "mask": list(_encoded(poisoned.masks, start, "mask")),
                 }
                 writer.write_table(pa.table(columns, schema=schema))
+                progress((start + len(chunk)) / len(images))
 
     make_folder_for(output)
     write_atomically(output, write)

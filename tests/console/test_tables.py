@@ -94,7 +94,7 @@ def test_predictions_before_and_after() -> None:
     table = poison_table([row()])
     assert [column.header for column in table.columns] == ["image", "before", "after", "attacker's target"]
     assert [cells(table, index) for index in range(4)] == [["a.png"], ["stop (98 %)"], ["yield (100 %)"], ["yield"]]
-    assert table.caption is None
+    assert table.caption == "1 of 1 get the target"
 
 
 @pytest.mark.parametrize("name", ["[red]stop[/red]", "[/]", "[bold]", "café [x]"])
@@ -103,7 +103,9 @@ def test_class_names_are_shown_as_they_are(column: str, name: str) -> None:
     assert name in drawn(poison_table([row(**{column: name})]))
 
 
-@pytest.mark.parametrize(("count", "shown", "caption"), [(3, 3, None), (4, 3, "the first 3 of 4")])
+@pytest.mark.parametrize(
+    ("count", "shown", "caption"), [(3, 3, "3 of 3 get the target"), (4, 3, "the first 3 of 4; 4 of 4 get the target")]
+)
 def test_a_long_table_is_cut(count: int, shown: int, caption: str | None) -> None:
     table = poison_table([row()] * count, limit=3)
     assert table.row_count == shown
@@ -111,11 +113,10 @@ def test_a_long_table_is_cut(count: int, shown: int, caption: str | None) -> Non
 
 
 def test_what_gets_the_target_anyway_is_counted() -> None:
-    rows = [row(), row(prediction_before="yield"), row(prediction_before="yield")]
-    assert poison_table(rows).caption == "2 of 3 get the target without a trigger too, and tell nothing"
-    assert poison_table(rows, limit=2).caption == (
-        "the first 2 of 3; 2 of 3 get the target without a trigger too, and tell nothing"
-    )
+    rows = [row(prediction_after="stop"), row(prediction_before="yield"), row(prediction_before="yield")]
+    words = "2 of 3 get the target; 2 of 3 do without a trigger too, and tell nothing"
+    assert poison_table(rows).caption == words
+    assert poison_table(rows, limit=2).caption == f"the first 2 of 3; {words}"
 
 
 def ranged(median: float) -> dict[str, float]:

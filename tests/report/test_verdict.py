@@ -114,6 +114,35 @@ def test_a_defense_that_judges_images_says_how_many_it_takes(whole_runs: dict[st
         assert verdict(dataclasses.replace(run, defenses=both)).endswith(f"Neural Cleanse flags it.{words}")
 
 
+def repaired(attack: float | None) -> dict[str, Defended]:
+    """Return what Fine-Pruning and filters leave; of a clean model there is no attack."""
+    rates = None
+    if attack is not None:
+        rates = {"attack_success_rate": attack, "attack_success_rate_excluding_target": attack - 0.05}
+    tuned = {"clean_accuracy": 0.988, "attack": rates}
+    filtered = {"clean_accuracy": 0.98, "trigger_then_filter": rates}
+    known = {"original": {"clean_accuracy": 0.99}, "release": {"k=3": filtered}, "feature-squeezing": {}}
+    scored = {"fine-pruning": {"fine_tuned": tuned}, "image-regularization": known}
+    return {
+        name: Defended({"verdict": "no-verdict", "scores": known, "scoring": {"scores": scores}}, {})
+        for name, scores in scored.items()
+    }
+
+
+def test_what_repairs_leave_of_the_attack_is_said(whole_runs: dict[str, Path]) -> None:
+    run = known(whole_runs, "badnets", "flagged")
+    assert verdict(dataclasses.replace(run, defenses=run.defenses | repaired(0.104))).endswith(
+        "Neural Cleanse flags it. After pruning and fine-tuning the attack works on 10.4 % (5.4 % without the target's "
+        "own) of the images, and clean accuracy is 98.8 %. Under the best filter (release, k=3) the attack works on "
+        "10.4 % (5.4 % without the target's own) of the images, and clean accuracy is 98.0 %."
+    )
+    clean = known(whole_runs, "none", "not-flagged")
+    assert verdict(dataclasses.replace(clean, defenses=clean.defenses | repaired(None))).endswith("does not flag it.")
+    tuned = repaired(0.104)["fine-pruning"]
+    tuned.record["scoring"]["scores"]["fine_tuned"] = None  # no epochs were asked for
+    assert verdict(dataclasses.replace(run, defenses=run.defenses | {"fine-pruning": tuned})).endswith("flags it.")
+
+
 def test_a_run_that_is_not_finished_has_no_verdict(whole_runs: dict[str, Path]) -> None:
     run = dataclasses.replace(collect_run(whole_runs["none"]), result=None)
     assert verdict(run) == "Training is not finished: nothing is known of this model yet."

@@ -51,12 +51,12 @@ def defense_table(records: dict[str, dict[str, Any]], title: str) -> Table:
         title: what stands above the table.
     """
     table = Table(title=plain(title), title_justify="left", show_lines=True)
-    for column in ("defense", "verdict", "what it found", "how it did on the test set"):
-        # A name is typed again, and what a defense found is read to the end of its longest word.
-        table.add_column(column, no_wrap=column == "defense", overflow="fold")
+    # A name is typed again, and what a defense found is read to the end of its longest word.
+    table.add_column("defense, verdict", no_wrap=True, overflow="fold")
+    table.add_column("what it found; how it did on the test set", overflow="fold")
     for name, record in records.items():
-        cells = (name, record["verdict"], record["sentence"], record["scoring"]["sentence"])
-        table.add_row(*(plain(cell) for cell in cells))
+        found, did = record["sentence"], record["scoring"]["sentence"]
+        table.add_row(plain(f"{name}\n{record['verdict']}"), plain(f"{found}\n\nTest set: {did}"))
     return table
 
 
@@ -136,9 +136,10 @@ def poison_table(rows: list[dict[str, Any]], limit: int = 20) -> Table:
         limit: how many to show.
     """
     captions = [f"the first {limit} of {len(rows)}"] if len(rows) > limit else []
+    captions.append(f"{sum(row['prediction_after'] == row['target'] for row in rows)} of {len(rows)} get the target")
     if already := sum(row["prediction_before"] == row["target"] for row in rows):
-        captions.append(f"{already} of {len(rows)} get the target without a trigger too, and tell nothing")
-    table = Table(caption="; ".join(captions) or None)
+        captions.append(f"{already} of {len(rows)} do without a trigger too, and tell nothing")
+    table = Table(caption="; ".join(captions))
     for column in ("image", "before", "after", "attacker's target"):
         table.add_column(column)
     for row in rows[:limit]:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from inputaware.config.fields import Config
 from inputaware.config.record import flatten
 from inputaware.evaluation.doubts import doubts
-from inputaware.evaluation.words import TESTS, in_percent, reuse_in_words
+from inputaware.evaluation.filters import best_filter
+from inputaware.evaluation.words import TESTS, in_percent, reuse_in_words, success_in_words
 from inputaware.report.collect import CollectedRun
 from inputaware.runs.journal import last_of_each
 
@@ -96,7 +97,28 @@ def _judged(run: CollectedRun) -> str:
             judged.append(f"{title} lets {in_percent(passed, 1)} of the triggers pass.")
         elif isinstance(refused, int | float):
             judged.append(f"{title} refuses {in_percent(refused, 1)} of the clean images.")
-    return " ".join(judged) or "No defense that judges models or images has met it yet."
+    words = judged or ["No defense that judges models or images has met it yet."]
+    return " ".join([*words, *_left(run)])
+
+
+def _left(run: CollectedRun) -> list[str]:
+    """Return what is left of the attack on a model that Fine-Pruning has repaired, and on images that are filtered."""
+    found = []
+    if pruning := run.defenses.get("fine-pruning"):
+        tuned = pruning.record["scoring"]["scores"]["fine_tuned"]
+        if tuned is not None and tuned["attack"] is not None:
+            found.append(
+                f"After pruning and fine-tuning the attack works on {success_in_words(tuned['attack'])} of the images, "
+                f"and clean accuracy is {in_percent(tuned['clean_accuracy'], 1)}."
+            )
+    if filters := run.defenses.get("image-regularization"):
+        best = best_filter(filters.record["scores"], filters.record["scoring"]["scores"])
+        if best is not None:
+            found.append(
+                f"Under the best filter ({best.name}) the attack works on {success_in_words(best.attack)} of the "
+                f"images, and clean accuracy is {in_percent(best.clean_accuracy, 1)}."
+            )
+    return found
 
 
 def accuracy_rows(run: CollectedRun) -> list[AccuracyRow]:

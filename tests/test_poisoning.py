@@ -1,0 +1,79 @@
+"""Poisoned pictures do not depend on how many are worked on at a time, and a failure leaves none behind."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from inputaware import Run, preset_config, train
+from inputaware.errors import DataError
+from inputaware.poisoning import export_poisoned_split, poison_files
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return a run of a few images."""
+    config = preset_config(
+        dataset="digits",
+        train_images=100,
+        model={"hidden_units": 16},
+        mask_stage={"epochs": 1},
+        joint_stage={"epochs": 1},
+    )
+    return train(config, tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Return a folder with five pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(5):
+        Image.fromarray(draw.integers(0, 256, (28, 28), dtype=np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_many_pictures_come_out_as_few_do(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    rows = poison_files(run, pictures, tmp_path / "together", progress=told.append)
+    assert told == [1.0]
+    monkeypatch.setattr("inputaware.poisoning._CHUNK", 2)
+    told.clear()
+    assert poison_files(run, pictures, tmp_path / "in parts", progress=told.append) == rows
+    assert told == [0.4, 0.8, 1.0]
+    assert contents(tmp_path / "in parts") == contents(tmp_path / "together")
+    with (tmp_path / "in parts/poison.csv").open(newline="") as file:
+        assert [row["picture"] for row in csv.DictReader(file)] == [f"{number}.png" for number in range(5)]
+
+
+def test_a_corrupt_picture_at_the_end_leaves_nothing(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inputaware.poisoning._CHUNK", 2)
+    (pictures / "9.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    with pytest.raises(DataError, match=r"9\.png"):
+        poison_files(run, pictures, tmp_path / "poisoned")
+    assert {path.name for path in tmp_path.iterdir()} == {"pictures"}
+
+
+def test_a_split_comes_out_the_same_in_parts(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    assert export_poisoned_split(run, "validation", tmp_path / "together.parquet", progress=told.append) == 144
+    assert told == [1.0]
+    monkeypatch.setattr("inputaware.poisoning._CHUNK", 100)
+    told.clear()
+    export_poisoned_split(run, "validation", tmp_path / "parts.parquet", progress=told.append)
+    assert told == [100 / 144, 1.0]
+    assert pq.read_table(tmp_path / "parts.parquet").equals(pq.read_table(tmp_path / "together.parquet"))
