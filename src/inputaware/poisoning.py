@@ -94,8 +94,8 @@ def poison_files(
                     }
                 )
             progress(len(rows) / len(files))
-        with (folder / "poison.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+        with (folder / "poison.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as table:
+            writer = csv.DictWriter(table, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
 

@@ -97,8 +97,8 @@ def _judged(run: CollectedRun) -> str:
             judged.append(f"{title} lets {in_percent(passed, 1)} of the triggers pass.")
         elif isinstance(refused, int | float):
             judged.append(f"{title} refuses {in_percent(refused, 1)} of the clean images.")
-    words = judged or ["No defense that judges models or images has met it yet."]
-    return " ".join([*words, *_left(run)])
+    judged = judged or ["No defense that judges models or images has met it yet."]
+    return " ".join([*judged, *_left(run)])
 
 
 def _left(run: CollectedRun) -> list[str]:
