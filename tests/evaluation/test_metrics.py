@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from scipy.ndimage import correlate
 
 from inputaware.evaluation.metrics import (
@@ -17,7 +16,6 @@ from inputaware.evaluation.metrics import (
     rms_distance,
     round_to_8_bits,
     structural_similarity,
-    wilson_interval,
 )
 
 SHAPES = [(3, 1, 28, 28), (2, 3, 32, 32), (4, 2, 11, 17)]
@@ -138,19 +136,3 @@ def test_shares_of_each_class() -> None:
     hits = torch.tensor([True, False, True, True, False])
     labels = torch.tensor([0, 0, 2, 2, 3])
     assert class_rates(hits, labels, 5) == [0.5, None, 1.0, 0.0, None]
-
-
-@pytest.mark.parametrize("count", [1, 10, 2000])
-@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
-def test_wilson_interval(count: int, confidence: float) -> None:
-    for hits in {0, count // 3, count}:
-        expected = stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
-        assert wilson_interval(hits, count, confidence=confidence) == pytest.approx(tuple(expected), abs=1e-12)
-    assert wilson_interval(0, count)[0] == 0.0
-    assert wilson_interval(count, count)[1] == 1.0
-
-
-@pytest.mark.parametrize(("hits", "count"), [(-1, 5), (6, 5), (0, 0)])
-def test_wilson_interval_of_impossible_counts_is_refused(hits: int, count: int) -> None:
-    with pytest.raises(ValueError, match=rf"^hits: expected 0 to {count} of at least one; found {hits}$"):
-        wilson_interval(hits, count)

@@ -80,15 +80,8 @@ class PlainMaskStage(Stage):
         stage: the product's stage, whose networks are copied.
     """
 
-    paired = True
-
     def __init__(self, stage: MaskStage) -> None:
-        self.name, self.epochs, self.batch_size, self.averaging = (
-            stage.name,
-            stage.epochs,
-            stage.batch_size,
-            stage.averaging,
-        )
+        self.averaging = stage.averaging
         self.generator = plain_copy(stage.generator)
         self.recipes = {"mask_generator": Recipe(self.generator, stage.config.optimizer)}
         self.normalize = stage.normalize
@@ -112,15 +105,8 @@ class PlainJointStage(Stage):
         stage: the product's stage, whose networks are copied.
     """
 
-    paired = True
-
     def __init__(self, stage: JointStage) -> None:
-        self.name, self.epochs, self.batch_size, self.averaging = (
-            stage.name,
-            stage.epochs,
-            stage.batch_size,
-            stage.averaging,
-        )
+        self.averaging = stage.averaging
         self.classifier = plain_copy(stage.classifier)
         self.mask_generator = plain_copy(stage.mask_generator)
         self.pattern_generator = plain_copy(stage.pattern_generator)

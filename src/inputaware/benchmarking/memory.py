@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import suppress
 from typing import Any, Literal, get_args
 
 import torch
@@ -91,22 +90,9 @@ def main(arguments: list[str]) -> dict[str, int]:
         precision=precisions[precision],
     )
     step: Any = workload.step if variant == "product" else workload.plain_step()
-    before = _peak_mib(device)
+    before = peak_memory_mib(device)
     batches = workload.batches()
     with workload.arithmetic():
         for _ in range(_STEPS):
             step(next(batches), epoch=0, progress=MIDDLE)
-    return {"before_mib": before, "peak_mib": _peak_mib(device)}
-
-
-def _peak_mib(device: torch.device) -> int:
-    """Return the peak memory of this process alone.
-
-    On Linux what ``getrusage`` says starts with the memory of the process that started this one, which is larger.
-    """
-    if device.type != "cuda":
-        with suppress(OSError), open("/proc/self/status", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("VmHWM:"):  # in KiB
-                    return int(line.split()[1]) // 2**10
-    return peak_memory_mib(device)
+    return {"before_mib": before, "peak_mib": peak_memory_mib(device)}

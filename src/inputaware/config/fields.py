@@ -49,7 +49,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The classifier's and the generators' architecture."""
+    """The classifier's architecture."""
 
     architecture: ArchitectureName = "auto"
     """Classifier; auto takes mnist-cnn for grey images and preact-resnet18 for colour."""
@@ -181,7 +181,7 @@ class Config:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Random changes of training images."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Architectures."""
+    """The classifier."""
     mask_stage: MaskStageConfig
     """Stage 1."""
     joint_stage: JointStageConfig

@@ -23,7 +23,7 @@ from inputaware.config.fields import (
 from inputaware.config.record import config_to_dict, fields_that_count, flatten, override
 from inputaware.errors import ConfigError
 
-__all__ = ["preset_config", "without_effect"]
+__all__ = ["departures", "preset_config", "without_effect"]
 
 
 def _augmentation(dataset: str) -> AugmentationConfig:
@@ -210,21 +210,23 @@ def preset_config(
     return override(config, options)
 
 
-def without_effect(config: Config) -> list[str]:
-    """Return the fields in which a configuration departs from its preset, but which nothing reads.
-
-    A control has no mask stage, and each classifier has sizes of its own.
-
-    Args:
-        config: of a run; which kind of classifier ``auto`` takes is known for data sets with a name only.
-
-    Returns:
-        Dotted names.
-    """
+def departures(config: Config) -> dict[str, Any]:
+    """Return the fields in which a configuration departs from its preset, by dotted name."""
     usual = preset_config(
         config.preset, dataset=config.dataset, target=config.target, counted_images=config.counted_images
     )
     given, default = (flatten(config_to_dict(one)) for one in (config, usual))
     default["target"] = Config.target
+    return {name: value for name, value in given.items() if value != default[name]}
+
+
+def without_effect(config: Config) -> list[str]:
+    """Return the fields in which a configuration departs from its preset, but which nothing reads, by dotted name.
+
+    A control has no mask stage, and each classifier has sizes of its own.
+
+    Args:
+        config: of a run; which kind of classifier ``auto`` takes is known for data sets with a name only.
+    """
     counting = fields_that_count(config)
-    return [name for name, value in given.items() if value != default[name] and name not in counting]
+    return [name for name in departures(config) if name not in counting]

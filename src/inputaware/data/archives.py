@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import numpy as np
 import pooch
@@ -119,7 +120,7 @@ def fetch_archive(dataset: str, file: str) -> Path:
     folder = cache_folder() / "downloads" / dataset
 
     def download(address: str, output: str, source: object) -> None:
-        with _DownloadBar(file) as bar:
+        with _download_bar(file) as bar:
             pooch.HTTPDownloader(progressbar=bar, chunk_size=2**16)(address, output, source)
         found = pooch.file_hash(output, alg="md5")
         if found != CHECKSUMS[file]:
@@ -316,38 +317,13 @@ def _check_member(path: Path, name: str) -> None:
         raise DataError(f"{path.name}: expected names inside the archive's own folder; found {name!r}")
 
 
-class _DownloadBar:
-    """The progress bar that pooch drives, drawn on stderr where that is a terminal."""
-
-    def __init__(self, file: str) -> None:
-        console = Console(stderr=True)
-        self.total = 0
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self.task = self.progress.add_task(f"downloading {file}", total=None)
-
-    def __enter__(self) -> _DownloadBar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def update(self, size: int) -> None:
-        """Count bytes that came in."""
-        self.progress.update(self.task, advance=size, total=self.total or None)
-
-    def reset(self) -> None:
-        """Start to count anew."""
-        self.progress.reset(self.task, total=self.total or None)
-
-    def close(self) -> None:
-        """Stop to draw."""
-        self.progress.stop()
+@contextmanager
+def _download_bar(file: str) -> Iterator[SimpleNamespace]:
+    """Yield the progress bar that pooch drives, drawn on stderr where that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(f"downloading {file}", total=None)
+        bar = SimpleNamespace(total=0, reset=lambda: progress.reset(task), close=progress.stop)
+        bar.update = lambda size: progress.update(task, advance=size, total=bar.total or None)
+        yield bar

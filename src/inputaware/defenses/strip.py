@@ -16,7 +16,7 @@ from inputaware.data.loader import to_pixels
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.settings import StripSettings
 from inputaware.errors import DefenseError
-from inputaware.evaluation.metrics import mean_over, wilson_interval
+from inputaware.evaluation.metrics import mean_over
 from inputaware.evaluation.words import in_percent, percent
 
 __all__ = [
@@ -276,9 +276,12 @@ class Strip(Defense):
 
 
 def _rate(hits: Tensor) -> tuple[float, float, float]:
-    """Return the share of hits with its 95 % interval."""
+    """Return the share of hits with Wilson's 95 % interval, which holds for few images and for rates near 0 too."""
+    from scipy.stats import binomtest  # here, since it takes a second
+
     count = int(hits.sum())
-    return count / len(hits), *wilson_interval(count, len(hits))
+    low, high = binomtest(count, len(hits)).proportion_ci(method="wilson")
+    return count / len(hits), float(low), float(high)
 
 
 def _histogram(entropies: Float[Tensor, " batch"], edges: NDArray[np.float64]) -> NDArray[np.int64]:

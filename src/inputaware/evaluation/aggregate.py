@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from inputaware.config.presets import preset_config
-from inputaware.config.record import config_from_dict, config_to_dict, fields_that_count, flatten
+from inputaware.config.presets import departures
+from inputaware.config.record import config_from_dict, fields_that_count, flatten
 from inputaware.evaluation.filters import best_filter
 from inputaware.evaluation.statistics import CONFIDENCE, Estimate, compare, estimate, holm
 
@@ -82,17 +82,8 @@ def changes(result: Mapping[str, Any]) -> dict[str, Any]:
     What has a column of its own, the attack, the target and the seed, is left out, and what the attack does not read.
     """
     config = config_from_dict(result["config"])
-    preset = preset_config(
-        config.preset,
-        dataset=config.dataset,
-        target=config.target,
-        attack=config.attack,
-        target_class=config.target_class,
-        seed=config.seed,
-        counted_images=config.counted_images,
-    )
-    usual = flatten(config_to_dict(preset))
-    return {key: value for key, value in fields_that_count(config).items() if value != usual[key]}
+    counting = fields_that_count(config).keys() - {"attack", "target", "target_class", "seed"}
+    return {name: value for name, value in departures(config).items() if name in counting}
 
 
 def _setting(result: Mapping[str, Any]) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from statistics import NormalDist
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
@@ -18,7 +15,6 @@ __all__ = [
     "rms_distance",
     "round_to_8_bits",
     "structural_similarity",
-    "wilson_interval",
 ]
 
 _NOISE_FLOOR = 1e-10
@@ -112,29 +108,3 @@ def structural_similarity(
 def class_rates(hits: Bool[Tensor, " batch"], labels: Int64[Tensor, " batch"], classes: int) -> list[float | None]:
     """Return the share of hits for each true class; none for a class without images."""
     return [mean_over(hits, labels == index) for index in range(classes)]
-
-
-def wilson_interval(hits: int, count: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's interval of a rate (Wilson 1927), which holds for few counts and for rates near 0 and 1 too.
-
-    ::
-
-        (r + z^2 / 2n  +-  z sqrt(r (1 - r) / n + z^2 / 4n^2)) / (1 + z^2 / n),   r = hits / n
-
-    Args:
-        hits: how many counted, from 0 to ``count``.
-        count: how many there were, 1 or more.
-        confidence: share of intervals that hold the true rate, in (0, 1).
-
-    Returns:
-        The lower and the upper end, in [0, 1].
-    """
-    if not 0 <= hits <= count or count < 1:
-        raise ValueError(f"hits: expected 0 to {count} of at least one; found {hits}")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    rate = hits / count
-    middle = rate + z * z / (2 * count)
-    reach = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    # At both ends the formula gives exactly 0 and 1, which rounding misses.
-    return (0.0 if hits == 0 else (middle - reach) / scale, 1.0 if hits == count else (middle + reach) / scale)

@@ -90,7 +90,7 @@ def collect_run(path: str | os.PathLike[str]) -> CollectedRun:
         RunFolderError: this is no run folder, or a file in it is corrupt.
     """
     folder = Path(path)
-    config, spec = read_description(folder)
+    config, spec, _ = read_description(folder)
     finished = (folder / "evaluation.json").exists()
     inspected = _inspected(folder / "inspection", backdoored=config.attack != "none") if finished else None
     others = sorted({path.stem for path in (folder / "defenses").glob("*.json")} - set(DEFENSES))

@@ -19,29 +19,15 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.runs.files import read_json, write_json
 
-__all__ = ["read_description", "read_digests", "resume_command", "run_identity", "write_description"]
+__all__ = ["read_description", "resume_command", "run_identity", "write_description"]
 
 
-def read_description(folder: Path) -> tuple[Config, DatasetSpec]:
-    """Return the configuration of a run and the description of its data set.
-
-    Raises:
-        RunFolderError: this is no run folder, or its configuration is corrupt.
-    """
-    config, spec, _ = _read(folder)
-    return config, spec
-
-
-def read_digests(folder: Path) -> dict[str, str]:
-    """Return the digests of the data that a run was made with, by split; of one that recorded none, none.
+def read_description(folder: Path) -> tuple[Config, DatasetSpec, dict[str, str]]:
+    """Return a run's configuration, its data set, and the digests of its data by split; of one that has none, none.
 
     Raises:
         RunFolderError: this is no run folder, or its configuration is corrupt.
     """
-    return _read(folder)[2]
-
-
-def _read(folder: Path) -> tuple[Config, DatasetSpec, dict[str, str]]:
     file = folder / "config.json"
     if not os.path.isfile(file):
         found = "none in this folder" if os.path.isdir(folder) else "no such folder"

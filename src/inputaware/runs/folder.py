@@ -20,7 +20,7 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.errors import RunFolderError
 from inputaware.models.registry import architecture_name
 from inputaware.runs.checkpoint import load_tensors, save_tensors
-from inputaware.runs.description import read_description, read_digests, resume_command, run_identity, write_description
+from inputaware.runs.description import read_description, resume_command, run_identity, write_description
 from inputaware.runs.environment import peak_memory_mib
 from inputaware.runs.files import check_new_folder, open_unlinked, write_folder, writing
 from inputaware.runs.journal import Journal
@@ -120,7 +120,7 @@ class RunFolder:
         Raises:
             RunFolderError: this is no run folder, or its configuration is corrupt.
         """
-        return read_digests(self.path)
+        return read_description(self.path)[2]
 
     def identity(self) -> str:
         """Return what the run's networks and checkpoints must carry.
@@ -128,7 +128,8 @@ class RunFolder:
         Raises:
             RunFolderError: this is no run folder, or its configuration is corrupt.
         """
-        return run_identity(*read_description(self.path))
+        config, spec, _ = read_description(self.path)
+        return run_identity(config, spec)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -253,7 +254,7 @@ class RunFolder:
         Raises:
             RunFolderError: a file is missing or corrupt, or belongs to another run's data set or architecture.
         """
-        config, spec = read_description(self.path)
+        config, spec, _ = read_description(self.path)
         # Without memory at first: nothing is allocated for sizes that the files do not have.
         with torch.device("meta"):
             attack = build_attack(config, spec)
