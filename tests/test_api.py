@@ -128,6 +128,41 @@ def test_pictures_that_were_added_since_are_refused_but_for_tests(own_run: Run, 
     assert all(torch.equal(run.images(split)[0], images) for split, images in before.items())
 
 
+def test_pictures_that_have_moved_are_found_where_one_says(
+    own_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, pictures = own_run.folder.path, Path(own_run.config.dataset)
+    before = {split: own_run.images(split)[0] for split in get_args(EvaluationSplit)}
+    moved = pictures.rename(pictures.with_name("elsewhere"))
+    try:
+        with pytest.raises(RunFolderError) as caught:
+            Run.load(run, device="cpu").images("validation")
+        assert str(caught.value) == (
+            f"{run}: expected the images that the run was trained on; found no folder '{pictures}'; "
+            "say where they are now, with --dataset"
+        )
+        found = Run.load(run, device="cpu", dataset=moved)
+        assert all(torch.equal(found.images(split)[0], images) for split, images in before.items())
+        capsys.readouterr()
+        assert main(["evaluate", str(run), "--split=validation", f"--dataset={moved}", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["test_images"] == len(before["validation"])
+        other = write_pictures(tmp_path / "others", seed=1)
+        assert main(["evaluate", str(run), "--split=validation", f"--dataset={other}"]) == 2
+        assert "found others in the train part" in capsys.readouterr().err
+    finally:
+        moved.rename(pictures)
+
+
+def test_a_data_set_with_a_name_is_found_by_it(tmp_path: Path) -> None:
+    run = train(small_config(attack="none"), tmp_path / "run")
+    with pytest.raises(ConfigError) as caught:
+        Run.load(run.folder.path, dataset=tmp_path)
+    assert str(caught.value) == (
+        "dataset: expected none for a run of digits, whose images are found by that name; found "
+        f"'{tmp_path}'; leave it out"
+    )
+
+
 def test_a_run_that_holds_nothing_out_trains_on_all_images_and_has_them_for_nothing_else(tmp_path: Path) -> None:
     stages: dict[str, Any] = {name: {"epochs": 1, "batch_size": 20} for name in ("mask_stage", "joint_stage")}
     config = small_config(train_images=None, hold_out=False, attack="none", **stages)

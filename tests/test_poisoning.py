@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from inputaware import Run, preset_config, train
-from inputaware.errors import DataError
+from inputaware.errors import DataError, RunFolderError
 from inputaware.poisoning import export_poisoned_split, poison_files
 
 
@@ -68,12 +68,22 @@ def test_a_corrupt_picture_at_the_end_leaves_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"pictures"}
 
 
+def test_an_output_in_the_input_is_refused(run: Run, pictures: Path) -> None:
+    with pytest.raises(RunFolderError) as error:
+        poison_files(run, str(pictures), str(pictures / "more/poisoned"))
+    assert str(error.value) == (
+        "output: expected a folder outside the input, which would take what is written for more images; found "
+        f"'{pictures}/more/poisoned' in '{pictures}'; choose another one"
+    )
+    poison_files(run, pictures / "0.png", pictures / "poisoned")
+
+
 def test_a_split_comes_out_the_same_in_parts(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float] = []
     assert export_poisoned_split(run, "validation", tmp_path / "together.parquet", progress=told.append) == 144
     assert told == [1.0]
     monkeypatch.setattr("inputaware.poisoning._CHUNK", 100)
     told.clear()
-    export_poisoned_split(run, "validation", tmp_path / "parts.parquet", progress=told.append)
+    export_poisoned_split(run, "validation", str(tmp_path / "parts.parquet"), progress=told.append)
     assert told == [100 / 144, 1.0]
     assert pq.read_table(tmp_path / "parts.parquet").equals(pq.read_table(tmp_path / "together.parquet"))

@@ -83,6 +83,7 @@ class Run:
         backdoor: Backdoor | None,
         device: torch.device,
         digests: dict[str, str],
+        dataset: str,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -91,16 +92,25 @@ class Run:
         self.backdoor = backdoor
         self.device = device
         self._digests = digests
+        self._dataset = dataset
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, device: str | torch.device = "auto") -> Run:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "auto",
+        dataset: str | os.PathLike[str] | None = None,
+    ) -> Run:
         """Return the run in a folder.
 
         Args:
             path: the run folder.
             device: auto, cpu, cuda, cuda:N or mps.
+            dataset: where images of one's own lie now; none: where they were when the run was trained.
 
         Raises:
+            ConfigError: a place is given for a data set that has a name.
             RunFolderError: this is no run folder, training is not finished, or a file is corrupt or belongs
                 to another run.
             DeviceError: the device is not there.
@@ -108,8 +118,14 @@ class Run:
         folder = RunFolder(path)
         target = resolve_device(device)
         attack, config, spec = folder.load_attack(target)
+        if dataset is not None and config.dataset in DATASETS:
+            raise ConfigError(
+                f"dataset: expected none for a run of {config.dataset}, whose images are found by that name; found "
+                f"{os.fspath(dataset)!r}; leave it out"
+            )
         place_modules(attack, target)
-        return cls(folder, config, spec, attack.classifier, attack.backdoor, target, folder.digests())
+        place = config.dataset if dataset is None else os.path.abspath(dataset)
+        return cls(folder, config, spec, attack.classifier, attack.backdoor, target, folder.digests(), place)
 
     def images(
         self, split: EvaluationSplit = "test"
@@ -128,7 +144,12 @@ class Run:
                 f"(hold_out is false), so that it has no {split} split; train another one, without --no-hold-out"
             )
         part: DataSplit = "test" if split == "test" else "train"
-        data = load_images(self.config.dataset, part)
+        if self._dataset not in DATASETS and not os.path.exists(self._dataset):
+            raise RunFolderError(
+                f"{self.folder.path}: expected the images that the run was trained on; found no folder "
+                f"{self._dataset!r}; say where they are now, with --dataset"
+            )
+        data = load_images(self._dataset, part)
         _check_same_data(self.spec, self._digests, part, data, self.folder)
         images, labels = data.images, data.labels
         if split != "test":

@@ -122,7 +122,7 @@ def _evaluate(command: EvaluateCommand) -> None:
     from inputaware.console.tables import evaluation_table
     from inputaware.runs.results import published
 
-    run = Run.load(command.run, device=command.device)
+    run = Run.load(command.run, device=command.device, dataset=command.dataset)
     with progress_bar(Console(stderr=True), "evaluating") as progress:
         result = run.evaluate(command.split, progress=progress)
     if command.json:
@@ -149,7 +149,7 @@ def _poison(command: PoisonCommand) -> None:
     from inputaware.console.tables import poison_table
     from inputaware.poisoning import export_poisoned_split, poison_files
 
-    run = Run.load(command.run, device=command.device)
+    run = Run.load(command.run, device=command.device, dataset=command.dataset)
     output = Console()
     if command.split is not None:
         with progress_bar(Console(stderr=True), "poisoning") as progress:
@@ -192,6 +192,8 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
     from inputaware.console.displays import named_progress
     from inputaware.console.tables import defense_table
     from inputaware.defenses.own import import_defense
+    from inputaware.evaluation.doubts import doubts
+    from inputaware.runs.results import read_evaluation
 
     def chosen(name: str) -> DefenseName | Defense:
         if name in DEFENSES:
@@ -202,7 +204,8 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
     # What a defense of one's own prints must not stand in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
         defenses = [chosen(name) for name in dict.fromkeys(command.names)]
-        run = Run.load(command.run, device=command.device)
+        run = Run.load(command.run, device=command.device, dataset=command.dataset)
+        doubted = doubts(read_evaluation(run.folder.evaluation)) if run.folder.finished else []
         with named_progress(Console(stderr=True)) as progress:
             try:
                 records = run.defend(
@@ -216,7 +219,7 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
         print(json.dumps(records, indent=2))
         return
     output = Console()
-    output.print(defense_table(records, _model_in_words(run)))
+    output.print(defense_table(records, _model_in_words(run), doubted))
     _say(f"Results and arrays: {run.folder.defenses}")
 
 
@@ -229,7 +232,7 @@ def _inspect(command: InspectCommand) -> None:
     from inputaware.console.displays import progress_bar
     from inputaware.console.tables import inspection_table
 
-    run = Run.load(command.run, device=command.device)
+    run = Run.load(command.run, device=command.device, dataset=command.dataset)
     with progress_bar(Console(stderr=True), "inspecting") as progress:
         record = run.inspect(images=command.images, seed=command.seed, overwrite=command.overwrite, progress=progress)
     if command.json:

@@ -60,6 +60,8 @@ class EvaluateCommand:
     """The run folder."""
     split: EvaluationSplit = "test"
     """Test for reporting (written to the run folder); validation for choosing settings (only printed)."""
+    dataset: Path | None = None
+    """Where images of your own lie now, if they have moved since the run was trained."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     json: _Flag = False
@@ -78,6 +80,8 @@ class PoisonCommand:
     """Export this split as a parquet file instead."""
     output: Path
     """The folder to make for images, or the parquet file for a split."""
+    dataset: Path | None = None
+    """Where images of your own lie now, if they have moved since the run was trained."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     json: _Flag = False
@@ -102,6 +106,8 @@ class DefendCommand:
     """Seed of the defenses' random choices."""
     overwrite: _Flag = False
     """Make these results anew, also where others are in the run folder."""
+    dataset: Path | None = None
+    """Where images of your own lie now, if they have moved since the run was trained."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     json: _Flag = False
@@ -120,6 +126,8 @@ class InspectCommand:
     """Seed of the draw."""
     overwrite: _Flag = False
     """Replace the inspection that is in the run folder."""
+    dataset: Path | None = None
+    """Where images of your own lie now, if they have moved since the run was trained."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     json: _Flag = False

@@ -42,7 +42,11 @@ def _backdoor(run: Run) -> Backdoor:
 
 
 def poison_files(
-    run: Run, source: Path, output: Path, *, progress: Callable[[float], None] = lambda share: None
+    run: Run,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> list[dict[str, Any]]:
     """Apply the trigger to images of any size and kind, and write what came out.
 
@@ -60,12 +64,18 @@ def poison_files(
         and the attacker's target.
 
     Raises:
-        RunFolderError: the run is a clean model, or the output folder exists or cannot be made.
+        RunFolderError: the run is a clean model, or the output folder exists, lies in the source or cannot be made.
         WriteError: the disk is full.
         DataError: the source is missing, holds no image, or an image is corrupt.
     """
     backdoor = _backdoor(run)
+    source, output = Path(source), Path(output)
     check_new_folder(output)
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise RunFolderError(
+            f"output: expected a folder outside the input, which would take what is written for more images; found "
+            f"{str(output)!r} in {str(source)!r}; choose another one"
+        )
     files = _find_images(source)
     names = _picture_names(files, source)
     rows: list[dict[str, Any]] = []
@@ -158,7 +168,11 @@ def _to_image(picture: NDArray[np.uint8]) -> Image.Image:
 
 
 def export_poisoned_split(
-    run: Run, split: EvaluationSplit, output: Path, *, progress: Callable[[float], None] = lambda share: None
+    run: Run,
+    split: EvaluationSplit,
+    output: str | os.PathLike[str],
+    *,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> int:
     """Write every image of a split with its trigger as a parquet file.
 
@@ -184,6 +198,7 @@ def export_poisoned_split(
     import pyarrow.parquet as pq
 
     backdoor = _backdoor(run)
+    output = Path(output)
     check_output_file(output)
     images, labels = run.images(split)
 

@@ -348,7 +348,7 @@ def test_settings_stand_among_those_of_the_others(file: Path) -> None:
 
 def digest(file: Path) -> str | None:
     """Return the digest that a new process would have."""
-    own._FIRST.clear()
+    own._SEEN.clear()
     own._IMPORTED.clear()
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(file.parent)):
@@ -356,30 +356,30 @@ def digest(file: Path) -> str | None:
     return import_defense(f"{file}:Own").made.source_digest
 
 
-def test_code_is_known_again_by_the_files_of_its_folder(file: Path) -> None:
+def test_code_is_known_again_by_what_it_imports_from_its_folder(file: Path) -> None:
     package = file.parent / "beside"
     package.mkdir()
     (package / "__init__.py").write_text("from beside import part\n", encoding="utf-8")
-    (package / "part.py").write_text("VALUE = 1\n", encoding="utf-8")
+    (package / "part.py").write_text("VALUE = 1\n\ndef late():\n    from . import later\n", encoding="utf-8")
+    (package / "later.py").write_text("import deeper.still\n", encoding="utf-8")
+    (file.parent / "deeper").mkdir()
+    (file.parent / "deeper/still.py").touch()
     file.write_text(SOURCE.replace("import numpy\n", "import beside\nimport numpy\n"), encoding="utf-8")
     first = digest(file)
     assert first is not None
     assert digest(file) == first
-    # Neither data nor installed packages are its code, whatever they hold.
-    for other in ("notes.txt", ".hidden/a.py", "env/lib/site-packages/b.py", "pictures/old/c.py"):
-        path = file.parent / other
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("print 'no Python of today'", encoding="utf-8")
-    (file.parent / ".draft.py").touch()
-    (file.parent / "gone.py").symlink_to(file.parent / "nowhere.py")
+    # What it does not import is none of its code, a script that plots its results for one.
+    for other in ("notes.txt", "plot.py", "beside/unused.py"):
+        (file.parent / other).write_text("print 'no Python of today'", encoding="utf-8")
     assert digest(file) == first
     seen = {first}
-    for changed in (file, file.parent / "helper_of_own.py", package / "part.py", package / "__init__.py"):
+    helper = file.parent / "helper_of_own.py"
+    parts = (package / "part.py", package / "later.py", package / "__init__.py", file.parent / "deeper/still.py")
+    for changed in (file, helper, *parts):
         changed.write_text(changed.read_text(encoding="utf-8") + "# another\n", encoding="utf-8")
         seen.add(digest(file))
-    (package / "new.py").touch()
-    seen.add(digest(file))
-    assert len(seen) == 6
+    assert len(seen) == 7
+    (file.parent / ".hidden").mkdir()
     link = file.parent / ".hidden" / "link.py"
     link.symlink_to(file)
     assert digest(file) == import_defense(f"{link}:Own").made.source_digest
@@ -403,6 +403,17 @@ def test_code_that_was_imported_elsewise_before_is_not_known(file: Path, monkeyp
     monkeypatch.syspath_prepend(str(file.parent))
     importlib.import_module("helper_of_own")
     assert import_defense(f"{file}:Own").made.source_digest is None
+
+
+def test_code_with_a_helper_that_another_defense_has_loaded_is_known(file: Path) -> None:
+    first = import_defense(f"{file}:Own").made.source_digest
+    other = file.with_name("other.py")
+    other.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    assert import_defense(f"{other}:Own").made.source_digest not in (None, first)
+    (file.parent / "helper_of_own.py").write_text("SIDE = 6\n", encoding="utf-8")
+    third = file.with_name("third.py")
+    third.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    assert import_defense(f"{third}:Own").made.source_digest is None
 
 
 def test_code_without_a_file_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:

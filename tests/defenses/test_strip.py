@@ -249,14 +249,28 @@ def test_the_same_seed_gives_the_same_record_and_progress_ends_at_one() -> None:
     assert told[-1] == 1.0
 
 
+def test_of_few_images_half_are_overlays() -> None:
+    whole, few, fewest = strip(overlays=56), strip(overlays=57), strip(overlays=100)
+    found = whole.run(suspect(), data())
+    assert (found.scores["overlays"], found.scores["held_out_images"]) == (56, 2)
+    assert "overlays" not in found.sentence
+    found = few.run(suspect(), data())
+    assert (found.scores["overlays"], found.scores["threshold_images"], found.scores["held_out_images"]) == (30, 15, 15)
+    assert found.sentence.endswith(" There were clean images for 30 overlays in place of 57.")
+    found = fewest.run(suspect(), data(8))
+    assert (found.scores["overlays"], found.scores["threshold_images"], found.scores["held_out_images"]) == (4, 2, 2)
+
+
 def test_too_few_images_are_refused() -> None:
-    with pytest.raises(DefenseError) as error:
-        strip(overlays=57).run(suspect(), data())
-    assert str(error.value) == (
-        "clean data: expected at least 61 images for strip with 57 overlays; found 60; "
-        "give more, or take fewer overlays with --strip.overlays"
-    )
-    assert strip(overlays=56).run(suspect(), data()).scores["held_out_images"] == 2
+    with pytest.raises(DefenseError, match=r"^clean data: expected at least 8 images for strip; found 7; give more$"):
+        strip().run(suspect(), data(7))
+
+
+def test_a_threshold_below_any_entropy_says_that_it_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "No entropy is below 0, so that this threshold refuses nothing, whatever trigger there is."
+    for threshold in (0.1, -0.1):
+        monkeypatch.setattr("inputaware.defenses.strip.entropy_threshold", lambda entropies, rate: threshold)  # noqa: B023
+        assert strip().run(suspect(), data()).sentence.endswith(words) is (threshold < 0)
 
 
 @pytest.mark.parametrize(

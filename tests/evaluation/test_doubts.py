@@ -21,7 +21,12 @@ WEAK = (
     "The attack works on 49.0 % of the images that are not of the attacker's class anyway: it is weak, and a defense "
     "that misses it here may catch it where it works."
 )
+ONE_STAGE = " Longer training may help (--joint-stage.epochs)."
 LONGER = " Longer training of both stages may help (--mask-stage.epochs, --joint-stage.epochs)."
+OF_NO_IMAGE = (
+    "With another image's trigger only 40.0 % keep their true label, where 99.0 % have it without: triggers work on "
+    "other images too, so that a defense that catches this model may miss an input-aware one."
+)
 
 
 def rates(
@@ -68,7 +73,13 @@ def test_just_below_its_limits_it_speaks() -> None:
 def test_what_speaks_against_a_model(
     clean: float, attack: float | None, images: list[int], expected: list[str]
 ) -> None:
-    assert doubts(rates(clean, attack, images)) == expected
-    # Of the input-aware attack, which has two stages to train, it says what may help.
-    advised = [words + LONGER if words in (NOT_TAKEN, WEAK) else words for words in expected]
-    assert doubts(rates(clean, attack, images, cross=0.5)) == advised
+    # A control has one stage to train, the input-aware attack two.
+    for cross, advice in ((None, ONE_STAGE), (0.5, LONGER)):
+        advised = [words + advice if words in (NOT_TAKEN, WEAK) else words for words in expected]
+        assert doubts(rates(clean, attack, images, cross=cross)) == advised
+
+
+def test_triggers_that_work_on_all_images_are_none_of_the_input_aware_attack() -> None:
+    assert doubts(rates(0.99, 0.99, [10, 10, 10], cross=0.4)) == [OF_NO_IMAGE + LONGER]
+    assert doubts(rates(0.99, 0.99, [10, 10, 10], cross=0.5)) == []
+    assert doubts(rates(0.8, 0.99, [10, 10, 10], cross=0.4)) == []

@@ -89,7 +89,7 @@ def test_a_model_on_which_the_attack_did_not_take_says_so(whole_runs: dict[str, 
         "Backdoored: 11.4 % of the test images are taken for class 0 once they carry their trigger; without it 99.3 % "
         "are classified correctly. The trigger is one patch, the same for all images. The attack works on 1.5 % of the "
         "images that are not of the attacker's class anyway: it did not take, so that a defense that sees nothing here "
-        "is right. Neural Cleanse does not flag it."
+        "is right. Longer training may help (--joint-stage.epochs). Neural Cleanse does not flag it."
     )
 
 
@@ -112,6 +112,27 @@ def test_a_defense_that_judges_images_says_how_many_it_takes(whole_runs: dict[st
         scores = {"scores": {"false_acceptance_rate": rate, "false_rejection_rate": refused}}
         both = run.defenses | {"strip": Defended({"verdict": "no-verdict", "scoring": scores}, {})}
         assert verdict(dataclasses.replace(run, defenses=both)).endswith(f"Neural Cleanse flags it.{words}")
+
+
+def test_what_a_defense_could_not_have_seen_is_said(whole_runs: dict[str, Path]) -> None:
+    run = known(whole_runs, "badnets")
+    scores = {"highest_index": 1.79, "threshold": 2.0}
+    cleanse = {"verdict": "not-flagged", "scores": scores, "scoring": {"scores": {}}}
+    strip = {
+        "verdict": "no-verdict",
+        "scores": {"threshold": -0.1},
+        "scoring": {"scores": {"false_acceptance_rate": 1.0}},
+    }
+    judged = {"neural-cleanse": Defended(cleanse, {}), "strip": Defended(strip, {})}
+    assert verdict(dataclasses.replace(run, defenses=judged)).endswith(
+        "Neural Cleanse does not flag it, and could flag no class, however small its trigger: the others' triggers "
+        "differ too much in size. STRIP lets 100.0 % of the triggers pass, for its threshold is not above 0 and "
+        "refuses nothing."
+    )
+    scores["highest_index"] = strip["scores"]["threshold"] = 2.1  # type: ignore[index]
+    assert verdict(dataclasses.replace(run, defenses=judged)).endswith(
+        "flag it. STRIP lets 100.0 % of the triggers pass."
+    )
 
 
 def repaired(attack: float | None) -> dict[str, Defended]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -43,14 +43,16 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def defense_table(records: dict[str, dict[str, Any]], title: str) -> Table:
+def defense_table(records: dict[str, dict[str, Any]], title: str, doubted: Sequence[str] = ()) -> Table:
     """Return what each defense decided, and how it did on the test set.
 
     Args:
         records: what the files ``defenses/NAME.json`` hold, by name.
         title: what stands above the table.
+        doubted: sentences against the model itself, which stand below it.
     """
-    table = Table(title=plain(title), title_justify="left", show_lines=True)
+    caption = "\n".join(doubted) or None
+    table = Table(title=plain(title), title_justify="left", caption=caption, caption_justify="left", show_lines=True)
     # A name is typed again, and what a defense found is read to the end of its longest word.
     table.add_column("defense, verdict", no_wrap=True, overflow="fold")
     table.add_column("what it found; how it did on the test set", overflow="fold")

@@ -433,7 +433,7 @@ class Defense(ABC):
     def rate(
         self, finding: Finding, suspect: Suspect, trial: Trial, *, progress: Progress = lambda share: None
     ) -> Score:
-        """Score a finding as :meth:`score` does, which gets copies of both and the finding's seed.
+        """Score a finding as :meth:`score` does, which gets copies of all three and the finding's seed.
 
         Args:
             finding: what :meth:`run` returned.
@@ -445,7 +445,8 @@ class Defense(ABC):
             DefenseError: the defense returns what no file can hold; the classifier returns numbers that are not finite.
         """
         with _lent(suspect, finding.seed, trial.clean.images.device) as lent:
-            score = self.score(copy.deepcopy(finding), lent, trial, progress=progress)
+            _ = trial.clean.pixels, trial.poisoned  # made once: the copies of all defenses hold them
+            score = self.score(copy.deepcopy(finding), lent, copy.deepcopy(trial), progress=progress)
         _check_answer(self.name, Score, score)
         return score
 
@@ -462,7 +463,7 @@ class Defense(ABC):
     ) -> Score:
         """Return how the finding does on images that the defense did not see, with and without triggers.
 
-        The trial is shared by all defenses of one call: nothing of it may be changed in place.
+        All three are copies, which no other defense sees.
 
         Args:
             finding: what :meth:`run` returned.

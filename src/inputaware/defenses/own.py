@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -9,7 +10,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,8 +31,8 @@ class OwnDefense:
 
     Attributes:
         reference: the place, as it was given.
-        made: the defense with its default settings. Its ``source_digest`` is of the Python files in the folder that
-            it came from, and below it; none where this process has imported others from there before.
+        made: the defense with its default settings. Its ``source_digest`` is of its file and of what this imports
+            from its folder, or of all of its package; none where this process had loaded one of them before.
         kind: the class that makes it of settings; none where the place has an object that is made already.
     """
 
@@ -199,26 +200,26 @@ def _where(error: BaseException, path: Path) -> str:
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 _IMPORTED: dict[Path, tuple[str, ModuleType]] = {}
-"""The files that this process has run, with the digest of their folder at that time."""
-_FIRST: dict[Path, str | None] = {}
-"""The digest of each folder when something was first imported from it; none where other modules were there already."""
+"""The files that this process has run, with the digest of their code at that time."""
+_SEEN: dict[Path, bytes | None] = {}
+"""The digest of each file of a defense's code before this process loaded it; none where it was loaded by then."""
 
 
 def _import_file(path: Path) -> tuple[ModuleType, str | None]:
     """Run a file as a module of its own, which is registered since dataclasses look their module up.
 
-    It is not run again before something in its folder has changed.
+    It is not run again before something of its code has changed.
 
     Returns:
-        The module, and the digest of its folder.
+        The module, and the digest of its code: the file, and what it imports from its folder.
     """
     if not path.is_file():
         raise ConfigError(f"defense: expected a file with Python code at {path}; found none")
     path = path.resolve()
-    now = _digest(path.parent)
-    digest = _known(path.parent, now)
+    files = _reached(path)
+    now, known = _digest(path.parent, files), _known(files)
     if path in _IMPORTED and _IMPORTED[path][0] == now:
-        return _IMPORTED[path][1], digest
+        return _IMPORTED[path][1], now if known else None
     # Files of one name keep apart. Without dots, behind which pickle takes it for a part of a package.
     name = f"{path.stem} (a file, {hashlib.sha256(os.fsencode(path)).hexdigest()[:12]})".replace(".", "_")
     spec = importlib.util.spec_from_file_location(name, path)
@@ -231,7 +232,7 @@ def _import_file(path: Path) -> tuple[ModuleType, str | None]:
         sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
     _IMPORTED[path] = (now, module)
-    return module, digest
+    return module, now if known else None
 
 
 def _import_module(place: str) -> tuple[ModuleType, str | None]:
@@ -242,27 +243,71 @@ def _import_module(place: str) -> tuple[ModuleType, str | None]:
         spec = None
     roots = [] if spec is None else list(spec.submodule_search_locations or [spec.origin or ""])
     root = Path(roots[0]).resolve() if len(roots) == 1 else None
-    digest = _known(root, _digest(root)) if root is not None and root.exists() else None
+    digest = None
+    if root is not None and root.exists():
+        files = _sources(root)
+        digest = _digest(root, files) if _known(files) else None
     return importlib.import_module(place), digest
 
 
-def _known(root: Path, now: str) -> str | None:
-    """Return the digest of a folder or a file; none where this process may have loaded something else from there."""
-    if root not in _FIRST:
-        files = set(_sources(root))
-        loaded = (getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name != "__main__")
-        old = any(isinstance(file, str) and Path(file).resolve() in files for file in loaded)
-        _FIRST[root] = None if old else now
-    return now if _FIRST[root] == now else None
+def _known(files: Sequence[Path]) -> bool:
+    """Return whether what this process has loaded of some files, if anything, is what they hold now."""
+    loaded = {
+        Path(file).resolve()
+        for name, module in list(sys.modules.items())
+        if name != "__main__" and isinstance(file := getattr(module, "__file__", None), str)
+    }
+    known = True
+    for path in files:
+        now = hashlib.sha256(path.read_bytes()).digest()
+        if path not in _SEEN:
+            _SEEN[path] = None if path.resolve() in loaded else now
+        known = known and _SEEN[path] == now
+    return known
 
 
-def _digest(root: Path) -> str:
-    """Return a digest of the Python files of a folder, or of one file."""
+def _digest(root: Path, files: Sequence[Path]) -> str:
+    """Return a digest of some Python files, by their places below a folder."""
     digest = hashlib.sha256()
-    for path in _sources(root):
-        name = os.fsencode(path.relative_to(root).as_posix())
-        digest.update(name + b"\n" + hashlib.sha256(path.read_bytes()).digest())
+    for path in files:
+        digest.update(os.fsencode(os.path.relpath(path, root)) + b"\n" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _reached(file: Path) -> list[Path]:
+    """Return a Python file and those of its folder that its import statements reach, and theirs in turn."""
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += _imported(path, file.parent)
+    return sorted(found)
+
+
+def _imported(file: Path, root: Path) -> Iterator[Path]:
+    """Yield the files of a folder that the import statements of one of them name, those within functions too."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # what is wrong is said when it is run
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _files_of(root, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            folder = root if node.level == 0 else Path(file, *[".."] * node.level)
+            for alias in node.names:
+                yield from _files_of(folder, f"{node.module or ''}.{alias.name}")
+
+
+def _files_of(folder: Path, module: str) -> Iterator[Path]:
+    """Yield the files of a module and of the packages that it is in, as far as they lie in a folder."""
+    place = Path(os.path.normpath(folder))
+    for part in filter(None, module.split(".")):
+        place = place / part
+        yield from (path for path in (place.parent / f"{part}.py", place / "__init__.py") if path.is_file())
 
 
 def _sources(root: Path) -> list[Path]:

@@ -106,7 +106,7 @@ class StripSettings(Settings):
     """STRIP."""
 
     overlays: int = 100
-    """Clean images that each tested image is blended with."""
+    """Clean images that each tested image is blended with; where there are too few for that, half of them."""
     images: int = 2000
     """Most images of each kind that are tested: clean ones for the threshold, held-out ones, test images with and
     without triggers."""

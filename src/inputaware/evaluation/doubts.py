@@ -16,6 +16,9 @@ _TOOK, _WORKS = 0.2, 0.8
 
 All-to-all they are shares of the clean accuracy.
 """
+_BOTH_STAGES = " Longer training of both stages may help (--mask-stage.epochs, --joint-stage.epochs)."
+_KEPT = 0.5
+"""Cross accuracy, as a share of the clean one, below which triggers are not each image's own."""
 
 
 def doubts(evaluation: Mapping[str, Any]) -> list[str]:
@@ -46,7 +49,16 @@ def doubts(evaluation: Mapping[str, Any]) -> list[str]:
         )
         rate = in_percent(attack, 1)
         words = f"The attack works on {rate} of the images that are not of the attacker's class anyway: {verdict}"
-        if evaluation["cross_accuracy"] is not None:
-            words += " Longer training of both stages may help (--mask-stage.epochs, --joint-stage.epochs)."
+        if evaluation["cross_accuracy"] is None:
+            words += " Longer training may help (--joint-stage.epochs)."
+        else:
+            words += _BOTH_STAGES
         found.append(words)
+    cross = evaluation["cross_accuracy"]
+    if cross is not None and cross < _KEPT * clean:
+        found.append(
+            f"With another image's trigger only {in_percent(cross, 1)} keep their true label, where "
+            f"{in_percent(clean, 1)} have it without: triggers work on other images too, so that a defense that "
+            f"catches this model may miss an input-aware one.{_BOTH_STAGES}"
+        )
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from inputaware.config.fields import Config
@@ -86,7 +87,7 @@ def _judged(run: CollectedRun) -> str:
     """Return what defenses say of the model, and of its images; of our own Neural Cleanse and STRIP do."""
     words = {"flagged": "flags it", "not-flagged": "does not flag it", "no-verdict": "has no verdict"}
     judged = [
-        f"{DEFENSE_TITLES.get(name, name)} {words[found.record['verdict']]}."
+        f"{DEFENSE_TITLES.get(name, name)} {words[found.record['verdict']]}{_caveat(name, found.record)}."
         for name, found in run.defenses.items()
         if name == "neural-cleanse" or found.record["verdict"] != "no-verdict"
     ]
@@ -94,11 +95,23 @@ def _judged(run: CollectedRun) -> str:
         scores, title = found.record["scoring"]["scores"], DEFENSE_TITLES.get(name, name)
         passed, refused = scores.get("false_acceptance_rate"), scores.get("false_rejection_rate")
         if isinstance(passed, int | float):
-            judged.append(f"{title} lets {in_percent(passed, 1)} of the triggers pass.")
+            judged.append(f"{title} lets {in_percent(passed, 1)} of the triggers pass{_caveat(name, found.record)}.")
         elif isinstance(refused, int | float):
             judged.append(f"{title} refuses {in_percent(refused, 1)} of the clean images.")
     judged = judged or ["No defense that judges models or images has met it yet."]
     return " ".join([*judged, *_left(run)])
+
+
+def _caveat(name: str, record: Mapping[str, Any]) -> str:
+    """Return why a built-in defense could not have said anything else; nothing where it could."""
+    known = record.get("scores", {})
+    if name == "neural-cleanse" and record["verdict"] == "not-flagged":
+        highest = known.get("highest_index")
+        if highest is not None and highest <= known["threshold"]:
+            return ", and could flag no class, however small its trigger: the others' triggers differ too much in size"
+    if name == "strip" and known.get("threshold", 1.0) <= 0:
+        return ", for its threshold is not above 0 and refuses nothing"
+    return ""
 
 
 def _left(run: CollectedRun) -> list[str]:
