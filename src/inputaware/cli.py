@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_SPINS = "1000"
+"""Some microseconds: enough for threads that finish together."""
+
 
 def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]) -> int:
     check_number("devices", command.devices, 1)
@@ -499,6 +502,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 2 the user's mistake, 130 interrupted, 141 nobody reads the output any more, 143 terminated, 1 anything
         else.
     """
+    _let_waiting_threads_sleep()
     parser = argparse.ArgumentParser(
         prog="inputaware",
         description="Train, measure and inspect input-aware dynamic backdoors (Nguyen & Tran, NeurIPS 2020), "
@@ -532,6 +536,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say_that_it_is_lost(lost)
     lost = _lost_output()
     return code if lost is None else _say_that_it_is_lost(lost)
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Let threads that wait for one another sleep soon, unless the caller has said how they wait.
+
+    GNU's OpenMP, which torch computes with on Linux, lets them spin for about a millisecond first. Beside any other
+    process that computes they then take the processor from the thread that they wait for, and a step takes many times
+    as long. It reads the variable when torch is loaded.
+    """
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
 def _command(name: str) -> str:

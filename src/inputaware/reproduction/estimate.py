@@ -8,7 +8,7 @@ import torch
 
 from inputaware.benchmarking.timing import seconds_of
 from inputaware.benchmarking.workload import MIDDLE, STAGES, StageName, Workload
-from inputaware.config.datasets import IMAGE_COUNTS
+from inputaware.config.datasets import COLOURED, IMAGE_COUNTS
 from inputaware.config.fields import Config, PrecisionName
 from inputaware.data.spec import dataset_spec
 from inputaware.defenses.settings import DefenseSettings
@@ -17,10 +17,15 @@ from inputaware.runs.environment import resolve_precision, seeded
 
 __all__ = ["seconds_of_work", "seconds_per_image"]
 
-_BATCH, _STEPS, _ROUNDS = 32, 3, 3
+_STEPS, _ROUNDS = 3, 3
+_SMALL_BATCH = 32
+"""Images in a step of colour images on a CPU, where the preset's batch takes many seconds."""
 
 _SHARE_OF_PASS = 1 / 3
 """A pass that only predicts, beside one that trains: it has no way back."""
+
+_SHARE_OF_SEARCH = 0.45
+"""Passes of Neural Cleanse beside as many that train: no gradients of weights, and searches that end early."""
 
 
 def seconds_per_image(dataset: str, device: torch.device, precision: PrecisionName = "auto") -> dict[StageName, float]:
@@ -33,9 +38,10 @@ def seconds_per_image(dataset: str, device: torch.device, precision: PrecisionNa
     """
     found: dict[StageName, float] = {}
     used = resolve_precision(precision, device)
+    batch_size = _SMALL_BATCH if device.type == "cpu" and dataset in COLOURED else None
     for stage in STAGES:
         with seeded(0, device):
-            work = Workload.build(dataset, stage, images=_BATCH, device=device, precision=used, batch_size=_BATCH)
+            work = Workload.build(dataset, stage, images=256, device=device, precision=used, batch_size=batch_size)
             batch = next(work.batches())
 
             def steps(work: Workload = work, batch: object = batch) -> None:
@@ -45,7 +51,8 @@ def seconds_per_image(dataset: str, device: torch.device, precision: PrecisionNa
             with work.arithmetic():
                 work.step(batch, epoch=0, progress=MIDDLE)
                 # The fastest: whatever else the machine does for a moment only adds.
-                found[stage] = min(seconds_of(steps, device) for _ in range(_ROUNDS)) / (_STEPS * _BATCH)
+                seconds = min(seconds_of(steps, device) for _ in range(_ROUNDS))
+                found[stage] = seconds / (_STEPS * work.stage.batch_size)
     return found
 
 
@@ -70,7 +77,7 @@ def seconds_of_work(kind: WorkKind, config: Config, rates: Mapping[StageName, fl
     return {
         "inspect": 3000 * way,
         "latency": 20_000 * look,
-        "neural-cleanse": classes * cleanse.rounds * min(cleanse.images_per_round, defender) * way,
+        "neural-cleanse": _SHARE_OF_SEARCH * (classes * cleanse.rounds * min(cleanse.images_per_round, defender) * way),
         "strip": strip.overlays * 2 * (min(strip.images, test) + min(strip.images, defender // 2)) * look,
         "fine-pruning": 4 * test * look + pruning.epochs * (1 - pruning.held_out) * defender * way,
         "image-regularization": filters * (3 * test + defender) * look,
