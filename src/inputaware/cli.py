@@ -391,8 +391,8 @@ def _sweep(command: SweepCommand) -> int:
     others = sum(path.is_dir() and path.name not in names for path in (command.output / "runs").iterdir())
     if others:
         _tell(
-            f"{count_in_words(others, 'run folder')} of other sweeps in {command.output / 'runs'}: results.parquet "
-            "and summary.json are now of this command's cells alone"
+            f"{count_in_words(others, 'run folder')} of other sweeps in {command.output / 'runs'}: results.parquet, "
+            "results.csv and summary.json are now of this command's cells alone"
         )
     if command.json:
         print(json.dumps(summary, indent=2))
@@ -401,7 +401,7 @@ def _sweep(command: SweepCommand) -> int:
             output.print(table)
         for name, error in summary["broken"].items():
             _say(f"broken: {name}: {error}")
-        _say(f"Runs, results.parquet and summary.json: {command.output}")
+        _say(f"Runs, results.parquet, results.csv and summary.json: {command.output}")
     return 1 if summary["broken"] else 0
 
 

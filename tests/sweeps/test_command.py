@@ -108,8 +108,8 @@ def test_run_folders_of_other_sweeps_are_told(
     (runs / "digits-of-another-sweep").mkdir(parents=True)
     assert main(["sweep", "--dataset", "digits", "--output", str(tmp_path / "sweep")]) == 0
     assert capsys.readouterr().err == (
-        f"inputaware: 1 run folder of other sweeps in {runs}: results.parquet and summary.json are now of this "
-        "command's cells alone\n"
+        f"inputaware: 1 run folder of other sweeps in {runs}: results.parquet, results.csv and summary.json are now of "
+        "this command's cells alone\n"
     )
 
 

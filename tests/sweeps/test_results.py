@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 from inputaware.api import train
 from inputaware.defenses.settings import DefenseSettings, StripSettings
 from inputaware.sweeps.grid import plan_sweep
 from inputaware.sweeps.progress import CellState
-from inputaware.sweeps.results import write_results
+from inputaware.sweeps.results import _csv, write_results
 
 TINY = {
     "dataset": "digits",
@@ -50,3 +53,35 @@ def test_a_defense_that_broke_a_cell_leaves_its_evaluation(tmp_path: Path) -> No
     assert [row["status"] for row in rows] == ["broken", "broken"]
     assert [row["clean_accuracy"] is None for row in rows] == [False, True]
     assert [row["config.seed"] for row in rows] == [0, 1]
+
+
+def test_the_rows_stand_as_csv_too_without_lists(tmp_path: Path) -> None:
+    sweep = plan_sweep({"base": {**TINY, "seed": [0, 1]}, "defenses": ["strip"]}, {})
+    first, second = sweep.cells
+    train(first.config, tmp_path / "runs" / first.name).defend(
+        "strip", DefenseSettings(strip=StripSettings(overlays=2))
+    )
+    states = {first.name: CellState(first.name, "finished"), second.name: CellState(second.name, "waiting")}
+    write_results(sweep, tmp_path, states)
+    table = pq.read_table(tmp_path / "results.parquet")
+    lists = [field.name for field in table.schema if pa.types.is_list(field.type)]
+    assert "config.joint_stage.generator.betas" in lists
+    plain = table.drop_columns(lists)
+    # Only the types say that a number of threads is a text. No text and an empty one look alike.
+    types = pa.csv.ConvertOptions(column_types=plain.schema)
+    found = pa.csv.read_csv(tmp_path / "results.csv", convert_options=types)
+    assert found.column_names == plain.column_names
+    for name in plain.column_names:
+        nothing = "" if pa.types.is_string(plain.schema.field(name).type) else None
+        assert found[name].to_pylist() == [nothing if value is None else value for value in plain[name].to_pylist()]
+
+    # What a reader of text alone sees: a number with all its digits, truth, nothing where there is nothing.
+    with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
+        done, left = csv.DictReader(file)
+    rate = table["clean_accuracy"][0].as_py()
+    assert (done["config.attack"], done["config.hold_out"], done["clean_accuracy"]) == ("badnets", "True", str(rate))
+    assert (done["defenses.strip.verdict"], done["error"], left["clean_accuracy"]) == ("no-verdict", "", "")
+
+    error = 'it said: "no,\nnever" of köln'
+    rows = [{"error": error, "norms": [1.0], "number": 1}, {"number": 2, "norms": None}]
+    assert _csv(rows, ["error", "norms", "number"]) == 'error,number\r\n"it said: ""no,\nnever"" of köln",1\r\n,2\r\n'

@@ -62,7 +62,7 @@ def run_sweep(
 
     A cell is a run folder ``OUTPUT/runs/NAME``. One that is finished is not run again; one that was interrupted goes on
     from its checkpoint, also when its worker dies in this sweep. One that fails is noted, and the others go on. When
-    all is done, or the sweep is interrupted, ``OUTPUT/results.parquet`` and ``OUTPUT/summary.json`` are written.
+    all is done, or the sweep is interrupted, ``results.parquet``, ``results.csv`` and ``summary.json`` are written.
 
     Args:
         sweep: what to run.

@@ -1,7 +1,9 @@
-"""What a sweep found: a row for each cell in one parquet file, and means over seeds in ``summary.json``."""
+"""What a sweep found: a row for each cell, as parquet and as CSV, and means over seeds in ``summary.json``."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from inputaware.config.record import config_to_dict, flatten
 from inputaware.errors import InputAwareError
 from inputaware.evaluation.aggregate import aggregate, comparisons, measures
 from inputaware.runs.environment import command_line
-from inputaware.runs.files import write_atomically, write_json
+from inputaware.runs.files import write_atomically, write_json, write_text
 from inputaware.runs.results import collect_result
 from inputaware.sweeps.grid import Sweep
 from inputaware.sweeps.progress import CellState
@@ -22,7 +24,7 @@ _MACHINE = ("device", "threads", "precision", "commit")
 
 
 def write_results(sweep: Sweep, folder: Path, states: dict[str, CellState]) -> dict[str, Any]:
-    """Write ``results.parquet`` and ``summary.json``, and return what the latter holds.
+    """Write ``results.parquet``, ``results.csv`` and ``summary.json``, and return what the last one holds.
 
     A finished cell whose files cannot be read counts as broken from then on. Of a cell that its defenses broke, or
     that has not met them all, the evaluation counts.
@@ -59,7 +61,9 @@ def write_results(sweep: Sweep, folder: Path, states: dict[str, CellState]) -> d
         }
         for cell in sweep.cells
     ]
-    write_atomically(folder / "results.parquet", lambda path: _write_parquet(path, rows))
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    write_atomically(folder / "results.parquet", lambda path: _write_parquet(path, rows, columns))
+    write_text(folder / "results.csv", _csv(rows, columns))
     summary = summarize(list(results.values()), states)
     write_json(folder / "summary.json", summary)
     return summary
@@ -94,10 +98,19 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Write a table with a column for every key that some row has."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = dict.fromkeys(key for row in rows for key in row)
     pq.write_table(pa.table({key: pa.array([row.get(key) for row in rows]) for key in columns}), path)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return the same table as text, without columns in which a list stands; a cell without a value is empty."""
+    plain = [key for key in columns if not any(isinstance(row.get(key), list | tuple) for row in rows)]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, plain, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
