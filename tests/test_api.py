@@ -264,6 +264,9 @@ def test_images_to_look_at_are_a_whole_number(run: Run) -> None:
     with pytest.raises(ConfigError) as caught:
         run.inspect(images=True)
     assert str(caught.value) == "images: expected a whole number, the images of each class; found True"
+    with pytest.raises(ConfigError) as caught:
+        run.inspect(images=1, indices=[3])
+    assert str(caught.value) == "indices: expected images of each class or indices; found both; leave one of them out"
 
 
 def test_a_folder_in_use_is_refused_before_it_is_evaluated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,18 @@ def test_a_command_is_its_class() -> None:
     )
 
 
+@pytest.mark.parametrize("words", [["--seed"], ["--seed", "--attack", "none"], ["--attack", "none", "--seed"]])
+def test_an_option_with_several_values_has_one(words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse("sweep", SweepCommand, ["--output", "o", *words])
+    assert str(error.value) == (
+        "seed: expected a value or more behind --seed; found none, perhaps of a shell variable that is not set; name "
+        "some, or leave it out"
+    )
+    for given in (["--seed=1"], ["--seed", "-1"]):
+        assert parse("sweep", SweepCommand, ["--output", "o", *given]).seed == (int(given[-1].removeprefix("--seed=")),)
+
+
 @pytest.mark.parametrize(
     ("words", "place"),
     [(["runs/a", "--input", ""], "input"), (["--output="], "output"), ([""], "arguments"), (["a", ""], "arguments")],

@@ -289,6 +289,25 @@ def test_inspect_writes_pictures_arrays_and_numbers(
         assert numbers["backdoor"]["concentration"] == pytest.approx(numbers["backdoor"]["heat_share"] * 784 / 9)
 
 
+@pytest.mark.parametrize("indices", [[42, 3, 17], [5]])
+def test_inspect_shows_named_images(
+    indices: list[int], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(run, tmp_path)
+    capsys.readouterr()
+    assert main(["inspect", str(folder), "--json", "--indices", *map(str, indices)]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["indices"] == [row["index"] for row in record["samples"]] == indices
+    images, labels = Run.load(folder).images("test")
+    gallery = arrays(folder / "inspection/gallery.npz")
+    np.testing.assert_array_equal(gallery["image"] * 255, images[indices].numpy())
+    assert gallery["label"].tolist() == labels[indices].tolist()
+    assert arrays(folder / "inspection/cross_trigger.npz")["index"].tolist() == indices
+    assert picture(folder / "inspection/gallery.png").shape == (6 + len(indices) * 118, 6 + 5 * 118, 3)
+    assert main(["report", str(folder), "--output", str(tmp_path / "report.html")]) == 0
+    assert f"test image {indices[0]}, class" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_inspect_shows_a_clean_model_without_triggers(
     clean_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -495,6 +514,18 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "more images to inspect than there are": (
         ["inspect", "{run}", "--images=1000"],
         "images: expected at most 35, the test images of class 2; found 1000",
+    ),
+    "images that are not in the test set": (
+        ["inspect", "{run}", "--indices", "3", "360"],
+        "indices: expected numbers from 0 to 359, places in the test set; found 360",
+    ),
+    "an image twice": (
+        ["inspect", "{run}", "--indices", "3", "17", "3"],
+        "indices: expected each image once; found 3 2 times; name it once",
+    ),
+    "named images beside drawn ones": (
+        ["inspect", "{run}", "--indices", "3", "--images", "1"],
+        "indices: expected images of each class or indices; found both; leave one of them out",
     ),
     "nothing to poison": (
         ["poison", "{run}"],

@@ -297,7 +297,8 @@ class Run:
     def inspect(
         self,
         *,
-        images: int = 1,
+        images: int | None = None,
+        indices: Sequence[int] | None = None,
         seed: int = 0,
         overwrite: bool = False,
         progress: Callable[[float], None] = lambda share: None,
@@ -305,7 +306,9 @@ class Run:
         """Look at test images with and without their triggers, and write pictures and arrays to the folder.
 
         Args:
-            images: samples of each class, drawn at random.
+            images: samples of each class, drawn at random; none: one, unless indices are given.
+            indices: places in the test set, as ``images("test")`` has them, of the samples in this order, in place of
+                drawn ones.
             seed: of the draw.
             overwrite: replace an inspection that is there.
             progress: told the share of the work that is done.
@@ -314,13 +317,17 @@ class Run:
             What ``inspection/inspection.json`` holds.
 
         Raises:
-            ConfigError: fewer than one image of each class is asked for, or more than the test set has.
+            ConfigError: fewer than one image of each class is asked for, or more than the test set has; or indices are
+                none of its images, name one twice, or stand beside images.
             DataError: the data set is missing or corrupt.
             RunFolderError: an inspection is there, or the folder cannot be written or is in use.
             WriteError: the disk is full, or the folder is gone.
         """
         check_seed(seed)
-        if not isinstance(images, int) or isinstance(images, bool):
+        if images is not None and indices is not None:
+            raise ConfigError("indices: expected images of each class or indices; found both; leave one of them out")
+        each = 1 if images is None else images
+        if not isinstance(each, int) or isinstance(each, bool):
             raise ConfigError(f"images: expected a whole number, the images of each class; found {images!r}")
         target = self.folder.inspection
         with self.folder.lock():
@@ -334,7 +341,8 @@ class Run:
                 self.backdoor,
                 *self.images("test"),
                 self.spec.class_names,
-                each=images,
+                each=each,
+                indices=indices,
                 seed=seed,
                 progress=progress,
             )

@@ -218,7 +218,7 @@ def _check_words(command: type[Any], arguments: Sequence[str]) -> None:
     """Refuse what the parser would take without a word, and nobody can have meant.
 
     That is an empty path, which is the folder one is in, and an option with several values that stands twice,
-    of which the last one alone would count.
+    of which the last one alone would count, or with none, as if it were left out.
     """
     paths = [f"--{name.replace('_', '-')}" for name, kind in _options(command) if Path in (kind, *get_args(kind))]
     for before, word in zip(["", *arguments], arguments, strict=False):
@@ -229,10 +229,19 @@ def _check_words(command: type[Any], arguments: Sequence[str]) -> None:
                 f"{place}: expected a path; found an empty one, perhaps of a shell variable that is not set"
             )
     given = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
+    if {"-h", "--help"} & set(given):
+        return
+    words = [*arguments, "--"]
     for name in (name for name, kind in _options(command) if get_origin(kind) in (tuple, list)):
         option = f"--{name.replace('_', '-')}"
-        if given.count(option) > 1 and not {"-h", "--help"} & set(given):
+        if given.count(option) > 1:
             raise ConfigError(
                 f"{name}: expected one {option} with all its values behind it; found {given.count(option)}; "
                 f"write {option} VALUE VALUE ..."
+            )
+        # A setting may be a list without entries.
+        if "." not in name and option in words and words[words.index(option) + 1].startswith("--"):
+            raise ConfigError(
+                f"{name}: expected a value or more behind {option}; found none, perhaps of a shell variable that is "
+                "not set; name some, or leave it out"
             )

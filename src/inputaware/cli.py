@@ -227,7 +227,7 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
 
 
 def _inspect(command: InspectCommand) -> None:
-    if command.images < 1:
+    if command.images is not None and command.images < 1:
         raise ConfigError(f"images: expected a number of at least 1, the images of each class; found {command.images}")
     from rich.console import Console
 
@@ -237,7 +237,13 @@ def _inspect(command: InspectCommand) -> None:
 
     run = Run.load(command.run, device=command.device, dataset=command.dataset)
     with progress_bar(Console(stderr=True), "inspecting") as progress:
-        record = run.inspect(images=command.images, seed=command.seed, overwrite=command.overwrite, progress=progress)
+        record = run.inspect(
+            images=command.images,
+            indices=command.indices or None,
+            seed=command.seed,
+            overwrite=command.overwrite,
+            progress=progress,
+        )
     if command.json:
         print(json.dumps(record, indent=2))
         return

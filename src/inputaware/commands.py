@@ -120,8 +120,10 @@ class InspectCommand:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
-    images: int = 1
-    """Images of each class, drawn at random from the test set."""
+    images: int | None = None
+    """Images of each class, drawn at random from the test set; none: one."""
+    indices: tuple[int, ...] = ()
+    """These images of the test set, counted from 0, in place of drawn ones."""
     seed: int = 0
     """Seed of the draw."""
     overwrite: _Flag = False

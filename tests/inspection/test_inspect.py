@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
-from inputaware.inspection.inspect import inspect_classifier
+from inputaware.inspection.inspect import Inspection, inspect_classifier
 
 SHAPE = (1, 8, 8)
 
@@ -144,3 +145,47 @@ def test_each_trigger_is_laid_over_each_image() -> None:
         "other_trigger_gets_target": 4 / 9,
         "other_trigger_keeps_label": (1 + 3) / 12,  # images 0 and 1 where no trigger works, and 1 under any
     }
+
+
+def test_named_images_are_shown_in_their_order_whatever_their_class() -> None:
+    images = torch.zeros(14, *SHAPE, dtype=torch.uint8)
+    images[:, 0, 0, 0] = 255
+    labels = torch.tensor([0] * 13 + [2])
+    classifier = Corner()
+    backdoor = OwnCorner(shape=SHAPE, classes=3, target="all-to-one", target_class=1)
+
+    def named(indices: list[int]) -> Inspection:
+        names = ("a", "b", "c")
+        return inspect_classifier(classifier, classifier.layer, backdoor, images, labels, names, indices=indices)
+
+    mixed = named([13, 4, 2])
+    assert (mixed.record["indices"], mixed.record["images_of_each_class"]) == ([13, 4, 2], None)
+    assert [(row["index"], row["class"]) for row in mixed.record["samples"]] == [(13, "c"), (4, "a"), (2, "a")]
+    for arrays in (mixed.gallery, mixed.grad_cam, mixed.cross_trigger):
+        assert arrays is not None
+        assert (arrays["index"].tolist(), arrays["label"].tolist()) == ([13, 4, 2], [2, 0, 0])
+    # The numbers are of the test set, whichever images are shown.
+    assert mixed.record["heat_on_trigger"] == inspected_numbers(classifier, backdoor, images, labels)
+
+    many = named([12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1])  # of one class
+    assert len(many.gallery["image"]) == 12
+    assert many.cross_trigger is not None
+    assert many.cross_trigger["index"].tolist() == [12, 11, 10, 9, 8, 7, 6, 5, 4, 3]
+    assert many.cross_trigger["poisoned"].shape == (10, 10, *SHAPE)
+    assert many.record["cross_trigger"]["other_trigger_gets_target"] == 1
+
+    one = named([5])
+    assert one.cross_trigger is not None
+    assert one.cross_trigger["probabilities"].shape == (1, 1, 2)
+    assert one.record["cross_trigger"] == {
+        "images": 1,
+        "own_trigger_gets_target": 1,
+        "other_trigger_gets_target": None,  # there is no other one
+        "other_trigger_keeps_label": None,
+    }
+
+
+def inspected_numbers(classifier: Corner, backdoor: Backdoor, images: Tensor, labels: Tensor) -> Any:
+    found = inspect_classifier(classifier, classifier.layer, backdoor, images, labels, ("a", "b", "c"))
+    assert (found.record["indices"], found.record["images_of_each_class"]) == (None, 1)
+    return found.record["heat_on_trigger"]

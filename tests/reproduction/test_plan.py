@@ -294,6 +294,13 @@ def test_what_was_made_in_another_way_is_refused(made: Path, tmp_path: Path) -> 
             f"{run}/inspection: expected an inspection of 1 image of each class with seed 0; found one of {found}; "
             f"make it anew with: inputaware inspect {run} --overwrite"
         )
+    inspected = run / "inspection/inspection.json"
+    before = inspected.read_bytes()
+    write_json(inspected, {**read_json(inspected), "images_of_each_class": None})
+    assert "; found one of named images with seed 0; " in refused(
+        "figure3", "inspection/inspection.json", "indices", [3, 17]
+    )
+    inspected.write_bytes(before)
     assert "; found seed 3 there, 0 here; replace it with --overwrite of inputaware defend" in refused(
         "figure5", "defenses/strip.json", "seed", 3
     )

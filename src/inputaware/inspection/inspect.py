@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from inputaware.evaluation.prediction import probabilities
 from inputaware.figures.pictures import enlarge, grid, show_heat, show_pixels, show_residuals
 from inputaware.inspection.cross_trigger import choose_of_each, cross_triggers
 from inputaware.inspection.grad_cam import concentration, grad_cam, heat_auroc, heat_share
-from inputaware.inspection.samples import choose_images
+from inputaware.inspection.samples import choose_images, named_images
 
 __all__ = ["Inspection", "inspect_classifier"]
 
@@ -61,13 +61,14 @@ def inspect_classifier(
     class_names: tuple[str, ...],
     *,
     each: int = 1,
+    indices: Sequence[int] | None = None,
     seed: int = 0,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Inspection:
     """Return samples, heat maps, and numbers that say whether the heat lies on the triggers.
 
-    Samples are drawn at random from each class. The numbers are means over up to 1,000 images, drawn in proportion to
-    the classes. A heat map explains the class that the classifier predicts for that very image.
+    Samples are drawn at random from each class, unless they are named. The numbers are means over up to 1,000 images,
+    drawn in proportion to the classes. A heat map explains the class that the classifier predicts for that very image.
 
     Args:
         classifier: maps pixels in [0, 1] to logits.
@@ -77,13 +78,16 @@ def inspect_classifier(
         labels: their true labels.
         class_names: name of each class, by label.
         each: samples of each class.
+        indices: the samples, in this order, in place of drawn ones.
         seed: of both draws.
         progress: told the share of the work that is done.
 
     Raises:
-        ConfigError: fewer than one sample of each class is asked for, or more than there are.
+        ConfigError: fewer than one sample of each class is asked for, or more than there are, or indices are none of
+            images, or not each of another one.
     """
-    chosen = choose_images(labels, each, seed).to(labels.device)
+    drawn = choose_images(labels, each, seed) if indices is None else named_images(indices, len(labels))
+    chosen = drawn.to(labels.device)
     measured = subset_indices(labels, torch.arange(len(labels)), min(_MEASURED, len(labels)), seed).to(labels.device)
     samples, sample_labels = to_pixels(images[chosen]), labels[chosen]
     clean = probabilities(classifier, samples)
@@ -103,7 +107,8 @@ def inspect_classifier(
         cells += [show_pixels(arrays["mask"]), show_pixels(arrays["pattern"])]
         cells += [shown_poisoned, show_residuals(arrays["residual"])]
         columns += [shown_poisoned, show_heat(heat_arrays["backdoor"], shown_poisoned)]
-        places = choose_of_each(sample_labels, _CROSSED).to(labels.device)
+        first = torch.arange(len(chosen))[:_CROSSED]
+        places = (choose_of_each(sample_labels, _CROSSED) if indices is None else first).to(labels.device)
         crossed, cross_numbers = _crossed(classifier, backdoor, samples[places], sample_labels[places], chosen[places])
         heat_numbers, per_image = _heat_on_triggers(
             classifier, layer, backdoor, to_pixels(images[measured]), labels[measured], progress
@@ -116,7 +121,8 @@ def inspect_classifier(
     progress(1.0)
     record = {
         "seed": seed,
-        "images_of_each_class": each,
+        "images_of_each_class": each if indices is None else None,
+        "indices": None if indices is None else chosen.tolist(),
         "test_images": len(labels),
         "gallery_columns": ["clean"] if backdoor is None else ["clean", "mask", "pattern", "backdoor", "residual"],
         "grad_cam_columns": ["clean", "heat"] + ([] if backdoor is None else ["backdoor", "heat"]),

@@ -169,6 +169,8 @@ def _check_inspection(folder: Path, record: Mapping[str, Any]) -> None:
     """Refuse an inspection of other images than those that figures show beside others."""
     images, seed = record.get("images_of_each_class"), record.get("seed")
     if (images, seed) != (_IMAGES, _SEED):
+        if record.get("indices") is not None:
+            images = "named images"
         raise RunFolderError(
             f"{folder / 'inspection'}: expected an inspection of {_IMAGES} image of each class with seed {_SEED}; "
             f"found one of {images} with seed {seed}; "
