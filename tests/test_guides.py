@@ -1,0 +1,105 @@
+"""Code of the guides does what they say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from inputaware import Run, preset_config, train
+from inputaware.defenses.own import import_defenses
+from inputaware.runs.folder import RunFolder
+
+ROOT = Path(__file__).parents[1]
+GUIDES = ROOT / "docs" / "guide"
+
+TINY = preset_config(
+    "fast",
+    dataset="digits",
+    device="cpu",
+    train_images=100,
+    validation_images=20,
+    model={"hidden_units": 16},
+    mask_stage={"epochs": 1, "batch_size": 50},
+    joint_stage={"epochs": 2, "batch_size": 50},
+)
+
+
+def blocks(guide: str, section: str, language: str = "python") -> list[str]:
+    """Return the code of a section that is in one language."""
+    text = (GUIDES / guide).read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", found, re.MULTILINE | re.DOTALL)
+
+
+def test_a_listener_prints_a_line_for_an_epoch_and_a_second_call_finds_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"train": train, "Run": Run, "config": TINY}
+    training, looking, again = blocks("api.md", "Progress and notebooks")
+    exec(training, names)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "mask: 1 epochs of 2 steps, 0 done"
+    assert re.fullmatch(r"mask 1/1: loss -?\d+\.\d{3} ", lines[1])
+    assert lines[2] == "joint: 2 epochs of 2 steps, 0 done"
+    rates = r"clean_accuracy [\d.]+%, attack_success_rate [\d.]+%, cross_accuracy [\d.]+%"
+    assert re.fullmatch(rf"joint 2/2: loss \d+\.\d{{3}} {rates}", lines[4])
+    assert lines[-1].endswith("evaluated 100%")
+    exec(looking, names)
+    assert "100%" in capsys.readouterr().out
+    exec(again, names)
+    assert capsys.readouterr().out == ""  # a finished run is returned as it is
+    assert RunFolder("runs/lines").finished
+
+
+def test_pictures_and_a_split_are_poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Image.new("L", (20, 20), 100).save("photos/grey.png")
+    names: dict[str, Any] = {"run": train(TINY, "run")}
+    (code,) = (block for block in blocks("api.md", "Poison images") if "poison_files" in block)
+    exec(code, names)
+    assert [row["picture"] for row in names["rows"]] == ["grey.png"]
+    assert names["count"] == 360
+
+
+def test_several_settings_of_ones_own_defense_stand_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "examples" / "own_defense.py", tmp_path)
+    (code,) = (block for block in blocks("defend.md", "Your own defense") if "own_defense import" in block)
+    Path("squeezing.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    places = import_defenses(["squeezing.py:narrow", "squeezing.py:wide"])
+    records = train(TINY, "run").defend([one.made for one in places.values()])
+    assert {name: record["settings"]["side"] for name, record in records.items()} == {
+        "squeezing-3": 3,
+        "squeezing-7": 7,
+    }
+
+
+def test_classes_are_numbered_as_the_guide_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["10", "2", "Yield", "no-entry", "stop", "\u00e9clair"]
+    for name in reversed(names):
+        for picture in ("train/{}/0.png", "train/{}/1.png", "train/{}/2.png", "test/{}/0.png"):
+            place = Path("my-signs", picture.format(name))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4), 100).save(place)
+    (shown,) = blocks("own-images.md", "The number of a class")
+    (listing,) = blocks("own-images.md", "The number of a class", "sh")
+    exec(shown, {})
+    assert capsys.readouterr().out == " ".join(map(str, enumerate(names))) + "\n"
+    found = subprocess.run(listing, shell=True, check=True, capture_output=True, text=True).stdout
+    assert [line.split() for line in found.splitlines()] == [
+        [str(number), f"my-signs/train/{name}/"] for number, name in enumerate(names)
+    ]
