@@ -103,6 +103,36 @@ def test_pixels_that_are_none_are_refused(value: float, found: str) -> None:
     assert str(caught.value) == f"images: expected pixels in [0, 1]; found {found}"
 
 
+WHITE = torch.ones(3, 2, 3, 4)
+WRONG_TRIGGERS = {
+    "one mask for all": (
+        (WHITE[0, :1], WHITE),
+        "masks of shape (3, 1, 3, 4), floating-point numbers; found (1, 3, 4), torch.float32; "
+        "return one for each image",
+    ),
+    "a mask of all channels": (
+        (WHITE, WHITE),
+        "masks of shape (3, 1, 3, 4), floating-point numbers; found (3, 2, 3, 4), torch.float32; "
+        "return one for each image",
+    ),
+    "bytes": (
+        (WHITE[:, :1], WHITE.byte()),
+        "patterns of shape (3, 2, 3, 4), floating-point numbers; found (3, 2, 3, 4), torch.uint8; "
+        "return one for each image",
+    ),
+    "numbers of bytes": ((WHITE[:, :1], 255 * WHITE), "patterns in [0, 1]; found 255 to 255; divide bytes by 255"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TRIGGERS)
+def test_what_is_no_trigger_is_refused(case: str, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> None:
+    made, message = WRONG_TRIGGERS[case]
+    monkeypatch.setattr(Shade, "make_trigger", lambda *given: made)
+    with pytest.raises(DataError) as caught:
+        Shade().poison(make_images(3), torch.arange(3))
+    assert str(caught.value) == f"make_trigger: expected {message}"
+
+
 def test_what_is_no_tensor_is_refused(unchecked: None) -> None:
     images, labels = make_images(3), torch.arange(3)
     for given, name, found, remedy in (

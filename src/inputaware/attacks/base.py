@@ -89,7 +89,7 @@ class Backdoor(ABC):
         Raises:
             DataError: the images have another shape than the ones that the attack was trained on, no floating-point
                 numbers, or those of another precision than the trigger's, or pixels outside [0, 1]; or they are no
-                tensor.
+                tensor; or the triggers have another shape than the images, or values outside [0, 1].
         """
         _check_tensor("images", images, "torch.from_numpy(images).float()")
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
@@ -115,7 +115,10 @@ class Backdoor(ABC):
             )
         with torch.no_grad(), full_float32():
             parts = [self.make_trigger(chunk) for chunk in in_chunks(images)]
-        return torch.cat([mask for mask, _ in parts]), torch.cat([pattern for _, pattern in parts])
+        masks, patterns = torch.cat([mask for mask, _ in parts]), torch.cat([pattern for _, pattern in parts])
+        _check_trigger("masks", masks, (len(images), 1, *self.shape[1:]))
+        _check_trigger("patterns", patterns, (len(images), *self.shape))
+        return masks, patterns
 
     @final
     def targets(self, labels: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
@@ -161,6 +164,20 @@ class Backdoor(ABC):
 def _check_tensor(name: str, value: object, remedy: str) -> None:
     if not isinstance(value, Tensor):
         raise DataError(f"{name}: expected a tensor; found {type(value).__name__}; for arrays of NumPy take {remedy}")
+
+
+def _check_trigger(name: str, values: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(values.shape) != shape or not values.is_floating_point():
+        raise DataError(
+            f"make_trigger: expected {name} of shape {shape}, floating-point numbers; "
+            f"found {tuple(values.shape)}, {values.dtype}; return one for each image"
+        )
+    # Far above what rounding does. What is no number comes of a generator that is none, and is no matter of scale.
+    if len(values) and (values.min() < -1e-3 or values.max() > 1 + 1e-3):
+        raise DataError(
+            f"make_trigger: expected {name} in [0, 1]; found {values.min().item():g} to {values.max().item():g}; "
+            "divide bytes by 255"
+        )
 
 
 @dataclass(frozen=True)
