@@ -24,32 +24,42 @@ _CLASSES: dict[str, type[Defense]] = {
 }
 
 
-def build_defense(name: DefenseName, settings: DefenseSettings | None = None) -> Defense:
+def build_defense(name: DefenseName, settings: DefenseSettings | Settings | None = None) -> Defense:
     """Return a defense.
 
     Args:
         name: one of :data:`inputaware.defenses.settings.DEFENSES`.
-        settings: the settings of all defenses; none: the defaults.
+        settings: its own settings, or those of all defenses; none: the defaults.
 
     Raises:
-        ConfigError: the name is unknown, or a setting is out of its range.
+        ConfigError: the name is unknown, or a setting is out of its range, or the settings are another defense's.
     """
     if name not in DEFENSES:
         raise ConfigError(f"defense: expected one of {', '.join(DEFENSES)}; found {name!r}")
-    return _CLASSES[name](getattr(settings or DefenseSettings(), field_of(name)))
+    usual = getattr(DefenseSettings(), field_of(name))
+    own = getattr(settings, field_of(name)) if isinstance(settings, DefenseSettings) else settings
+    if not isinstance(own, type(usual) | None):
+        kind = type(usual).__name__
+        raise ConfigError(
+            f"{name}: expected its settings, an object of {kind}; found {own!r}; "
+            f"give {kind}(...), or DefenseSettings({field_of(name)}={kind}(...)) where there are several defenses"
+        )
+    return _CLASSES[name](usual if own is None else own)
 
 
 def choose_defenses(
-    chosen: DefenseName | Defense | Sequence[DefenseName | Defense], settings: DefenseSettings | None = None
+    chosen: DefenseName | Defense | Sequence[DefenseName | Defense],
+    settings: DefenseSettings | Settings | None = None,
 ) -> list[Defense]:
     """Return the defenses that are asked for, each once.
 
     Args:
         chosen: names of our own, or defenses that somebody else derived from :class:`Defense`; one may stand by itself.
-        settings: the settings of those that are asked for by name; none: the defaults.
+        settings: the settings of those that are asked for by name, or of the one that is; none: the defaults.
 
     Raises:
-        ConfigError: a name is unknown, taken, no name for a file, or stands twice; a setting is out of its range.
+        ConfigError: a name is unknown, taken, no name for a file, or stands twice; a setting is out of its range, or
+            is another defense's.
     """
     asked: dict[str, tuple[object, Defense]] = {}
     for one in chosen if isinstance(chosen, Iterable) and not isinstance(chosen, str) else [chosen]:
