@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -355,6 +356,112 @@ def test_pixels_in_place_of_bytes_are_refused(unchecked: None) -> None:
     with pytest.raises(DefenseError) as error:
         CleanData(clean.images, clean.labels.int())
     assert str(error.value) == "clean data: expected labels of torch.int64; found torch.int32; give labels.long()"
+
+
+def test_arrays_in_place_of_tensors_are_refused(unchecked: None) -> None:
+    images, labels = data().images, data().labels
+    given: list[tuple[Any, Any, str, str]] = [
+        (images.numpy(), labels, "images", "ndarray"),
+        (images, labels.numpy(), "labels", "ndarray"),
+        (images, labels.tolist(), "labels", "list"),
+    ]
+    for some, others, name, found in given:
+        with pytest.raises(DefenseError) as error:
+            CleanData(some, others)
+        assert str(error.value) == (
+            f"clean data: expected {name} as a tensor; found {found}; of a NumPy array take torch.from_numpy({name})"
+        )
+
+
+SUSPECTS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"classifier": torch.relu},
+        "expected a classifier that is a torch.nn.Module; found builtin_function_or_method; put a module around it",
+    ),
+    (
+        {"feature_layer": "body"},
+        "expected a feature layer that is a module of the classifier; found 'body'; "
+        "give the module itself, of a name classifier.get_submodule(name)",
+    ),
+    (
+        {"classes": 1},
+        "expected at least 2 classes; found 1; "
+        "of a single logit for two classes make two, 0 and this one, in a module around the classifier",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), SUSPECTS)
+def test_a_suspect_that_no_defense_could_call_is_refused(wrong: dict[str, Any], message: str, unchecked: None) -> None:
+    with pytest.raises(DefenseError) as error:
+        replace(suspect(), **wrong)
+    assert str(error.value) == f"suspect: {message}"
+
+
+class Returns(nn.Module):
+    """Returns what a function makes of one random column of numbers for each class."""
+
+    def __init__(self, answer: Callable[[Tensor], Any], classes: int = CLASSES) -> None:
+        super().__init__()
+        self.network = Linear(classes)
+        self.answer = answer
+
+    def forward(self, images: Tensor) -> Any:
+        return self.answer(self.network(images))
+
+
+PROBABILITIES = (
+    "expected a classifier that returns logits; found probabilities: no number below 0, and a sum of 1 for each image; "
+    "leave its softmax out"
+)
+ALONE = "put a module around it that returns the logits alone"
+ANSWERS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "tuple": (
+        lambda logits: (logits, logits),
+        f"expected a classifier that returns logits as a tensor; found tuple; {ALONE}",
+    ),
+    "dictionary": (
+        lambda logits: {"logits": logits},
+        f"expected a classifier that returns logits as a tensor; found dict; {ALONE}",
+    ),
+    "probabilities": (lambda logits: logits.softmax(1), PROBABILITIES),
+    "rounded probabilities": (lambda logits: (10000 * logits.softmax(1)).round() / 10000, PROBABILITIES),
+    "predictions": (
+        lambda logits: logits.argmax(1),
+        "expected a classifier with 3 classes, logits of shape (batch, 3); found (6,); "
+        "give the number of classes that it was trained on",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_a_classifier_that_returns_no_logits_is_refused_before_any_work(case: str) -> None:
+    answer, message = ANSWERS[case]
+    defense = watcher()
+    with pytest.raises(DefenseError) as error:
+        defense.run(suspect(Returns(answer)), data())
+    assert str(error.value) == f"suspect: {message}"
+    assert not hasattr(defense, "training")  # it was not begun
+
+
+@pytest.mark.parametrize("answer", [torch.log_softmax, lambda logits, _: logits.sigmoid()], ids=["log", "sigmoid"])
+def test_what_only_resembles_probabilities_is_taken(answer: Callable[[Tensor, int], Tensor]) -> None:
+    watcher().run(suspect(Returns(lambda logits: answer(logits, 1))), data())
+
+
+@pytest.mark.parametrize("answer", [lambda logits: logits, lambda logits: logits.squeeze(1)])
+def test_a_single_logit_for_two_classes_is_refused(answer: Callable[[Tensor], Tensor]) -> None:
+    classifier = Returns(answer, 1)
+    clean = CleanData(data().images, torch.arange(6) % 2)
+    with pytest.raises(DefenseError) as error:
+        watcher().run(suspect(classifier, 2), clean)
+    found = tuple(classifier(clean.pixels).shape)
+    assert str(error.value) == (
+        f"suspect: expected a classifier with 2 classes, logits of shape (batch, 2); found {found}; "
+        "of a single logit for two classes make two, 0 and this one, in a module around the classifier"
+    )
+    two = Returns(lambda logit: torch.cat([0 * logit, logit], 1), 1)
+    watcher().run(suspect(two, 2), clean)
 
 
 def test_a_shape_may_be_a_list(unchecked: None) -> None:

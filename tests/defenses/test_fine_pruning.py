@@ -509,7 +509,7 @@ def case_stranger() -> Suspect:
         (
             case_without_layer,
             "suspect: expected a feature layer, the module whose output is the last map of features; found none; "
-            "give it as feature_layer",
+            "give it as feature_layer, or leave fine-pruning out",
         ),
         (
             case_around,

@@ -30,6 +30,7 @@ from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.defenses.settings import Settings
 from inputaware.errors import ConfigError, DefenseError
 from inputaware.evaluation.prediction import logits
+from inputaware.models.precision import full_float32
 from inputaware.runs.environment import seeded
 
 __all__ = ["CleanData", "Defense", "Examination", "Finding", "Progress", "Score", "Suspect", "Trial", "Verdict"]
@@ -39,6 +40,9 @@ Verdict = Literal["flagged", "not-flagged", "no-verdict"]
 
 Progress = Callable[[float], None]
 """Is told the share of the work that is done, in [0, 1]."""
+
+
+_TWO_LOGITS = "of a single logit for two classes make two, 0 and this one, in a module around the classifier"
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,30 @@ class Suspect:
         classes: how many classes it has.
         feature_layer: the module whose output is its last map of features; none where the defender does not
             know it. Fine-Pruning needs it.
+
+    Raises:
+        DefenseError: classifier or feature layer are no modules, or there are fewer than two classes.
     """
 
     classifier: nn.Module
     shape: tuple[int, int, int]
     classes: int
     feature_layer: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no defense could call."""
+        if not isinstance(self.classifier, nn.Module):
+            raise DefenseError(
+                f"suspect: expected a classifier that is a torch.nn.Module; found {type(self.classifier).__name__}; "
+                "put a module around it"
+            )
+        if not isinstance(self.feature_layer, nn.Module | None):
+            raise DefenseError(
+                f"suspect: expected a feature layer that is a module of the classifier; found {self.feature_layer!r}; "
+                "give the module itself, of a name classifier.get_submodule(name)"
+            )
+        if self.classes < 2:
+            raise DefenseError(f"suspect: expected at least 2 classes; found {self.classes}; {_TWO_LOGITS}")
 
     def logits(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch classes"]:
         """Return the logits of pixels in [0, 1], in evaluation mode and without gradients.
@@ -67,6 +89,31 @@ class Suspect:
         found = logits(self.classifier, images)
         self.check(found)
         return found
+
+    def check_classifier(self, images: Float[Tensor, "batch channel height width"]) -> None:
+        """Check what the classifier returns of a few images, before any defense relies on it.
+
+        Args:
+            images: pixels in [0, 1], no more than go through the classifier at once.
+
+        Raises:
+            DefenseError: it returns no tensor, not one logit for each class, probabilities, or no finite numbers.
+        """
+        self.classifier.eval()
+        with torch.no_grad(), full_float32():
+            found = self.classifier(images)
+        if not isinstance(found, Tensor):
+            raise DefenseError(
+                f"suspect: expected a classifier that returns logits as a tensor; found {type(found).__name__}; "
+                "put a module around it that returns the logits alone"
+            )
+        self.check(found)
+        # One row may look like that by chance.
+        if len(found) > 1 and bool((found >= 0).all() and ((found.sum(1) - 1).abs() <= 1e-3).all()):
+            raise DefenseError(
+                "suspect: expected a classifier that returns logits; found probabilities: no number below 0, "
+                "and a sum of 1 for each image; leave its softmax out"
+            )
 
     def check(self, logits: Tensor) -> None:
         """Check logits that the classifier returned.
@@ -84,9 +131,11 @@ class Suspect:
             DefenseError: they are not one for each class.
         """
         if logits.ndim != 2 or logits.shape[1] != self.classes:
+            single = self.classes == 2 and logits.shape in ((len(logits),), (len(logits), 1))
             raise DefenseError(
                 f"suspect: expected a classifier with {self.classes} classes, logits of shape (batch, {self.classes}); "
-                f"found {tuple(logits.shape)}; give the number of classes that it was trained on"
+                f"found {tuple(logits.shape)}; "
+                f"{_TWO_LOGITS if single else 'give the number of classes that it was trained on'}"
             )
 
     def check_finite(self, finite: Tensor) -> None:
@@ -115,7 +164,7 @@ class CleanData:
         split: what they are called in the record.
 
     Raises:
-        DefenseError: images are no bytes, or labels no whole numbers of 64 bits.
+        DefenseError: images or labels are no tensor, images no bytes, or labels no whole numbers of 64 bits.
     """
 
     images: UInt8[Tensor, "batch channel height width"]
@@ -124,8 +173,13 @@ class CleanData:
 
     def __post_init__(self) -> None:
         """Refuse other types."""
-        # Pixels in [0, 1] would be divided by 255 once more, and examined as black.
         for name, found, expected in (("images", self.images, torch.uint8), ("labels", self.labels, torch.int64)):
+            if not isinstance(found, Tensor):
+                raise DefenseError(
+                    f"clean data: expected {name} as a tensor; found {type(found).__name__}; "
+                    f"of a NumPy array take torch.from_numpy({name})"
+                )
+            # Pixels in [0, 1] would be divided by 255 once more, and examined as black.
             if found.dtype != expected:
                 remedy = "(pixels * 255).round().byte()" if name == "images" else "labels.long()"
                 raise DefenseError(f"clean data: expected {name} of {expected}; found {found.dtype}; give {remedy}")
@@ -138,6 +192,32 @@ class CleanData:
     def describe(self) -> dict[str, Any]:
         """Return how many images of which split these are, for the record."""
         return {"split": self.split, "images": len(self.images)}
+
+    def check(self, suspect: Suspect, place: str) -> None:
+        """Check that these are images as a suspect takes them, each with a label of one of its classes.
+
+        Args:
+            suspect: the classifier that is to see them.
+            place: what they are called in an error.
+
+        Raises:
+            DefenseError: there are none, or they are not.
+        """
+        images, labels = self.images, self.labels
+        if tuple(images.shape[1:]) != tuple(suspect.shape):
+            raise DefenseError(
+                f"{place}: expected images of shape {tuple(suspect.shape)}, as the suspect takes them; "
+                f"found {tuple(images.shape[1:])}; give data of the set that it was trained on"
+            )
+        if len(labels) != len(images):
+            raise DefenseError(f"{place}: expected {len(images)} labels, one for each image; found {len(labels)}")
+        if not len(images):
+            raise DefenseError(f"{place}: expected images; found none; give some")
+        if int(labels.min()) < 0 or int(labels.max()) >= suspect.classes:
+            raise DefenseError(
+                f"{place}: expected labels from 0 to {suspect.classes - 1}; "
+                f"found {int(labels.min())} to {int(labels.max())}; give data of the suspect's own set"
+            )
 
 
 @dataclass(frozen=True)
@@ -158,6 +238,24 @@ class Trial:
         if self.backdoor is None:
             return None
         return self.backdoor.poison(self.clean.pixels, self.clean.labels)
+
+    def check(self, suspect: Suspect) -> None:
+        """Check that images and backdoor are such as a suspect's findings can be scored with; makes the triggers.
+
+        Args:
+            suspect: the classifier that was examined.
+
+        Raises:
+            DefenseError: images, labels or backdoor are made for another classifier.
+            DataError: the backdoor makes no triggers of these images.
+        """
+        self.clean.check(suspect, "trial")
+        if self.backdoor is not None and self.backdoor.classes != suspect.classes:
+            raise DefenseError(
+                f"trial: expected a backdoor with {suspect.classes} classes, as the suspect has them; "
+                f"found {self.backdoor.classes}; give the suspect's number"
+            )
+        _ = self.poisoned  # its images and triggers are checked when they are made
 
 
 @dataclass(frozen=True)
@@ -405,8 +503,8 @@ class Defense(ABC):
 
         Raises:
             DefenseError: the data are too few, constant, of another shape, or lack a class; the classifier has
-                another number of classes or returns numbers that are not finite; the defense returns what no file
-                can hold.
+                another number of classes, or returns no logits or numbers that are not finite; the defense returns
+                what no file can hold.
         """
         self.check(suspect, clean)
         device = clean.images.device
@@ -414,7 +512,7 @@ class Defense(ABC):
             torch.cuda.reset_peak_memory_stats(device)
         own = CleanData(clean.images.clone(), clean.labels.clone(), clean.split)
         with _lent(suspect, seed, device) as lent:
-            lent.logits(in_chunks(own.pixels)[0])
+            lent.check_classifier(in_chunks(own.pixels)[0])
             found = self.examine(lent, own, seed, progress)
         progress(1.0)
         _check_answer(self.name, Examination, found)
@@ -478,23 +576,12 @@ class Defense(ABC):
         Raises:
             DefenseError: the data are too few, constant, of another shape, or lack a class.
         """
+        clean.check(suspect, "clean data")
         images, labels = clean.images, clean.labels
-        if tuple(images.shape[1:]) != tuple(suspect.shape):
-            raise DefenseError(
-                f"clean data: expected images of shape {tuple(suspect.shape)}, as the suspect takes them; "
-                f"found {tuple(images.shape[1:])}; give data of the set that it was trained on"
-            )
-        if len(labels) != len(images):
-            raise DefenseError(f"clean data: expected {len(images)} labels, one for each image; found {len(labels)}")
         if len(images) < self.minimum_images:
             raise DefenseError(
                 f"clean data: expected at least {self.minimum_images} images for {self.name}; "
                 f"found {len(images)}; give more"
-            )
-        if int(labels.min()) < 0 or int(labels.max()) >= suspect.classes:
-            raise DefenseError(
-                f"clean data: expected labels from 0 to {suspect.classes - 1}; "
-                f"found {int(labels.min())} to {int(labels.max())}; give data of the suspect's own set"
             )
         counts = torch.bincount(labels, minlength=suspect.classes)
         if not counts.all():

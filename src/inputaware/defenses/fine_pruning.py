@@ -49,6 +49,15 @@ def _changed_output(layer: nn.Module, change: Callable[[Tensor], Tensor]) -> Ite
         handle.remove()
 
 
+def _feature_layer(suspect: Suspect) -> nn.Module:
+    if suspect.feature_layer is None:
+        raise DefenseError(
+            "suspect: expected a feature layer, the module whose output is the last map of features; found none; "
+            "give it as feature_layer, or leave fine-pruning out"
+        )
+    return suspect.feature_layer
+
+
 class FeatureCut:
     """A classifier cut in two at its last map of features, so that its head can be run alone.
 
@@ -65,15 +74,10 @@ class FeatureCut:
     """
 
     def __init__(self, suspect: Suspect, images: Float[Tensor, "batch channel height width"]) -> None:
-        if suspect.feature_layer is None:
-            raise DefenseError(
-                "suspect: expected a feature layer, the module whose output is the last map of features; found none; "
-                "give it as feature_layer"
-            )
         self.classifier = suspect.classifier.eval()
-        self.layer = suspect.feature_layer
+        self.layer = _feature_layer(suspect)
         self.suspect = suspect
-        self.head = head_after(suspect.classifier, suspect.feature_layer)
+        self.head = head_after(suspect.classifier, self.layer)
         features = self.features(images)
         whole = suspect.logits(images)
         try:
@@ -215,6 +219,15 @@ class FinePruning(Defense):
     name = "fine-pruning"
     minimum_images = 4
     settings: FinePruningSettings
+
+    def check(self, suspect: Suspect, clean: CleanData) -> None:
+        """Check the data, and that the feature layer is known.
+
+        Raises:
+            DefenseError: the data are such as no defense takes, or it is not.
+        """
+        super().check(suspect, clean)
+        _feature_layer(suspect)
 
     def examine(self, suspect: Suspect, clean: CleanData, seed: int, progress: Progress) -> Examination:
         """Rank channels, choose how many to prune, and fine-tune a copy; no verdict, for it judges no model.
