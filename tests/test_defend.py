@@ -19,6 +19,7 @@ from inputaware.config.fields import AttackName
 from inputaware.config.presets import preset_config
 from inputaware.defenses import own
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
+from inputaware.defenses.examine import examine
 from inputaware.defenses.registry import build_defense
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, StripSettings
 from inputaware.errors import ConfigError, DefenseError, RunFolderError
@@ -110,6 +111,17 @@ def test_a_result_is_a_json_file_and_its_arrays(run: Run) -> None:
 def test_what_a_defense_does_in_place_is_seen_by_no_other(run: Run) -> None:
     alone = run.defend(["strip"], FEW)["strip"]
     assert run.defend([Spoiler(), "strip"], FEW, overwrite=True)["strip"] == alone
+
+
+def test_any_classifier_gets_the_files_of_a_run(run: Run, tmp_path: Path) -> None:
+    records = run.defend(["strip", Own()], FEW, seed=2)
+    clean, test = (CleanData(*run.images(split), split=split) for split in ("defender", "test"))
+    trial = Trial(test, run.backdoor)
+    output = tmp_path / "examined"
+    assert records == examine(
+        run.suspect(), clean, trial=trial, defenses=["strip", Own()], settings=FEW, seed=2, output=output
+    )
+    assert files(run) == {path.name: path.read_bytes() for path in output.iterdir()}
 
 
 def test_the_same_run_gives_the_same_bytes(run: Run) -> None:

@@ -34,8 +34,9 @@ from inputaware.data.sources import DataSplit
 from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices
 from inputaware.defenses.base import CleanData, Defense, Suspect, Trial
+from inputaware.defenses.examine import run_and_rate
 from inputaware.defenses.registry import choose_defenses
-from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings
+from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, Settings
 from inputaware.errors import ConfigError, DataError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.inspection.inspect import inspect_classifier
@@ -188,7 +189,7 @@ class Run:
     def defend(
         self,
         defenses: DefenseName | Defense | Sequence[DefenseName | Defense] = DEFENSES,
-        settings: DefenseSettings | None = None,
+        settings: DefenseSettings | Settings | None = None,
         *,
         seed: int = 0,
         overwrite: bool = False,
@@ -203,7 +204,7 @@ class Run:
 
         Args:
             defenses: which ones, by name, or defenses of your own; one may stand by itself.
-            settings: the settings of the defenses that are named; none: the defaults.
+            settings: the settings of the defenses that are named, or of the one that is; none: the defaults.
             seed: of the defenses' random choices.
             overwrite: make all results anew, also where others are there.
             progress: told the defense that is at work and the share of it that is done.
@@ -212,7 +213,8 @@ class Run:
             What each ``defenses/NAME.json`` holds, by name.
 
         Raises:
-            ConfigError: a name is unknown, taken, no name for a file or stands twice, or a setting is out of its range.
+            ConfigError: a name is unknown, taken, no name for a file or stands twice, or a setting is out of its range
+                or another defense's.
             DefenseError: the classifier or the data are not such that the defense can work with them, or what it
                 returns is nothing that a file can hold.
             DataError: the run held no images out, or the data set is missing or corrupt.
@@ -268,26 +270,14 @@ class Run:
         progress: Callable[[str, float], None],
     ) -> dict[str, Any]:
         started = time.perf_counter()
-
-        def half(start: float) -> Callable[[float], None]:
-            return lambda share: progress(defense.name, start + min(max(share, 0.0), 1.0) / 2)
-
-        # The examination and its scoring share the bar in equal halves.
-        finding = defense.run(suspect, clean, seed=seed, progress=half(0.0))
-        score = defense.rate(finding, suspect, trial, progress=half(0.5))
-        record = {
-            **finding.record(),
-            **({} if defense.source_digest is None else {"code": defense.source_digest}),
-            "scoring": {"sentence": score.sentence, "data": trial.clean.describe(), "scores": score.scores},
-        }
+        record, arrays = run_and_rate(
+            defense, suspect, clean, trial, seed=seed, progress=lambda share: progress(defense.name, share)
+        )
         with writing(self.folder.defenses):
             self.folder.defenses.mkdir(exist_ok=True)
             # An old JSON file goes first and the new one comes last: where it is, its own arrays are.
             (self.folder.defenses / f"{defense.name}.json").unlink(missing_ok=True)
-        write_arrays(
-            self.folder.defenses / f"{defense.name}.npz",
-            {**finding.arrays, **{f"scoring_{name}": array for name, array in score.arrays.items()}},
-        )
+        write_arrays(self.folder.defenses / f"{defense.name}.npz", arrays)
         # Before the JSON file, which says that the defense is done: what publishes it reads this row.
         self.folder.note_time(f"defense {defense.name}", time.perf_counter() - started, self.device)
         write_json(self.folder.defenses / f"{defense.name}.json", record)

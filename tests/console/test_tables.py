@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from inputaware.console.tables import benchmark_tables, evaluation_table, poison_table
+from inputaware.console.tables import benchmark_tables, defense_table, evaluation_table, poison_table
 
 RESULT: dict[str, Any] = {
     "test_images": 360,
@@ -43,6 +43,17 @@ def drawn(table: Table) -> str:
 
 def cells(table: Table, column: int) -> list[str]:
     return [str(cell) for cell in table.columns[column].cells]
+
+
+def test_what_was_not_scored_stands_without_a_score() -> None:
+    found = {"verdict": "flagged", "sentence": "Found."}
+    scored = {**found, "scoring": {"sentence": "Right."}}
+    both = defense_table({"one": scored, "two": found}, "both")
+    assert both.columns[1].header == "what it found; how it did on the test set"
+    assert cells(both, 1) == ["Found.\n\nTest set: Right.", "Found."]
+    alone = defense_table({"two": found}, "alone")
+    assert alone.columns[1].header == "what it found"
+    assert (cells(alone, 0), cells(alone, 1)) == (["two\nflagged"], ["Found."])
 
 
 def test_rates_are_percent_with_the_paper_beside_them() -> None:

@@ -44,10 +44,11 @@ def plan_table(plan: Plan) -> Table:
 
 
 def defense_table(records: dict[str, dict[str, Any]], title: str, doubted: Sequence[str] = ()) -> Table:
-    """Return what each defense decided, and how it did on the test set.
+    """Return what each defense decided, and how it did on the test set where it was scored.
 
     Args:
-        records: what the files ``defenses/NAME.json`` hold, by name.
+        records: what the files ``defenses/NAME.json`` hold, or :func:`inputaware.defenses.examine.examine` returns, by
+            name.
         title: what stands above the table.
         doubted: sentences against the model itself, which stand below it.
     """
@@ -55,10 +56,11 @@ def defense_table(records: dict[str, dict[str, Any]], title: str, doubted: Seque
     table = Table(title=plain(title), title_justify="left", caption=caption, caption_justify="left", show_lines=True)
     # A name is typed again, and what a defense found is read to the end of its longest word.
     table.add_column("defense, verdict", no_wrap=True, overflow="fold")
-    table.add_column("what it found; how it did on the test set", overflow="fold")
+    scored = any("scoring" in record for record in records.values())
+    table.add_column("what it found" + "; how it did on the test set" * scored, overflow="fold")
     for name, record in records.items():
-        found, did = record["sentence"], record["scoring"]["sentence"]
-        table.add_row(plain(f"{name}\n{record['verdict']}"), plain(f"{found}\n\nTest set: {did}"))
+        did = f"\n\nTest set: {record['scoring']['sentence']}" if "scoring" in record else ""
+        table.add_row(plain(f"{name}\n{record['verdict']}"), plain(record["sentence"] + did))
     return table
 
 
