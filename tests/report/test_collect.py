@@ -48,7 +48,7 @@ def test_each_missing_part_has_its_command(copy_of: Copy) -> None:
     assert len(run.epochs) == 2
 
 
-@pytest.mark.parametrize("part", ["cross_trigger.npz", "inspection.json"])
+@pytest.mark.parametrize("part", ["cross_trigger.npz", "gallery.npz", "grad_cam.npz", "inspection.json"])
 def test_an_inspection_that_lacks_a_part_is_made_again(part: str, copy_of: Copy) -> None:
     folder = copy_of("input-aware")
     (folder / "inspection" / part).unlink()

@@ -193,6 +193,20 @@ def test_a_run_without_networks_is_told_how_to_go_on(
     )
 
 
+@pytest.mark.parametrize("name", ["classifier", "mask_generator", "pattern_generator"])
+def test_a_finished_run_that_lost_a_network_is_not_sent_to_go_on(make_run: MakeRun, name: str) -> None:
+    folder = make_run()
+    write_json(folder.evaluation, {})
+    file = folder.path / f"{name}.safetensors"
+    file.unlink()
+    with pytest.raises(RunFolderError) as caught:
+        folder.load_attack(CPU)
+    assert str(caught.value) == (
+        f"{file}: expected a network of a finished run; found none; "
+        "restore the file from a copy, or train again into another folder"
+    )
+
+
 def belongs_elsewhere(path: Path, key: str, expected: str, found: str) -> str:
     return (
         f"{path}: expected a file with {key} {expected!r}, as config.json says; "

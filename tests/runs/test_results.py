@@ -188,8 +188,7 @@ def test_an_evaluation_without_rates_is_to_be_made_again(run: Path) -> None:
     ("file", "content", "found"),
     [
         ("environment.json", "{}", "KeyError: 'device'"),
-        ("metrics.jsonl", "", "IndexError: list index out of range"),
-        ("timing.jsonl", "{}\n", "KeyError: 'part'"),
+        ("timing.jsonl", '{"part": "joint", "epoch": 1}\n', "KeyError: 'seconds'"),
     ],
 )
 def test_a_run_with_incomplete_records_is_refused(
@@ -203,12 +202,32 @@ def test_a_run_with_incomplete_records_is_refused(
     )
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timing.jsonl"])
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(None, "no such file"), ("", "none"), ('{"stage": "mask", "part": "mask", "epoch": 1, "seconds": 1}\n', "none")],
+)
+def test_a_journal_that_lost_the_joint_stage_is_named(
+    run: Path, config: Config, name: str, content: str | None, found: str
+) -> None:
+    file = run / name
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(RunFolderError) as caught:
+        collect_result(run, config)
+    assert str(caught.value) == (
+        f"{file}: expected rows of the joint stage; found {found}; "
+        "restore the file from a copy, or train again into another folder"
+    )
+
+
 def test_a_missing_record_is_named(run: Path, config: Config) -> None:
     file = run / "environment.json"
     file.unlink()
     with pytest.raises(RunFolderError) as caught:
         collect_result(run, config)
-    assert str(caught.value) == f"{file}: expected this file of a run folder; found none"
+    assert str(caught.value) == (
+        f"{file}: expected this file of a run folder; found none; restore the file or train again"
+    )
 
 
 def test_results_are_read_without_torch(start_child: Callable[..., subprocess.Popen[Any]]) -> None:

@@ -129,8 +129,9 @@ def collect_run(path: str | os.PathLike[str]) -> CollectedRun:
 
 
 def _inspected(folder: Path, *, backdoored: bool) -> Inspected | None:
-    """Return the inspection; none where there is none, or one that was made before all these arrays were kept."""
-    if not (folder / "inspection.json").exists() or (backdoored and not (folder / "cross_trigger.npz").exists()):
+    """Return the inspection; none where there is none, or one that lacks a file, or arrays that came later."""
+    names = ("inspection.json", "gallery.npz", "grad_cam.npz", *(("cross_trigger.npz",) if backdoored else ()))
+    if not all((folder / name).exists() for name in names):
         return None
     gallery = read_arrays(folder / "gallery.npz")
     if "clean_probabilities" not in gallery:

@@ -217,7 +217,9 @@ def read_arrays(path: Path, prefix: str = "") -> dict[str, NDArray[Any]]:
             raise ValueError(f"{other[0]}, which is none")
         return arrays
     except FileNotFoundError:
-        raise RunFolderError(f"{path}: expected this file of a run folder; found none") from None
+        raise RunFolderError(
+            f"{path}: expected this file of a run folder; found none; restore the file or make it again"
+        ) from None
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise RunFolderError(f"{path}: expected arrays; found: {error}; restore the file or make it again") from None
 
@@ -233,7 +235,9 @@ def read_json(path: Path) -> dict[str, Any]:
         if isinstance(data, dict):
             return unseal(data)
     except FileNotFoundError:
-        raise RunFolderError(f"{path}: expected this file of a run folder; found none") from None
+        raise RunFolderError(
+            f"{path}: expected this file of a run folder; found none; restore the file or train again"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: expected JSON; found: {error}; restore the file or train again") from None
     raise RunFolderError(f"{path}: expected a JSON object; found {type(data).__name__}")

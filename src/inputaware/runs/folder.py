@@ -266,6 +266,11 @@ class RunFolder:
     def _load_module(self, name: str, module: nn.Module, config: Config, spec: DatasetSpec) -> None:
         path = self.path / f"{name}.safetensors"
         if not path.exists():
+            if self.finished:  # --resume would find nothing to do
+                raise RunFolderError(
+                    f"{path}: expected a network of a finished run; found none; "
+                    "restore the file from a copy, or train again into another folder"
+                )
             raise RunFolderError(
                 f"{path}: expected a trained network; found none: training is not finished; "
                 f"go on with: {resume_command(self.path)}"

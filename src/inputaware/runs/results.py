@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,11 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
     environment = read_json(folder / "environment.json")
     rows = Journal(folder / "timing.jsonl").rows()
     metrics = Journal(folder / "metrics.jsonl").rows()
+    elsewhere = not metrics and "imported" in environment
+    if not elsewhere:
+        _check_joint_stage(folder / "metrics.jsonl", [row.get("stage") for row in metrics])
+        _check_joint_stage(folder / "timing.jsonl", [row.get("part") for row in rows])
     try:
-        elsewhere = not metrics and "imported" in environment
         timing = last_of_each(rows)
         defending = {row["part"]: row for row in timing if row["part"].startswith("defense ")}
         timing = [row for row in timing if row["part"] not in defending]
@@ -132,6 +135,15 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             f"{folder}: expected the records of a finished run; found {type(error).__name__}: {error}; "
             "restore its files or train again"
         ) from None
+
+
+def _check_joint_stage(file: Path, stages: Sequence[object]) -> None:
+    """Refuse a journal that has lost the stage every training ends with."""
+    if "joint" not in stages:
+        raise RunFolderError(
+            f"{file}: expected rows of the joint stage; found {'none' if file.exists() else 'no such file'}; "
+            "restore the file from a copy, or train again into another folder"
+        )
 
 
 def _trained_on(config: Config, elsewhere: bool) -> str:
