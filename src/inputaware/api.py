@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Attack, Backdoor
 from inputaware.attacks.registry import build_attack
-from inputaware.config.checks import check_config, check_processes, check_seed
+from inputaware.config.checks import check_config, check_images, check_processes, check_seed
 from inputaware.config.datasets import DATASETS
 from inputaware.config.fields import Config, EvaluationSplit
 from inputaware.config.record import config_differences, override
@@ -517,6 +517,7 @@ def _choose(config: Config, data: ImageSet) -> tuple[Int64[Tensor, " train"], In
     if config.validation_images is not None and config.validation_images < len(watched):
         watched = subset_indices(data.labels, watched, config.validation_images)
     _check_batches(config, len(chosen))
+    check_images(config, len(chosen))
     return chosen, watched
 
 

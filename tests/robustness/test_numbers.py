@@ -17,7 +17,8 @@ from robustness.storage import small_config
 
 from inputaware.api import Run, train
 from inputaware.attacks.registry import build_attack
-from inputaware.config.fields import Config
+from inputaware.config.fields import AttackName, Config
+from inputaware.config.presets import preset_config
 from inputaware.config.record import override
 from inputaware.defenses.settings import DefenseSettings, ImageRegularizationSettings, StripSettings
 from inputaware.errors import ConfigError, DataError, TrainingError
@@ -102,6 +103,28 @@ def test_too_few_images_of_a_class_are_explained(each: int, own: Own, tmp_path: 
     assert str(caught.value) == (
         f"{folder}: expected at least 3 training images of every class, one for each of train, validation and "
         f"defender; found {each} of class 0; add images or remove the class"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("attack", ["input-aware", "badnets", "none"])
+@pytest.mark.parametrize("each", [1, 3])
+def test_too_few_images_for_batches_of_the_default_size_are_explained(
+    attack: AttackName, each: int, own: Own, tmp_path: Path
+) -> None:
+    folder = own(2, each)
+    stages = {"mask_stage": {"epochs": 1}, "joint_stage": {"epochs": 1}}
+    config = preset_config("fast", dataset=str(folder), attack=attack, device="cpu", **stages)
+    if each == 3 and attack == "none":  # two images to train on, none of which carries a trigger
+        assert finite(train(config, tmp_path / "run").evaluate())
+        return
+    with pytest.raises(DataError) as caught:
+        train(config, tmp_path / "run")
+    assert str(caught.value) == (
+        f"{folder}: expected at least 3 training images of every class, one for each of train, validation and "
+        "defender; found 1 of class 0; add images or remove the class"
+        if each == 1
+        else f"{folder}: expected enough training images for batches with triggers; found 2, in batches of 2; add images"
     )
     assert not (tmp_path / "run").exists()
 

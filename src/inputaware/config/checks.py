@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from typing import get_args
 
 from inputaware.config.datasets import DATASETS
@@ -17,9 +18,17 @@ from inputaware.config.fields import (
     PrecisionName,
     TargetName,
 )
-from inputaware.errors import ConfigError, did_you_mean
+from inputaware.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["check_config", "check_number", "check_processes", "check_seed", "check_values", "images_in_batch"]
+__all__ = [
+    "check_config",
+    "check_images",
+    "check_number",
+    "check_processes",
+    "check_seed",
+    "check_values",
+    "images_in_batch",
+]
 
 
 def check_processes(config: Config, processes: int) -> None:
@@ -32,6 +41,8 @@ def check_processes(config: Config, processes: int) -> None:
     Raises:
         ConfigError: a part of a batch has fewer images.
     """
+    if processes == 1:
+        return
     joint = config.joint_stage
     images = {"joint_stage.batch_size": joint.batch_size}
     if config.attack == "input-aware":
@@ -175,26 +186,11 @@ def check_values(config: Config) -> None:
 
 
 def _check_probabilities(config: Config) -> None:
-    """Check the probabilities and that each gives at least one image in a batch."""
-    joint = config.joint_stage
-    final = (joint.attack_probability, joint.cross_probability)
-    start = (
-        final[0] if joint.initial_attack_probability is None else joint.initial_attack_probability,
-        final[1] if joint.initial_cross_probability is None else joint.initial_cross_probability,
-    )
+    """Check the probabilities."""
+    final, start = _shares(config)
     for prefix, (attack, cross) in (("", final), ("initial_", start)):
         for kind, probability in (("attack", attack), ("cross", cross)):
-            option = f"joint_stage.{prefix}{kind}_probability"
-            check_number(option, probability, 0, 1)
-            images = images_in_batch(probability, joint.batch_size)
-            used = config.attack == "input-aware" or (config.attack == "badnets" and kind == "attack")
-            _check(
-                not used or probability == 0 or images >= 1,
-                option,
-                f"0, or at least one image in a batch of {joint.batch_size} "
-                f"(a probability of {math.ceil(1e6 / joint.batch_size) / 1e6:g} or more)",
-                probability,
-            )
+            check_number(f"joint_stage.{prefix}{kind}_probability", probability, 0, 1)
         _check(
             config.attack != "input-aware" or attack + cross <= 1 + 1e-12,
             f"joint_stage.{prefix}attack_probability and {prefix}cross_probability",
@@ -202,27 +198,68 @@ def _check_probabilities(config: Config) -> None:
             attack + cross,
         )
     if config.attack != "none":
-        check_number("joint_stage.attack_probability", joint.attack_probability, 0, 1, open_low=True)
+        check_number("joint_stage.attack_probability", final[0], 0, 1, open_low=True)
     if config.attack == "input-aware":
         check_number("joint_stage.initial_attack_probability", start[0], 0, 1, open_low=True)
-        _check(
-            config.mask_stage.batch_size >= 2,
-            "mask_stage.batch_size",
-            "at least 2 images, an image and its partner",
-            config.mask_stage.batch_size,
+    for option, expected, found, batch_size in _parts_without_room(config):
+        # A batch of all images is small since they are few: check_images says so, when more is known of them.
+        _check(config.counted_images is not None and batch_size >= config.counted_images, option, expected, found)
+
+
+def check_images(config: Config, images: int) -> None:
+    """Check that the images suffice for batches with triggers.
+
+    Args:
+        config: of a run, whose values were checked.
+        images: how many it is trained on.
+
+    Raises:
+        DataError: they do not.
+    """
+    for _, _, _, batch_size in _parts_without_room(config):
+        raise DataError(
+            f"{config.dataset}: expected enough training images for batches with triggers; found {images}, in batches "
+            f"of {batch_size}; add images"
         )
-        if config.partners == "derangement":
-            _check(
-                joint.batch_size >= 2,
-                "joint_stage.batch_size",
-                "at least 2 images, an image and its partner",
-                joint.batch_size,
-            )
-            for prefix, probability in (("", final[0]), ("initial_", start[0])):
-                _check(
-                    images_in_batch(probability, joint.batch_size) >= 2,
-                    f"joint_stage.{prefix}attack_probability",
-                    f"at least 2 images in a batch of {joint.batch_size} with partners=derangement, an image and its "
-                    f"partner (a probability of {math.ceil(2e6 / joint.batch_size) / 1e6:g} or more)",
-                    probability,
+
+
+def _parts_without_room(config: Config) -> Iterator[tuple[str, str, float, int]]:
+    """Yield the options that ask for less than an image of a batch, or an image and its partner where they must be two.
+
+    Of each what is expected, its value, and the size of the batch.
+    """
+    joint = config.joint_stage
+    final, start = _shares(config)
+    for prefix, shares in (("", final), ("initial_", start)):
+        for kind, probability in zip(("attack", "cross"), shares, strict=True):
+            used = config.attack == "input-aware" or (config.attack == "badnets" and kind == "attack")
+            if used and probability > 0 and images_in_batch(probability, joint.batch_size) < 1:
+                expected = (
+                    f"0, or at least one image in a batch of {joint.batch_size} "
+                    f"(a probability of {math.ceil(1e6 / joint.batch_size) / 1e6:g} or more)"
                 )
+                yield f"joint_stage.{prefix}{kind}_probability", expected, probability, joint.batch_size
+    if config.attack != "input-aware":
+        return
+    stages = {"mask_stage": config.mask_stage.batch_size}
+    if config.partners == "derangement":
+        stages["joint_stage"] = joint.batch_size
+    for stage, batch_size in stages.items():
+        if batch_size < 2:
+            yield f"{stage}.batch_size", "at least 2 images, an image and its partner", batch_size, batch_size
+    for prefix, (probability, _) in (("", final), ("initial_", start)):
+        if config.partners == "derangement" and images_in_batch(probability, joint.batch_size) < 2:
+            expected = (
+                f"at least 2 images in a batch of {joint.batch_size} with partners=derangement, an image and its "
+                f"partner (a probability of {math.ceil(2e6 / joint.batch_size) / 1e6:g} or more)"
+            )
+            yield f"joint_stage.{prefix}attack_probability", expected, probability, joint.batch_size
+
+
+def _shares(config: Config) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the probabilities of attack and cross at the end and at the start."""
+    joint = config.joint_stage
+    final = (joint.attack_probability, joint.cross_probability)
+    initial = (joint.initial_attack_probability, joint.initial_cross_probability)
+    attack, cross = (last if first is None else first for first, last in zip(initial, final, strict=True))
+    return final, (attack, cross)
