@@ -124,7 +124,8 @@ def test_too_few_images_for_batches_of_the_default_size_are_explained(
         f"{folder}: expected at least 3 training images of every class, one for each of train, validation and "
         "defender; found 1 of class 0; add images or remove the class"
         if each == 1
-        else f"{folder}: expected enough training images for batches with triggers; found 2, in batches of 2; add images"
+        else f"{folder}: expected enough training images for batches with triggers; found 2, in batches of 2; "
+        "add images"
     )
     assert not (tmp_path / "run").exists()
 
