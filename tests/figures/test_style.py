@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import itertools
+import warnings
+from collections.abc import Callable
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from inputaware.figures.plots import pruning_curve
+from inputaware.figures.panels import image_rows
+from inputaware.figures.plots import anomaly_by_run, pruning_curve
 from inputaware.figures.style import COLOURS, adaptive_svg, png_figure, svg_figure
 
 # Machado, Oliveira & Fernandes 2009, severity 1.0: what somebody without one kind of cone sees, in linear RGB.
@@ -58,6 +62,15 @@ def test_files_are_what_they_say() -> None:
         assert file.size[0] == 5.6 * 150
     for save in (svg_figure, adaptive_svg):
         assert ElementTree.fromstring(save(figure())).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+@pytest.mark.parametrize("save", [png_figure, svg_figure, adaptive_svg])
+def test_names_in_letters_that_the_font_lacks_are_drawn_without_a_warning(save: Callable[[Any], bytes]) -> None:
+    names = ["\N{CJK UNIFIED IDEOGRAPH-732B}", "\N{BENGALI LETTER BA}", "\N{SUSHI}"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert save(anomaly_by_run(dict.fromkeys(names, 1.0), dict.fromkeys(names, 2.0)))
+        assert save(image_rows({name: np.zeros((2, 4, 4, 3), np.uint8) for name in names}))
 
 
 def test_the_ink_turns_with_the_page() -> None:
