@@ -114,6 +114,19 @@ def test_class_names_are_shown_as_they_are(column: str, name: str) -> None:
     assert name in drawn(poison_table([row(**{column: name})]))
 
 
+def test_a_name_of_two_lines_takes_one_row_and_a_sentence_keeps_its_lines() -> None:
+    text = drawn(poison_table([row(picture="a\nb.png", target="st\nop")]))
+    assert "a\\nb.png" in text
+    assert "st\\nop" in text
+    record = {"verdict": "clean", "sentence": "one\ntwo", "scoring": {"sentence": "done"}}
+    table = defense_table({"my\nown": record}, "a\nrun")
+    assert (table.title, cells(table, 0), cells(table, 1)) == (
+        "a\\nrun",
+        ["my\\nown\nclean"],
+        ["one\ntwo\n\nTest set: done"],
+    )
+
+
 @pytest.mark.parametrize(
     ("count", "shown", "caption"), [(3, 3, "3 of 3 get the target"), (4, 3, "the first 3 of 4; 4 of 4 get the target")]
 )

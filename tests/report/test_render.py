@@ -70,6 +70,21 @@ def page(whole_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     return output
 
 
+def test_a_folder_that_is_named_twice_is_one_run_and_runs_of_one_name_are_told_apart(
+    copy_of: Copy, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        copy_of("badnets", f"{name}/run")
+    alone = copy_of("none", "alone")
+    again = (tmp_path / "one" / ".." / "one" / "run", tmp_path / "link")
+    again[1].symlink_to(tmp_path / "one" / "run")
+    write_report([tmp_path / "one/run", *again, tmp_path / "two/run", alone], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('id="run') == 3
+    headings = re.findall(r'<h3><span class="number">(\d)</span> (\S+)</h3>', page)
+    assert set(headings) == {("1", "one/run"), ("2", "two/run"), ("3", "alone")}
+
+
 def test_a_run_that_was_trained_elsewhere_shows_a_dash_for_its_cost(copy_of: Copy, tmp_path: Path) -> None:
     folder = copy_of("badnets")
     write_json(folder / "environment.json", {**read_json(folder / "environment.json"), "imported": {"epoch": 1}})

@@ -163,8 +163,8 @@ class SweepDisplay:
         for name, state in shown:
             words = f"{state.status}: {state.error or state.stage}" if state.error or state.stage else state.status
             done, seconds = f"{100 * state.share:.0f}", duration(state.seconds)
-            cells = (name, words, done, seconds, str(state.attempts), state.worker)
-            table.add_row(*(plain(cell) for cell in cells))
+            cells = (done, seconds, str(state.attempts), state.worker)
+            table.add_row(plain(name), plain(words, lines=True), *(plain(cell) for cell in cells))
         return table
 
 

@@ -60,7 +60,7 @@ def defense_table(records: dict[str, dict[str, Any]], title: str, doubted: Seque
     table.add_column("what it found" + "; how it did on the test set" * scored, overflow="fold")
     for name, record in records.items():
         did = f"\n\nTest set: {record['scoring']['sentence']}" if "scoring" in record else ""
-        table.add_row(plain(f"{name}\n{record['verdict']}"), plain(record["sentence"] + did))
+        table.add_row(f"{plain(name)}\n{plain(record['verdict'])}", plain(record["sentence"] + did, lines=True))
     return table
 
 

@@ -15,9 +15,15 @@ def printable(text: str) -> str:
     )
 
 
-def plain(text: str) -> str:
-    """Return text as rich shows it letter by letter."""
-    return escape(printable(text))
+def plain(text: str, *, lines: bool = False) -> str:
+    """Return text as rich shows it letter by letter.
+
+    Args:
+        text: a name, or a sentence.
+        lines: whether line breaks stay; in a name, which may be a stranger's, they would break a table.
+    """
+    shown = printable(text)
+    return escape(shown if lines else shown.replace("\n", "\\n"))
 
 
 def count_in_words(count: int, noun: str) -> str:

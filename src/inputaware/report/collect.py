@@ -52,6 +52,7 @@ class CollectedRun:
 
     Attributes:
         path: the folder, as it was named.
+        name: the folder's own name.
         config: its configuration.
         spec: the data set that it was trained on.
         result: what a finished run publishes; none where training is not finished.
@@ -64,6 +65,7 @@ class CollectedRun:
     """
 
     path: Path
+    name: str
     config: Config
     spec: DatasetSpec
     result: dict[str, Any] | None
@@ -73,11 +75,6 @@ class CollectedRun:
     inspected: Inspected | None
     defenses: dict[str, Defended]
     missing: dict[str, str]
-
-    @property
-    def name(self) -> str:
-        """The folder's own name."""
-        return self.path.resolve().name
 
 
 def collect_run(path: str | os.PathLike[str]) -> CollectedRun:
@@ -116,6 +113,7 @@ def collect_run(path: str | os.PathLike[str]) -> CollectedRun:
     environment = folder / "environment.json"
     return CollectedRun(
         path=folder,
+        name=folder.resolve().name,
         config=config,
         spec=spec,
         result=collect_result(folder, config) if finished else None,

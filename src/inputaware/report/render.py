@@ -6,8 +6,10 @@ import base64
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,7 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    runs = _named_apart(runs)
     shown, environments = [], []
     for place, run in enumerate(runs):
         with _explained(run.path):
@@ -130,6 +133,12 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
     )
     progress(1.0)
     return page
+
+
+def _named_apart(runs: Sequence[CollectedRun]) -> list[CollectedRun]:
+    """Return the runs, those of one name with that of the folder above before it."""
+    names = Counter(run.name for run in runs)
+    return [replace(run, name="/".join(run.path.resolve().parts[-2:])) if names[run.name] > 1 else run for run in runs]
 
 
 @contextmanager
