@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -35,6 +36,24 @@ from inputaware.runs.journal import Journal
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(small_config(), tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_configuration_and_no_listener_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    for config, found in (("fast", "str 'fast'"), ({"seed": 1}, "dict {'seed': 1}")):
+        with pytest.raises(ConfigError) as caught:
+            train(config, tmp_path / "run")  # type: ignore[arg-type]
+        assert str(caught.value) == (
+            f'config: expected a Config; found {found}; make one with preset_config("fast", dataset="digits")'
+        )
+    listener = SimpleNamespace(stepped=print)
+    with pytest.raises(ConfigError) as caught:
+        train(small_config(), tmp_path / "run", listener=listener)  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "listener: expected an object with the methods stage_started, stepped, epoch_finished; found SimpleNamespace "
+        "without stage_started, epoch_finished; add them"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("attack", ["badnets", "none"])

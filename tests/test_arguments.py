@@ -68,6 +68,71 @@ def test_data_set_and_preset_decide_the_defaults() -> None:
     assert parse_train(["--resume", "--output", "nowhere"])[1] is None
 
 
+def test_a_run_folder_may_stand_for_its_file_of_settings(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"dataset": "digits", "seed": 3}', encoding="utf-8")
+    assert parse_train(["--config", str(tmp_path), "--output=o"])[1] == preset_config("fast", dataset="digits", seed=3)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ConfigError) as error:
+        parse_train(["--config", str(tmp_path), "--output=o"])
+    assert str(error.value) == (
+        f"config: expected a JSON file at '{tmp_path}'; found: Is a directory; name a file, or a run folder"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "shown"),
+    [
+        (["--joint-stage.epochs", "25"], "--joint-stage.epochs", "joint_stage.epochs=25"),
+        (["--joint_stage.epochs=25", "--cpus", "2"], "--joint-stage.epochs", "joint_stage.epochs=25"),
+        (["--strip.overlays", "5", "6"], "--strip.overlays", "strip.overlays=VALUE"),
+        (["--hold-out"], "--hold-out", "hold_out=VALUE"),
+    ],
+)
+def test_a_sweep_is_told_how_fields_of_a_run_are_set(words: list[str], option: str, shown: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse("sweep", SweepCommand, ["--output", "o", *words])
+    assert str(error.value) == (
+        f"sweep: expected fields of the configuration, and settings of defenses, behind --set; found {option}; "
+        f"write --set {shown}"
+    )
+
+
+@pytest.mark.parametrize("word", ["--ouput", "--otput=x"])
+def test_a_misspelt_option_that_must_be_there_is_guessed(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = f"arguments: expected --output; found {word.partition('=')[0]}; did you mean --output?"
+    with pytest.raises(ConfigError) as error:
+        parse("poison", PoisonCommand, ["runs/a", word, "x"])
+    assert str(error.value) == message
+    with pytest.raises(ConfigError) as error:
+        parse_train(["--dataset", "digits", "--no-hold-out", word, "x"])
+    assert str(error.value) == message
+    for others in (["--output", "o", word], [word, "--help"]):
+        with pytest.raises(SystemExit):
+            parse("poison", PoisonCommand, ["runs/a", *others])
+    assert "Perhaps you meant" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--image-regularization.kernels", "3", "5", "runs/a", "strip"], "--image-regularization.kernels"),
+        (["--feature-squeezing.side", "5", "runs/a", EXAMPLE, "--seed", "1"], "--feature-squeezing.side"),
+    ],
+)
+def test_a_run_behind_an_option_that_takes_all_words_is_missed_with_the_reason(
+    arguments: list[str], option: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_defend(arguments)
+    assert str(error.value) == (
+        f"run: expected the run folder and the defenses before the options; found them behind {option}, which takes "
+        f"all words for its values; write inputaware defend RUN NAME ... {option} VALUE ..."
+    )
+    for other in ([], ["--device", "cuda:0", "--seed", "3"], ["--unknown", "3", "runs/a"]):
+        with pytest.raises(SystemExit):
+            parse_defend(other)
+
+
 @pytest.mark.parametrize("option", ["dataset", "preset", "target"])
 def test_an_option_overrides_the_file_and_the_file_the_preset(option: str, tmp_path: Path) -> None:
     settings = {"dataset": "digits", "preset": "fast", "target": "all-to-one"}

@@ -395,7 +395,8 @@ def train(
         processes: those that train the run together and all call this; none: this one is alone.
 
     Raises:
-        ConfigError: an option is out of its range, or contradicts the data set or the number of processes.
+        ConfigError: an option is out of its range, or contradicts the data set or the number of processes; or what is
+            handed over is no configuration, or no listener.
         DataError: the data set is missing or corrupt.
         DeviceError: the device or precision is not there.
         RunFolderError: the folder exists (without ``resume``), cannot be written, is in use, or belongs to another
@@ -404,6 +405,7 @@ def train(
         WriteError: the disk is full, or the folder is gone or read-only; the last checkpoint stays.
     """
     started = time.perf_counter()
+    _check_arguments(config, listener)
     processes = processes or Processes()
     folder = RunFolder(output)
     resuming = resume and os.path.exists(folder.path / "config.json")
@@ -498,6 +500,22 @@ def train(
             run = _finish(folder, attack, config, data.spec, test, device, evaluating)
             processes.wait()
     return run
+
+
+def _check_arguments(config: object, listener: object) -> None:
+    """Refuse what is no configuration and no listener, before anything is made."""
+    if config is not None and not isinstance(config, Config):
+        raise ConfigError(
+            f"config: expected a Config; found {type(config).__name__} {config!r}; make one with "
+            'preset_config("fast", dataset="digits")'
+        )
+    names = [name for name in vars(Listener) if not name.startswith("_")]
+    lacking = [name for name in names if not callable(getattr(listener, name, None))]
+    if listener is not None and lacking:
+        raise ConfigError(
+            f"listener: expected an object with the methods {', '.join(names)}; found {type(listener).__name__} "
+            f"without {', '.join(lacking)}; add them"
+        )
 
 
 def _choose(config: Config, data: ImageSet) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " validation"]]:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
-from inputaware.commands import DefendCommand, TrainCommand
+from inputaware.commands import DefendCommand, SweepCommand, TrainCommand
 from inputaware.config.fields import Config
 from inputaware.config.presets import preset_config
 from inputaware.config.record import override
-from inputaware.errors import ConfigError
+from inputaware.defenses.settings import DefenseSettings
+from inputaware.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from inputaware.defenses.own import OwnDefense
@@ -83,10 +85,11 @@ def parse(name: str, command: type[_Command], arguments: Sequence[str], default:
         default: the command without any; none: the defaults of the class.
 
     Raises:
-        ConfigError: an option with several values stands twice.
+        ConfigError: an option with several values stands twice, or one is misspelt that must be there.
         SystemExit: help was asked for, or an option is unknown or cannot be read, which is said on stderr.
     """
     _check_words(command, arguments)
+    _check_names(command, arguments)
     prog, args = f"inputaware {name}", list(arguments)
     if default is None:
         return tyro.cli(command, prog=prog, args=args, registry=_NUMBERS)
@@ -102,6 +105,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainCommand, Config | None]:
         ConfigError: no data set is named, or as in :func:`parse`, or a file or a folder does not fit.
     """
     _check_words(TrainCommand, arguments)
+    _check_names(TrainCommand, arguments)
     defaults = _settings_from(arguments)
     asks_for_help = any(argument in ("-h", "--help") for argument in arguments)
     if defaults is None and not asks_for_help and "--resume" not in arguments:
@@ -147,13 +151,17 @@ def _settings_from(arguments: Sequence[str]) -> Config | None:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings in a file; what a run folder's config.json says of its data and itself is left out."""
+    """Return the settings in a file or a run folder; what config.json says of its data and itself is left out."""
     from inputaware.runs.files import parse_json
 
+    if os.path.isfile(path / "config.json"):
+        path = path / "config.json"
     try:
         settings = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"config: expected a JSON file at {str(path)!r}; found: {error.strerror}") from None
+        raise ConfigError(
+            f"config: expected a JSON file at {str(path)!r}; found: {error.strerror}; name a file, or a run folder"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"config: expected JSON in {str(path)!r}; found: {error}; mend the file") from None
     if not isinstance(settings, dict):
@@ -169,7 +177,10 @@ def parse_defend(arguments: Sequence[str]) -> tuple[DefendCommand, dict[str, Own
     Raises:
         ConfigError: one of them cannot be imported, or as in :func:`parse`.
     """
-    places = [name for name in _positionals(DefendCommand, arguments)[1:] if ":" in name]
+    positionals = _positionals(DefendCommand, arguments)
+    if not positionals:
+        _check_run_comes_first(arguments)
+    places = [name for name in positionals[1:] if ":" in name]
     if not places:
         return parse("defend", DefendCommand, arguments), {}
     from inputaware.defenses.own import import_defenses, settings_with
@@ -186,7 +197,7 @@ def _positionals(command: type[Any], arguments: Sequence[str]) -> list[str]:
 
     An option that is not known, as one of a defense of one's own, has all words up to the next one.
     """
-    kinds = {f"--{name.replace('_', '-')}": kind for name, kind in _options(command)} | {"--help": bool, "-h": bool}
+    kinds = _kinds(command)
     found: list[str] = []
     waiting: float = 0  # for words of the last option
     for number, word in enumerate(arguments):
@@ -195,13 +206,35 @@ def _positionals(command: type[Any], arguments: Sequence[str]) -> list[str]:
         if word.startswith("-"):
             name, equals, _ = word.replace("_", "-").partition("=")
             kind = kinds.get(name) or kinds.get(name.replace("no-", "", 1), tuple)
-            several = get_origin(kind) is tuple or kind is tuple
-            waiting = 0 if equals or kind is bool else math.inf if several else 1
+            waiting = 0 if equals or kind is bool else math.inf if _is_several(kind) else 1
         elif waiting:
             waiting -= 1
         else:
             found.append(word)
     return found
+
+
+def _kinds(command: type[Any]) -> dict[str, Any]:
+    """Return the options of a command with their types."""
+    return {f"--{name.replace('_', '-')}": kind for name, kind in _options(command)} | {"--help": bool, "-h": bool}
+
+
+def _is_several(kind: Any) -> bool:
+    return kind is tuple or get_origin(kind) is tuple
+
+
+def _check_run_comes_first(arguments: Sequence[str]) -> None:
+    """Say which option has taken a run folder, or a defense of one's own, for one of its values."""
+    kinds = _kinds(DefendCommand)
+    option = ""
+    for word in arguments:
+        if word.startswith("-"):
+            option = word
+        elif _is_several(kind := kinds.get(option.replace("_", "-"))) or (kind is None and ":" in word):
+            raise ConfigError(
+                f"run: expected the run folder and the defenses before the options; found them behind {option}, which "
+                f"takes all words for its values; write inputaware defend RUN NAME ... {option} VALUE ..."
+            )
 
 
 def _options(settings: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -245,3 +278,44 @@ def _check_words(command: type[Any], arguments: Sequence[str]) -> None:
                 f"{name}: expected a value or more behind {option}; found none, perhaps of a shell variable that is "
                 "not set; name some, or leave it out"
             )
+
+
+def _check_names(command: type[Any], arguments: Sequence[str]) -> None:
+    """Say more of an option that the command does not have than the parser does.
+
+    Of a sweep it does not know the fields of a run, and where an option is missing it guesses at no misspelt one.
+    """
+    kinds = _kinds(command)
+    given = dict.fromkeys(word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("-"))
+    if {"-h", "--help"} & set(given):
+        return
+    unknown = [name for name in given if not {name, name.replace("no-", "", 1)} & set(kinds)]
+    of_a_run = [*_options(Config), *_options(DefenseSettings)] if command is SweepCommand else []
+    for name, _ in of_a_run:
+        if (option := f"--{name.replace('_', '-')}") in unknown:
+            raise ConfigError(
+                f"sweep: expected fields of the configuration, and settings of defenses, behind --set; found {option}; "
+                f"write --set {name}={_value_of(option, arguments)}"
+            )
+    hints = get_type_hints(command, include_extras=True)
+    required = [
+        f"--{one.name}"
+        for one in fields(command)
+        if (one.default, one.default_factory) == (MISSING, MISSING)
+        and one.name != "settings"
+        and tyro.conf.Positional not in get_args(hints[one.name])
+    ]
+    missing = [option for option in required if option not in given]
+    for name in unknown:
+        if guess := did_you_mean(name, missing):
+            raise ConfigError(f"arguments: expected {missing[0]}; found {name}{guess}")
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str:
+    """Return the one value of an option on a command line; VALUE where it has none or several."""
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == option:
+            behind = list(itertools.takewhile(lambda word: not word.startswith("--"), arguments[place + 1 :]))
+            return value if equals else behind[0] if len(behind) == 1 else "VALUE"
+    return "VALUE"
