@@ -484,7 +484,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "no configuration file": (
         ["train", "--dataset=digits", "--config={missing}"],
-        "config: expected a JSON file at '{missing}'; found: No such file or directory",
+        "config: expected a JSON file at '{missing}'; found: No such file or directory; name a file, or a run folder",
     ),
     "unknown defense": (
         ["defend", "{run}", "strop"],

@@ -124,7 +124,7 @@ TOO_LARGE = "expected an image of at most 64 megapixels; found a larger one; shr
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", NO_IMAGE),
+        (b"", "expected an image; found an empty file; replace or remove it"),
         (b"no picture", NO_IMAGE),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", NO_IMAGE),
         (png_of_size(8001, 8000), TOO_LARGE),

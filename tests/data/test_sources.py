@@ -138,6 +138,19 @@ def test_only_visible_files_with_a_pictures_suffix_count(tmp_path, write_folders
     assert read_source(str(folder), "train").labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize("count", [2, 10, 12])
+def test_broken_pictures_are_named_together(tmp_path, write_folders, count):
+    folder = write_folders(tmp_path / "own")
+    names = [f"train/cat/{number:02}.png" for number in range(count - 1)] + ["train/dog/9.png"]
+    for name in names:  # the first training image is one of them
+        (folder / name).write_bytes(b"" if name == names[0] else b"no picture")
+    shown = ", ".join(names[:10]) + (" and 2 more" if count == 12 else "")
+    assert message_of(lambda: read_source(str(folder), "train")) == (
+        f"{folder}: expected images that can be read; found {count} that cannot: {shown}; replace or remove them"
+    )
+    assert len(read_source(str(folder), "test").labels) == 6
+
+
 @pytest.mark.parametrize("name", ["my [/b]", "x[bold]", "e\x1b[31m", "t\\"])
 def test_a_folders_name_is_shown_and_not_obeyed(tmp_path, write_folders, monkeypatch, capfd, name):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")

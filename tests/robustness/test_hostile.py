@@ -192,7 +192,7 @@ IMAGES: dict[str, tuple[bytes, str]] = {
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
         "expected an image; found",
     ),
-    "nothing": (b"", "expected an image; found data of another kind; replace or remove it"),
+    "nothing": (b"", "expected an image; found an empty file; replace or remove it"),
 }
 
 

@@ -112,7 +112,8 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
             "shrink or remove it"
         ) from None
     except UnidentifiedImageError:
-        raise DataError(f"{name}: expected an image; found data of another kind; replace or remove it") from None
+        found = "data of another kind" if data else "an empty file"
+        raise DataError(f"{name}: expected an image; found {found}; replace or remove it") from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged data
         raise DataError(f"{name}: expected an image; found a damaged one ({error}); replace or remove it") from error
 

@@ -39,6 +39,10 @@ __all__ = ["DataSplit", "RawSplit", "read_source", "source_identity"]
 DataSplit = Literal["train", "test"]
 
 
+_NAMED = 10
+"""How many of the pictures that cannot be read are named."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RawSplit:
     """A split of a data set as arrays."""
@@ -146,8 +150,7 @@ def _read_own_parquet(folder: Path, split: DataSplit) -> RawSplit:
     train_labels, named = parquet_labels(train_file)
     names = named or [str(label) for label in range(len(np.unique(train_labels)))]
     _check_classes(names, str(train_file))
-    example = next(parquet_pictures(train_file))
-    spec = _spec_from_example(folder, example, names)
+    example, spec = _example_and_spec(folder, parquet_pictures(train_file), names)
     _check_labels(train_labels, spec, str(train_file))
     labels, others = (train_labels, named) if split == "train" else parquet_labels(file)
     _check_labels(labels, spec, str(file))
@@ -163,20 +166,48 @@ def _read_own_folders(folder: Path, split: DataSplit) -> RawSplit:
     def pictures(each: DataSplit) -> Iterator[tuple[str, bytes]]:
         return ((str(file), read_picture(file)) for _, file in files[each])
 
-    example = next(pictures("train"))
-    spec = _spec_from_example(folder, example, names)
+    example, spec = _example_and_spec(folder, pictures("train"), names)
     images = _decode_all(pictures(split), len(files[split]), spec, example)
     return RawSplit(images=images, labels=np.array([label for label, _ in files[split]], np.int64), spec=spec)
 
 
-def _spec_from_example(folder: Path, example: tuple[str, bytes], names: Sequence[str]) -> DatasetSpec:
-    """Return the specification that the first training image sets; all others must agree with it."""
-    name, data = example
-    return spec_of_images(str(folder), 1 if is_grey(decode_picture(data, name)) else 3, names)
+def _example_and_spec(
+    folder: Path, pictures: Iterable[tuple[str, bytes]], names: Sequence[str]
+) -> tuple[str, DatasetSpec]:
+    """Return what the first whole training image is called, and the specification that it sets for all others."""
+    _, name, image = next(_whole_ones(str(folder), pictures))
+    return name, spec_of_images(str(folder), 1 if is_grey(image) else 3, names)
+
+
+def _whole_ones(place: str, pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[int, str, Image.Image]]:
+    """Yield number, name and picture of each that can be decoded; the others are named together at the end.
+
+    Raises:
+        DataError: there are others.
+    """
+    broken: list[str] = []
+    first: DataError | None = None
+    for number, (name, data) in enumerate(pictures):
+        try:
+            image = decode_picture(data, name)
+        except DataError as error:
+            broken.append(name)
+            first = first or error
+        else:
+            yield number, name, image
+    if len(broken) > 1:
+        listed = ", ".join(name.removeprefix(f"{place}/") for name in broken[:_NAMED])
+        more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+        raise DataError(
+            f"{place}: expected images that can be read; found {len(broken)} that cannot: {listed}{more}; replace or "
+            "remove them"
+        )
+    if first is not None:
+        raise first
 
 
 def _decode_all(
-    pictures: Iterable[tuple[str, bytes]], count: int, spec: DatasetSpec, example: tuple[str, bytes] | None = None
+    pictures: Iterable[tuple[str, bytes]], count: int, spec: DatasetSpec, example: str | None = None
 ) -> ByteArray:
     """Decode, check and resize pictures, with a progress bar on stderr where that is a terminal.
 
@@ -184,7 +215,7 @@ def _decode_all(
         pictures: name and content of each.
         count: how many there are.
         spec: shape of the result.
-        example: the picture that decided between grey and colour; none for a data set that is known by name.
+        example: name of the picture that decided between grey and colour; none for a data set that is known by name.
     """
     check_memory(spec.name, count, spec.shape)
     console = Console(stderr=True)
@@ -200,13 +231,12 @@ def _decode_all(
         transient=True,
     )
     index = -1
-    for index, (name, data) in enumerate(shown):
+    for index, name, image in _whole_ones(spec.name, shown):
         if index == count:
             break
-        image = decode_picture(data, name)
         if is_grey(image) != grey:
             if example is not None:
-                one, other = (name, example[0]) if grey else (example[0], name)
+                one, other = (name, example) if grey else (example, name)
                 raise DataError(
                     f"{spec.name}: expected either grey or colour images; found both: {one} is colour, {other} is "
                     "grey; convert them to one kind"
