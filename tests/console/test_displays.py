@@ -26,7 +26,7 @@ def report(epoch: int, **changes: Any) -> EpochReport:
     )
 
 
-LINE = "joint stage, epoch {}/5: total 1.5000 cross entropy 0.2500 clean 50.00 attack 25.00 1234 images/s\n"
+LINE = "joint stage, epoch {}/5: total 1.5000 cross entropy 0.2500 clean 50.00 attack 25.00 1234 images/s{}\n"
 
 
 def test_without_a_terminal_a_line_is_printed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +36,7 @@ def test_without_a_terminal_a_line_is_printed_now_and_then(monkeypatch: pytest.M
     with TrainingDisplay(Console(file=output, width=40)) as display:
         display.stage_started("joint", 5, 10, 0)
         display.stepped(10, {"total": 1.0})
+        now += 187.5
         display.epoch_finished(report(1))
         now += 9
         display.epoch_finished(report(2))
@@ -43,7 +44,20 @@ def test_without_a_terminal_a_line_is_printed_now_and_then(monkeypatch: pytest.M
         display.epoch_finished(report(3))
         display.epoch_finished(report(4))
         display.epoch_finished(report(5))
-    assert output.getvalue() == LINE.format(1) + LINE.format(3) + LINE.format(5)
+    # Of the stage: four epochs as long as the first, then two as long as the mean of the first three.
+    lines = ((1, ", about 0:12:30 left"), (3, ", about 0:02:12 left"), (5, ""))
+    assert output.getvalue() == "".join(LINE.format(*line) for line in lines)
+
+
+def test_the_time_left_of_a_resumed_stage_is_that_of_the_epochs_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("inputaware.console.displays.time.monotonic", lambda: now)
+    output = io.StringIO()
+    with TrainingDisplay(Console(file=output)) as display:
+        display.stage_started("joint", 5, 10, 3)
+        now += 40
+        display.epoch_finished(report(4))
+    assert output.getvalue() == LINE.format(4, ", about 0:00:40 left")
 
 
 def test_a_stage_without_accuracies_prints_its_losses() -> None:

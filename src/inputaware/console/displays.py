@@ -50,6 +50,8 @@ class TrainingDisplay:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.began = 0.0
+        self.done = 0
         self.progress = _bar(console, TimeRemainingColumn(), TextColumn("{task.fields[status]}"))
         self.task: TaskID | None = None
         self.stage = ""
@@ -72,6 +74,7 @@ class TrainingDisplay:
         if self.task is not None:
             self.progress.update(self.task, visible=False)
         self.stage = stage
+        self.began, self.done = time.monotonic(), done
         self.validation = self.losses = self.speed = ""
         self.task = self.progress.add_task(f"{stage} stage", total=epochs * steps, completed=done * steps, status="")
 
@@ -95,6 +98,9 @@ class TrainingDisplay:
             self.printed = now
             losses = " ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in report.losses.items())
             numbers = " ".join(part for part in (losses, self.validation, self.speed) if part)
+            if not last:
+                left = (now - self.began) / max(1, report.epoch - self.done) * (report.epochs - report.epoch)
+                numbers += f", about {duration(left)} left"
             self.console.print(
                 f"{report.stage} stage, epoch {report.epoch}/{report.epochs}: {numbers}",
                 highlight=False,
