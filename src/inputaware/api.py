@@ -36,7 +36,7 @@ from inputaware.data.splits import split_indices, subset_indices
 from inputaware.defenses.base import CleanData, Defense, Suspect, Trial
 from inputaware.defenses.examine import run_and_rate
 from inputaware.defenses.registry import choose_defenses
-from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, Settings
+from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings
 from inputaware.errors import ConfigError, DataError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.inspection.inspect import inspect_classifier
@@ -188,7 +188,7 @@ class Run:
 
     def defend(
         self,
-        defenses: DefenseName | Defense | Sequence[DefenseName | Defense] = DEFENSES,
+        defenses: str | Defense | Sequence[str | Defense] = DEFENSES,
         settings: DefenseSettings | Settings | None = None,
         *,
         seed: int = 0,
@@ -199,11 +199,11 @@ class Run:
 
         Each defense gets the classifier and the ``defender`` split. What it found is then scored on the test set, with
         and without triggers. A result that is in the folder already, with the same settings and seed, is returned
-        as it is; the data are not compared. One of a defense of your own is taken for the same only if it was imported
-        by its place (:func:`inputaware.defenses.own.import_defense`) and its code has not changed.
+        as it is; the data are not compared. One of a defense of your own is taken for the same only if it is given by
+        the place of its code, ``FILE.py:CLASS`` or ``package.module:CLASS``, and this has not changed.
 
         Args:
-            defenses: which ones, by name, or defenses of your own; one may stand by itself.
+            defenses: which ones, by name; defenses of your own, or the places of their code; one may stand by itself.
             settings: the settings of the defenses that are named, or of the one that is; none: the defaults.
             seed: of the defenses' random choices.
             overwrite: make all results anew, also where others are there.

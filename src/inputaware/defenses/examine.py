@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from inputaware.config.checks import check_seed
 from inputaware.defenses.base import CleanData, Defense, Progress, Suspect, Trial
 from inputaware.defenses.registry import choose_defenses
-from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, Settings
+from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings
 from inputaware.runs.environment import keep_freed_memory
 from inputaware.runs.files import check_new_folder, write_arrays, write_folder, write_json
 
@@ -24,7 +24,7 @@ def examine(
     clean: CleanData,
     *,
     trial: Trial | None = None,
-    defenses: DefenseName | Defense | Sequence[DefenseName | Defense] = DEFENSES,
+    defenses: str | Defense | Sequence[str | Defense] = DEFENSES,
     settings: DefenseSettings | Settings | None = None,
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
@@ -38,7 +38,7 @@ def examine(
         suspect: the classifier, and what is known of it.
         clean: clean images that no training saw.
         trial: other clean images, and the trigger that is known; none: nothing is scored.
-        defenses: which ones, by name, or defenses of your own; one may stand by itself.
+        defenses: which ones, by name; defenses of your own, or the places of their code; one may stand by itself.
         settings: the settings of the defenses that are named, or of the one that is; none: the defaults.
         seed: of the defenses' random choices.
         output: a folder to be made, with ``NAME.json`` and ``NAME.npz`` of each defense; none: nothing is written.

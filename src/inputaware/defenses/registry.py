@@ -10,7 +10,7 @@ from inputaware.defenses.base import Defense
 from inputaware.defenses.fine_pruning import FinePruning
 from inputaware.defenses.image_regularization import ImageRegularization
 from inputaware.defenses.neural_cleanse import NeuralCleanse
-from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, Settings, field_of
+from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, field_of
 from inputaware.defenses.strip import Strip
 from inputaware.errors import ConfigError
 
@@ -24,7 +24,7 @@ _CLASSES: dict[str, type[Defense]] = {
 }
 
 
-def build_defense(name: DefenseName, settings: DefenseSettings | Settings | None = None) -> Defense:
+def build_defense(name: str, settings: DefenseSettings | Settings | None = None) -> Defense:
     """Return a defense.
 
     Args:
@@ -48,26 +48,34 @@ def build_defense(name: DefenseName, settings: DefenseSettings | Settings | None
 
 
 def choose_defenses(
-    chosen: DefenseName | Defense | Sequence[DefenseName | Defense],
+    chosen: str | Defense | Sequence[str | Defense],
     settings: DefenseSettings | Settings | None = None,
 ) -> list[Defense]:
     """Return the defenses that are asked for, each once.
 
     Args:
-        chosen: names of our own, or defenses that somebody else derived from :class:`Defense`; one may stand by itself.
+        chosen: names of our own, and defenses that somebody else derived from :class:`Defense`, or the places of their
+            code as in :func:`~inputaware.defenses.own.import_defense`; one may stand by itself.
         settings: the settings of those that are asked for by name, or of the one that is; none: the defaults.
 
     Raises:
-        ConfigError: a name is unknown, taken, no name for a file, or stands twice; a setting is out of its range, or
-            is another defense's.
+        ConfigError: a name is unknown, taken, no name for a file, or stands twice; code cannot be imported; a setting
+            is out of its range, or is another defense's.
     """
+    from inputaware.defenses.own import import_defense  # which needs what is above
+
     asked: dict[str, tuple[object, Defense]] = {}
     for one in chosen if isinstance(chosen, Iterable) and not isinstance(chosen, str) else [chosen]:
         if not isinstance(one, str | Defense):
             raise ConfigError(
                 f"defense: expected a name, or an object of a class that is derived from Defense; found {one!r}"
             )
-        defense = one if isinstance(one, Defense) else build_defense(one, settings)
+        if isinstance(one, Defense):
+            defense = one
+        elif ":" in one:
+            defense = import_defense(one).made
+        else:
+            defense = build_defense(one, settings)
         check_defense(defense)
         name = defense.name
         if name not in asked:
