@@ -349,11 +349,13 @@ def test_an_inspection_is_replaced_only_on_request_and_repeats_its_bytes(
 def test_poison_says_that_hidden_pictures_are_passed_over(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "._grey.png").touch()
-    assert main(["poison", str(run), "--input", str(tmp_path), "--output", str(tmp_path / "poisoned")]) == 2
+    source = tmp_path / "pictures"
+    source.mkdir()
+    (source / "._grey.png").touch()
+    assert main(["poison", str(run), "--input", str(source), "--output", str(tmp_path / "poisoned")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("inputaware: input: expected images (.bmp, .gif")
-    assert error.endswith(f") in {str(tmp_path)!r}; found none; hidden ones are passed over\n")
+    assert error.endswith(f") in {str(source)!r}; found none; hidden ones are passed over\n")
 
 
 def test_poison_exports_the_test_set(run: Path, tmp_path: Path) -> None:

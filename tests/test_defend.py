@@ -356,7 +356,7 @@ def test_a_defense_by_its_place_is_kept_from_python_too(run: Run, tmp_path: Path
     written = files(run)
     assert run.defend([place, "strip"], FEW) == first
     assert files(run) == written
-    with pytest.raises(ConfigError, match="^defense: expected a file with Python code at .*none.py; found none$"):
+    with pytest.raises(ConfigError, match=r"^defense: expected a file with Python code at .*none\.py; found none$"):
         run.defend(str(tmp_path / "none.py:Own"))
 
 

@@ -35,7 +35,7 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.data.splits import split_indices, subset_indices
 from inputaware.defenses.base import CleanData, Defense, Suspect, Trial
 from inputaware.defenses.examine import run_and_rate
-from inputaware.defenses.registry import choose_defenses
+from inputaware.defenses.own import choose_defenses
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings
 from inputaware.errors import ConfigError, DataError, RunFolderError
 from inputaware.evaluation.evaluate import evaluate, three_accuracies

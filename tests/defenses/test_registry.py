@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from inputaware.defenses.registry import build_defense, choose_defenses, is_built_in
+from inputaware.defenses.own import choose_defenses
+from inputaware.defenses.registry import build_defense, is_built_in
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, FinePruningSettings, StripSettings
 from inputaware.errors import ConfigError
 

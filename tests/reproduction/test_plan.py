@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,20 @@ SMALL = {
     "mask_stage": {"epochs": 1, "batch_size": 50},
     "joint_stage": {"epochs": 1, "batch_size": 50},
 }
-QUICK = DefenseSettings(
-    neural_cleanse=NeuralCleanseSettings(rounds=2, success_threshold=0.2, batch_size=72, images_per_round=72),
-    strip=StripSettings(overlays=2, images=100),
-    fine_pruning=FinePruningSettings(epochs=1),
-    image_regularization=ImageRegularizationSettings(kernels=(3,), bits=(1,)),
-)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quick(DefenseSettings):
+    """Settings whose defaults are quick."""
+
+    neural_cleanse: NeuralCleanseSettings = field(
+        default=NeuralCleanseSettings(rounds=2, success_threshold=0.2, batch_size=72, images_per_round=72)
+    )
+    strip: StripSettings = field(default=StripSettings(overlays=2, images=100))
+    fine_pruning: FinePruningSettings = field(default=FinePruningSettings(epochs=1))
+    image_regularization: ImageRegularizationSettings = field(
+        default=ImageRegularizationSettings(kernels=(3,), bits=(1,))
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +65,7 @@ def small() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Place, "config", config)
-        patch.setattr("inputaware.defenses.registry.DefenseSettings", lambda: QUICK)
+        patch.setattr("inputaware.defenses.registry.DefenseSettings", Quick)
         patch.setattr("inputaware.reproduction.works._PASSES", 4)
         patch.setattr("inputaware.reproduction.works._WARM_UP", 1)
         yield

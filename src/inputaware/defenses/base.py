@@ -259,6 +259,28 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class _LentTrial(Trial):
+    """A trial whose images are one defense's own; those with triggers are made once for all, and copied when asked for.
+
+    Attributes:
+        lender: whose copies they are.
+    """
+
+    lender: Trial
+
+    @classmethod
+    def of(cls, trial: Trial) -> _LentTrial:
+        """Return a trial that a defense may change in place."""
+        clean = CleanData(trial.clean.images.clone(), trial.clean.labels.clone(), trial.clean.split)
+        return cls(clean, copy.deepcopy(trial.backdoor), trial)
+
+    @cached_property
+    def poisoned(self) -> Poisoned | None:
+        """The images with their own triggers; none for a clean model."""
+        return copy.deepcopy(self.lender.poisoned)
+
+
+@dataclass(frozen=True)
 class Finding:
     """What a defense says of a suspect.
 
@@ -543,8 +565,7 @@ class Defense(ABC):
             DefenseError: the defense returns what no file can hold; the classifier returns numbers that are not finite.
         """
         with _lent(suspect, finding.seed, trial.clean.images.device) as lent:
-            _ = trial.clean.pixels, trial.poisoned  # made once: the copies of all defenses hold them
-            score = self.score(copy.deepcopy(finding), lent, copy.deepcopy(trial), progress=progress)
+            score = self.score(copy.deepcopy(finding), lent, _LentTrial.of(trial), progress=progress)
         _check_answer(self.name, Score, score)
         return score
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from inputaware.config.checks import check_seed
 from inputaware.defenses.base import CleanData, Defense, Progress, Suspect, Trial
-from inputaware.defenses.registry import choose_defenses
+from inputaware.defenses.own import choose_defenses
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings
 from inputaware.runs.environment import keep_freed_memory
 from inputaware.runs.files import check_new_folder, write_arrays, write_folder, write_json

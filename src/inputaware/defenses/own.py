@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,7 @@ from inputaware.defenses.registry import build_defense, check_defense, is_built_
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, field_of
 from inputaware.errors import ConfigError, did_you_mean
 
-__all__ = ["OwnDefense", "import_defense", "import_defenses", "make_defense", "settings_with"]
+__all__ = ["OwnDefense", "choose_defenses", "import_defense", "import_defenses", "make_defense", "settings_with"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,42 @@ def import_defenses(references: Sequence[str]) -> dict[str, OwnDefense]:
             f"found {', '.join(sorted(map(str, folders)))}; take one folder at a time"
         )
     return {reference: import_defense(reference) for reference in references}
+
+
+def choose_defenses(
+    chosen: str | Defense | Sequence[str | Defense],
+    settings: DefenseSettings | Settings | None = None,
+) -> list[Defense]:
+    """Return the defenses that are asked for, each once.
+
+    Args:
+        chosen: names of our own, and defenses that somebody else derived from :class:`Defense`, or the places of their
+            code as in :func:`import_defense`; one may stand by itself.
+        settings: the settings of those that are asked for by name, or of the one that is; none: the defaults.
+
+    Raises:
+        ConfigError: a name is unknown, taken, no name for a file, or stands twice; code cannot be imported; a setting
+            is out of its range, or is another defense's.
+    """
+    asked: dict[str, tuple[object, Defense]] = {}
+    for one in chosen if isinstance(chosen, Iterable) and not isinstance(chosen, str) else [chosen]:
+        if not isinstance(one, str | Defense):
+            raise ConfigError(
+                f"defense: expected a name, or an object of a class that is derived from Defense; found {one!r}"
+            )
+        if isinstance(one, Defense):
+            defense = one
+        elif ":" in one:
+            defense = import_defense(one).made
+        else:
+            defense = build_defense(one, settings)
+        check_defense(defense)
+        name = defense.name
+        if name not in asked:
+            asked[name] = (one, defense)
+        elif asked[name][0] != one:
+            raise ConfigError(f"defense: expected each name once; found two of {name!r}")
+    return [defense for _, defense in asked.values()]
 
 
 def make_defense(reference: str, settings: Mapping[str, Any]) -> Defense:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from keyword import iskeyword
 
 from inputaware.defenses.base import Defense
@@ -14,7 +13,7 @@ from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, fi
 from inputaware.defenses.strip import Strip
 from inputaware.errors import ConfigError
 
-__all__ = ["build_defense", "check_defense", "choose_defenses", "is_built_in"]
+__all__ = ["build_defense", "check_defense", "is_built_in"]
 
 _LONGEST_NAME = 60
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -45,44 +44,6 @@ def build_defense(name: str, settings: DefenseSettings | Settings | None = None)
             f"give {kind}(...), or DefenseSettings({field_of(name)}={kind}(...)) where there are several defenses"
         )
     return _CLASSES[name](usual if own is None else own)
-
-
-def choose_defenses(
-    chosen: str | Defense | Sequence[str | Defense],
-    settings: DefenseSettings | Settings | None = None,
-) -> list[Defense]:
-    """Return the defenses that are asked for, each once.
-
-    Args:
-        chosen: names of our own, and defenses that somebody else derived from :class:`Defense`, or the places of their
-            code as in :func:`~inputaware.defenses.own.import_defense`; one may stand by itself.
-        settings: the settings of those that are asked for by name, or of the one that is; none: the defaults.
-
-    Raises:
-        ConfigError: a name is unknown, taken, no name for a file, or stands twice; code cannot be imported; a setting
-            is out of its range, or is another defense's.
-    """
-    from inputaware.defenses.own import import_defense  # which needs what is above
-
-    asked: dict[str, tuple[object, Defense]] = {}
-    for one in chosen if isinstance(chosen, Iterable) and not isinstance(chosen, str) else [chosen]:
-        if not isinstance(one, str | Defense):
-            raise ConfigError(
-                f"defense: expected a name, or an object of a class that is derived from Defense; found {one!r}"
-            )
-        if isinstance(one, Defense):
-            defense = one
-        elif ":" in one:
-            defense = import_defense(one).made
-        else:
-            defense = build_defense(one, settings)
-        check_defense(defense)
-        name = defense.name
-        if name not in asked:
-            asked[name] = (one, defense)
-        elif asked[name][0] != one:
-            raise ConfigError(f"defense: expected each name once; found two of {name!r}")
-    return [defense for _, defense in asked.values()]
 
 
 def check_defense(defense: Defense) -> None:

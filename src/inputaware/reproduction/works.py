@@ -13,7 +13,7 @@ from inputaware.benchmarking.latency import measure_latency
 from inputaware.config.fields import AttackName, Config, PrecisionName, PresetName, TargetName
 from inputaware.config.presets import preset_config
 from inputaware.config.record import override
-from inputaware.defenses.registry import choose_defenses
+from inputaware.defenses.own import choose_defenses
 from inputaware.defenses.settings import DefenseName
 from inputaware.errors import RunFolderError
 from inputaware.report.collect import collect_run
