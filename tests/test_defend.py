@@ -124,6 +124,23 @@ def test_any_classifier_gets_the_files_of_a_run(run: Run, tmp_path: Path) -> Non
     assert files(run) == {path.name: path.read_bytes() for path in output.iterdir()}
 
 
+def test_a_part_of_a_trial_has_its_own_triggers(run: Run) -> None:
+    class Part(Own):
+        name = "part"
+
+        def score(
+            self, finding: Finding, suspect: Suspect, trial: Trial, *, progress: Progress = lambda share: None
+        ) -> Score:
+            """Take five images only."""
+            few = CleanData(trial.clean.images[:5], trial.clean.labels[:5], "test")
+            part = replace(trial, clean=few)
+            assert trial.poisoned is not None
+            assert part.poisoned is not None
+            return Score("Done.", {"same": bool((part.poisoned.images == trial.poisoned.images[:5]).all())})
+
+    assert run.defend(Part())["part"]["scoring"]["scores"] == {"same": True}
+
+
 def test_the_same_run_gives_the_same_bytes(run: Run) -> None:
     run.defend(["strip"], FEW)
     first = files(run)
@@ -184,8 +201,8 @@ def test_a_setting_beyond_all_floating_point_numbers_is_refused_in_words() -> No
 
 
 def test_all_defenses_are_checked_before_the_first_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inputaware.defenses.strip.Strip.minimum_images", 145)
-    with pytest.raises(DefenseError, match="expected at least 145 images for strip; found 144"):
+    monkeypatch.setattr("inputaware.defenses.strip._FEWEST", 37)
+    with pytest.raises(DefenseError, match="expected at least 148 images for strip; found 144"):
         run.defend(["image-regularization", "strip"])
     assert not run.folder.defenses.exists()
 
@@ -464,6 +481,12 @@ def test_the_command_runs_all_and_prints_a_table(
     # After two epochs the attack has not taken at least, which says what all of this is worth.
     assert any(words in " ".join(out.split()) for words in ("it did not take", "mean nothing")) is (attack != "none")
     assert str(folder / "defenses") in out
+
+
+def test_a_damaged_evaluation_stands_in_no_defenses_way(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.folder.evaluation.write_text("{", encoding="utf-8")
+    assert main(["defend", str(run.folder), "strip", "--strip.overlays=5", "--device=cpu"]) == 0
+    assert "evaluation.json: expected" in "".join(capsys.readouterr().out.split("\n")).replace("  ", "")
 
 
 def test_json_goes_to_stdout_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

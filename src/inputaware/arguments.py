@@ -225,6 +225,8 @@ def _is_several(kind: Any) -> bool:
 
 def _check_run_comes_first(arguments: Sequence[str]) -> None:
     """Say which option has taken a run folder, or a defense of one's own, for one of its values."""
+    if {"-h", "--help"} & set(arguments):
+        return
     kinds = _kinds(DefendCommand)
     option = ""
     for word in arguments:

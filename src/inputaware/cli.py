@@ -37,7 +37,15 @@ from inputaware.config.fields import Config
 from inputaware.config.presets import without_effect
 from inputaware.config.record import config_to_dict, flatten
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, field_of
-from inputaware.errors import ConfigError, DefenseError, InputAwareError, UsageError, WriteError, did_you_mean
+from inputaware.errors import (
+    ConfigError,
+    DefenseError,
+    InputAwareError,
+    RunFolderError,
+    UsageError,
+    WriteError,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
     from inputaware.api import Run
@@ -208,7 +216,6 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         defenses = [chosen(name) for name in dict.fromkeys(command.names)]
         run = Run.load(command.run, device=command.device, dataset=command.dataset)
-        doubted = doubts(read_evaluation(run.folder.evaluation)) if run.folder.finished else []
         with named_progress(Console(stderr=True)) as progress:
             try:
                 records = run.defend(
@@ -221,6 +228,10 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
     if command.json:
         print(json.dumps(records, indent=2))
         return
+    try:
+        doubted = doubts(read_evaluation(run.folder.evaluation)) if run.folder.finished else []
+    except RunFolderError as error:  # which the defenses do without
+        doubted = [str(error)]
     output = Console()
     output.print(defense_table(records, _model_in_words(run), doubted))
     _say(f"Results and arrays: {run.folder.defenses}")

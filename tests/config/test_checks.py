@@ -227,3 +227,14 @@ def test_a_seed_is_a_whole_number(seed: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         check_seed(seed)
     assert str(caught.value) == f"seed: expected a whole number from 0 to {2**63 - 1}; found {seed!r}"
+
+
+def test_a_share_without_room_is_named_though_the_images_are_counted() -> None:
+    config = preset_config(
+        dataset="mine",
+        counted_images=120,
+        hold_out=False,
+        joint_stage={"batch_size": 120, "attack_probability": 0.005},
+    )
+    with pytest.raises(ConfigError, match=r"^joint_stage\.attack_probability: expected 0, or at least one image in a "):
+        check_values(config)

@@ -364,7 +364,12 @@ def test_code_is_known_again_by_what_it_imports_from_its_folder(file: Path) -> N
     (package / "later.py").write_text("import deeper.still\n", encoding="utf-8")
     (file.parent / "deeper").mkdir()
     (file.parent / "deeper/still.py").touch()
-    file.write_text(SOURCE.replace("import numpy\n", "import beside\nimport numpy\n"), encoding="utf-8")
+    (file.parent / "starred").mkdir()
+    (file.parent / "starred/__init__.py").write_text("__all__ = ['within']\n", encoding="utf-8")
+    (file.parent / "starred/within.py").touch()
+    file.write_text(
+        SOURCE.replace("import numpy\n", "import beside\nfrom starred import *\nimport numpy\n"), encoding="utf-8"
+    )
     first = digest(file)
     assert first is not None
     assert digest(file) == first
@@ -375,10 +380,11 @@ def test_code_is_known_again_by_what_it_imports_from_its_folder(file: Path) -> N
     seen = {first}
     helper = file.parent / "helper_of_own.py"
     parts = (package / "part.py", package / "later.py", package / "__init__.py", file.parent / "deeper/still.py")
+    parts = (*parts, file.parent / "starred/within.py")
     for changed in (file, helper, *parts):
         changed.write_text(changed.read_text(encoding="utf-8") + "# another\n", encoding="utf-8")
         seen.add(digest(file))
-    assert len(seen) == 7
+    assert len(seen) == 8
     (file.parent / ".hidden").mkdir()
     link = file.parent / ".hidden" / "link.py"
     link.symlink_to(file)

@@ -264,6 +264,9 @@ def test_of_few_images_half_are_overlays() -> None:
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(DefenseError, match=r"^clean data: expected at least 8 images for strip; found 7; give more$"):
         strip().run(suspect(), data(7))
+    with pytest.raises(DefenseError, match=r"^clean data: expected at least 6 images for strip; found 5; give more$"):
+        strip(overlays=2).run(suspect(), data(5))
+    assert strip(overlays=2).run(suspect(), data(6)).scores["overlays"] == 2
 
 
 def test_a_threshold_below_any_entropy_says_that_it_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,8 +202,9 @@ def _check_probabilities(config: Config) -> None:
     if config.attack == "input-aware":
         check_number("joint_stage.initial_attack_probability", start[0], 0, 1, open_low=True)
     for option, expected, found, batch_size in _parts_without_room(config):
-        # A batch of all images is small since they are few: check_images says so, when more is known of them.
-        _check(config.counted_images is not None and batch_size >= config.counted_images, option, expected, found)
+        # One or two images of one's own leave no room, whatever is asked for: check_images says so, when they are read.
+        few = config.counted_images is not None and config.counted_images <= batch_size <= 2
+        _check(few, option, expected, found)
 
 
 def check_images(config: Config, images: int) -> None:

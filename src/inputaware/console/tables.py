@@ -52,7 +52,7 @@ def defense_table(records: dict[str, dict[str, Any]], title: str, doubted: Seque
         title: what stands above the table.
         doubted: sentences against the model itself, which stand below it.
     """
-    caption = "\n".join(doubted) or None
+    caption = "\n".join(map(plain, doubted)) or None
     table = Table(title=plain(title), title_justify="left", caption=caption, caption_justify="left", show_lines=True)
     # A name is typed again, and what a defense found is read to the end of its longest word.
     table.add_column("defense, verdict", no_wrap=True, overflow="fold")

@@ -232,7 +232,7 @@ def _decode_all(
     )
     index = -1
     for index, name, image in _whole_ones(spec.name, shown):
-        if index == count:
+        if index >= count:
             break
         if is_grey(image) != grey:
             if example is not None:

@@ -131,7 +131,7 @@ class Suspect:
             DefenseError: they are not one for each class.
         """
         if logits.ndim != 2 or logits.shape[1] != self.classes:
-            single = self.classes == 2 and logits.shape in ((len(logits),), (len(logits), 1))
+            single = self.classes == 2 and (logits.ndim == 1 or (logits.ndim == 2 and logits.shape[1] == 1))
             raise DefenseError(
                 f"suspect: expected a classifier with {self.classes} classes, logits of shape (batch, {self.classes}); "
                 f"found {tuple(logits.shape)}; "
@@ -266,18 +266,21 @@ class _LentTrial(Trial):
         lender: whose copies they are.
     """
 
-    lender: Trial
+    lender: Trial | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, trial: Trial) -> _LentTrial:
         """Return a trial that a defense may change in place."""
         clean = CleanData(trial.clean.images.clone(), trial.clean.labels.clone(), trial.clean.split)
-        return cls(clean, copy.deepcopy(trial.backdoor), trial)
+        lent = cls(clean, copy.deepcopy(trial.backdoor))
+        object.__setattr__(lent, "lender", trial)
+        return lent
 
     @cached_property
     def poisoned(self) -> Poisoned | None:
         """The images with their own triggers; none for a clean model."""
-        return copy.deepcopy(self.lender.poisoned)
+        # A trial that a defense makes of this one has other images, and no lender.
+        return super().poisoned if self.lender is None else copy.deepcopy(self.lender.poisoned)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,10 @@ def choose_defenses(
         if isinstance(one, Defense):
             defense = one
         elif ":" in one:
-            defense = import_defense(one).made
+            own = import_defense(one)
+            defense = own.made
+            if settings is not None and not isinstance(settings, DefenseSettings):
+                defense = own.with_settings(settings)
         else:
             defense = build_defense(one, settings)
         check_defense(defense)
@@ -336,6 +339,8 @@ def _imported(file: Path, root: Path) -> Iterator[Path]:
             folder = root if node.level == 0 else Path(file, *[".."] * node.level)
             for alias in node.names:
                 yield from _files_of(folder, f"{node.module or ''}.{alias.name}")
+                if alias.name == "*":  # with the modules that the package names
+                    yield from Path(folder, *(node.module or "").split(".")).glob("*.py")
 
 
 def _files_of(folder: Path, module: str) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from inputaware.data.loader import to_pixels
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.settings import StripSettings
+from inputaware.errors import DefenseError
 from inputaware.evaluation.metrics import mean_over
 from inputaware.evaluation.words import in_percent, percent
 
@@ -154,8 +155,19 @@ class Strip(Defense):
     name = "strip"
 
     settings: StripSettings
-    minimum_images = 4 * _FEWEST
-    """Overlays, and two halves of as many that have a standard deviation."""
+
+    def check(self, suspect: Suspect, clean: CleanData) -> None:
+        """Check the data, and that they suffice for overlays and for two halves that have a standard deviation.
+
+        Raises:
+            DefenseError: they do not.
+        """
+        super().check(suspect, clean)
+        needed = min(self.settings.overlays, 2 * _FEWEST) + 2 * _FEWEST
+        if len(clean.images) < needed:
+            raise DefenseError(
+                f"clean data: expected at least {needed} images for strip; found {len(clean.images)}; give more"
+            )
 
     def _overlays(self, images: int) -> int:
         """Return how many clean images are overlays: as many as asked for, or half where too few would be left."""
