@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from config.nested import nested
 
-from inputaware.config.checks import check_config, check_seed, images_in_batch
+from inputaware.config.checks import check_config, check_seed, check_values, images_in_batch
 from inputaware.config.presets import preset_config
 from inputaware.config.record import override
 from inputaware.errors import ConfigError
