@@ -10,24 +10,16 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from robustness.storage import small_config
 
-from inputaware import Run, preset_config, train
+from inputaware import Run, train
 from inputaware.defenses.own import import_defenses
 from inputaware.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 GUIDES = ROOT / "docs" / "guide"
 
-TINY = preset_config(
-    "fast",
-    dataset="digits",
-    device="cpu",
-    train_images=100,
-    validation_images=20,
-    model={"hidden_units": 16},
-    mask_stage={"epochs": 1, "batch_size": 50},
-    joint_stage={"epochs": 2, "batch_size": 50},
-)
+TINY = small_config(mask_stage={"epochs": 1, "batch_size": 50})
 
 
 def blocks(guide: str, section: str, language: str = "python") -> list[str]:

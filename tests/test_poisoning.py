@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from robustness.storage import small_config
 
-from inputaware import Run, preset_config, train
+from inputaware import Run, train
 from inputaware.errors import DataError, RunFolderError
 from inputaware.poisoning import export_poisoned_split, poison_files
 
@@ -18,14 +19,7 @@ from inputaware.poisoning import export_poisoned_split, poison_files
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a run of a few images."""
-    config = preset_config(
-        dataset="digits",
-        train_images=100,
-        model={"hidden_units": 16},
-        mask_stage={"epochs": 1},
-        joint_stage={"epochs": 1},
-    )
-    return train(config, tmp_path_factory.mktemp("runs") / "run")
+    return train(small_config(), tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 from inputaware.config.record import override
 from inputaware.defenses import own
 from inputaware.defenses.base import Defense
-from inputaware.defenses.own import import_defense, import_defenses, make_defense, settings_with
-from inputaware.defenses.settings import DefenseSettings, Settings
+from inputaware.defenses.own import choose_defenses, import_defense, import_defenses, make_defense, settings_with
+from inputaware.defenses.settings import DefenseSettings, Settings, StripSettings
 from inputaware.errors import ConfigError
 
 SOURCE = """
@@ -286,6 +286,15 @@ def test_settings_make_another_one(file: Path) -> None:
     assert type(other) is type(mine.made)
     assert other.source_digest == mine.made.source_digest is not None
     assert side(make_defense(f"{file}:Own", {"side": 11})) == 11
+
+
+def test_the_settings_of_one_are_its_own(file: Path) -> None:
+    own = StripSettings(overlays=7)
+    assert [defense.settings for defense in choose_defenses("strip", own)] == [own]
+    place = f"{file}:Own"
+    changed = override(import_defense(place).made.settings, {"side": 11})
+    assert [side(defense) for defense in choose_defenses(place, changed)] == [11]
+    assert [side(defense) for defense in choose_defenses([place, "strip"], DefenseSettings(strip=own))[:1]] == [5]
 
 
 def test_a_built_in_one_is_made_by_its_name() -> None:
