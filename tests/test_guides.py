@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from robustness.storage import small_config
 
@@ -59,6 +60,25 @@ def test_pictures_and_a_split_are_poisoned(tmp_path: Path, monkeypatch: pytest.M
     exec(code, names)
     assert [row["picture"] for row in names["rows"]] == ["grey.png"]
     assert names["count"] == 360
+
+
+def test_classifier_and_triggers_are_files_that_need_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(TINY, "runs/digits")
+    names: dict[str, Any] = {}
+    (loaders,) = blocks("other-tools.md", "Data loaders")
+    saving, triggers = blocks("other-tools.md", "A file that needs no `inputaware`")
+    exec(loaders, names)
+    exec(saving, names)
+    exec(triggers, names)
+    run, pixels, poisoned = names["run"], names["pixels"], names["poisoned"]
+    assert sum(len(labels) for _, labels in names["triggered"]) == len(pixels) == 360
+    assert capsys.readouterr().out.startswith("true tensor(")
+    torch.testing.assert_close(names["classifier"](pixels), run.classifier(pixels))
+    opened = torch.export.load("triggers.pt2").module()
+    torch.testing.assert_close(opened(pixels), poisoned.images)
 
 
 def test_several_settings_of_ones_own_defense_stand_side_by_side(
