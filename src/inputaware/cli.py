@@ -48,6 +48,9 @@ from inputaware.errors import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from inputaware.api import Run
     from inputaware.defenses.base import Defense
     from inputaware.defenses.own import OwnDefense
@@ -71,8 +74,6 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
         # Before they are started: each is a Python with torch of its own.
         check_processes(config, command.devices)
         return launch(command.devices, _train_together, list(arguments))
-    from rich.console import Console
-
     from inputaware.api import train
     from inputaware.console.displays import TrainingDisplay
     from inputaware.console.tables import evaluation_table
@@ -94,8 +95,7 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
         check_config(given)
         if idle := without_effect(given):
             _tell(f"these options change nothing here: {', '.join(idle)}")
-    console = Console(stderr=True)
-    with TrainingDisplay(console) as display:
+    with TrainingDisplay(_stderr()) as display:
         listeners: list[Any] = [display]
         if command.tensorboard is not None:
             listeners.append(TensorBoardListener(command.tensorboard))
@@ -110,13 +110,8 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
         )
     processes.leave()
     result = read_evaluation(run.folder.evaluation)
-    if command.json:
-        print(json.dumps(result, indent=2))
-        return 0
-    title = f"{_model_in_words(run)}, test set"
-    output = Console()
-    output.print(evaluation_table(result, published(run.config), title))
-    _say(f"Run folder: {command.output}")
+    table = evaluation_table(result, published(run.config), f"{_model_in_words(run)}, test set")
+    _answer(command.json, result, table, f"Run folder: {command.output}")
     return 0
 
 
@@ -126,21 +121,16 @@ def _train_together(arguments: Sequence[str]) -> None:
 
 
 def _evaluate(command: EvaluateCommand) -> None:
-    from rich.console import Console
-
     from inputaware.api import Run
     from inputaware.console.displays import progress_bar
     from inputaware.console.tables import evaluation_table
     from inputaware.runs.results import published
 
     run = Run.load(command.run, device=command.device, dataset=command.dataset)
-    with progress_bar(Console(stderr=True), "evaluating") as progress:
+    with progress_bar(_stderr(), "evaluating") as progress:
         result = run.evaluate(command.split, progress=progress)
-    if command.json:
-        print(json.dumps(result, indent=2))
-        return
     title = f"{_model_in_words(run)}, {command.split} split"
-    Console().print(evaluation_table(result, published(run.config), title))
+    _answer(command.json, result, evaluation_table(result, published(run.config), title))
 
 
 def _poison(command: PoisonCommand) -> None:
@@ -153,17 +143,14 @@ def _poison(command: PoisonCommand) -> None:
         raise ConfigError(f"output: expected a folder for images; found {str(command.output)!r}")
     if command.split is not None and suffix != ".parquet":
         raise ConfigError(f"output: expected a file that ends in .parquet for a split; found {str(command.output)!r}")
-    from rich.console import Console
-
     from inputaware.api import Run
     from inputaware.console.displays import progress_bar
     from inputaware.console.tables import poison_table
     from inputaware.poisoning import export_poisoned_split, poison_files
 
     run = Run.load(command.run, device=command.device, dataset=command.dataset)
-    output = Console()
     if command.split is not None:
-        with progress_bar(Console(stderr=True), "poisoning") as progress:
+        with progress_bar(_stderr(), "poisoning") as progress:
             count = export_poisoned_split(run, command.split, command.output, progress=progress)
         if command.json:
             print(json.dumps({"images": count, "output": str(command.output)}))
@@ -171,13 +158,9 @@ def _poison(command: PoisonCommand) -> None:
             _say(f"{count} poisoned images: {command.output}")
         return
     assert command.input is not None
-    with progress_bar(Console(stderr=True), "poisoning") as progress:
+    with progress_bar(_stderr(), "poisoning") as progress:
         rows = poison_files(run, command.input, command.output, progress=progress)
-    if command.json:
-        print(json.dumps(rows, indent=2))
-        return
-    output.print(poison_table(rows))
-    _say(f"Pictures and poison.csv: {command.output}")
+    _answer(command.json, rows, poison_table(rows), f"Pictures and poison.csv: {command.output}")
 
 
 def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
@@ -197,8 +180,6 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
                 f"{part}.{option}: expected settings of a defense that is run; found one of {name}; name {name} "
                 "too, or leave the option out"
             )
-    from rich.console import Console
-
     from inputaware.api import Run
     from inputaware.console.displays import named_progress
     from inputaware.console.tables import defense_table
@@ -216,7 +197,7 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         defenses = [chosen(name) for name in dict.fromkeys(command.names)]
         run = Run.load(command.run, device=command.device, dataset=command.dataset)
-        with named_progress(Console(stderr=True)) as progress:
+        with named_progress(_stderr()) as progress:
             try:
                 records = run.defend(
                     defenses, command.settings, seed=command.seed, overwrite=command.overwrite, progress=progress
@@ -225,29 +206,23 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
                 raise DefenseError(
                     f"defense: expected one that returns; found one that ends Python ({error}); mend it"
                 ) from error
-    if command.json:
-        print(json.dumps(records, indent=2))
-        return
     try:
         doubted = doubts(read_evaluation(run.folder.evaluation)) if run.folder.finished else []
     except RunFolderError as error:  # which the defenses do without
         doubted = [str(error)]
-    output = Console()
-    output.print(defense_table(records, _model_in_words(run), doubted))
-    _say(f"Results and arrays: {run.folder.defenses}")
+    table = defense_table(records, _model_in_words(run), doubted)
+    _answer(command.json, records, table, f"Results and arrays: {run.folder.defenses}")
 
 
 def _inspect(command: InspectCommand) -> None:
     if command.images is not None and command.images < 1:
         raise ConfigError(f"images: expected a number of at least 1, the images of each class; found {command.images}")
-    from rich.console import Console
-
     from inputaware.api import Run
     from inputaware.console.displays import progress_bar
     from inputaware.console.tables import inspection_table
 
     run = Run.load(command.run, device=command.device, dataset=command.dataset)
-    with progress_bar(Console(stderr=True), "inspecting") as progress:
+    with progress_bar(_stderr(), "inspecting") as progress:
         record = run.inspect(
             images=command.images,
             indices=command.indices or None,
@@ -255,28 +230,20 @@ def _inspect(command: InspectCommand) -> None:
             overwrite=command.overwrite,
             progress=progress,
         )
-    if command.json:
-        print(json.dumps(record, indent=2))
-        return
-    output = Console()
-    output.print(inspection_table(record, f"{_model_in_words(run)}, test set"))
-    _say(f"Pictures and arrays: {run.folder.inspection}")
+    table = inspection_table(record, f"{_model_in_words(run)}, test set")
+    _answer(command.json, record, table, f"Pictures and arrays: {run.folder.inspection}")
 
 
 def _report(command: ReportCommand) -> None:
-    from rich.console import Console
-
     from inputaware.console.displays import progress_bar
     from inputaware.report import write_report
 
-    with progress_bar(Console(stderr=True), "drawing") as progress:
+    with progress_bar(_stderr(), "drawing") as progress:
         write_report(command.runs, command.output, overwrite=command.overwrite, progress=progress)
     _say(f"Report: {command.output}")
 
 
 def _reproduce(command: ReproduceCommand) -> None:
-    from rich.console import Console
-
     from inputaware.console.displays import Announcer
     from inputaware.console.tables import plan_table
     from inputaware.reproduction import plan_reproduction, reproduce
@@ -291,27 +258,25 @@ def _reproduce(command: ReproduceCommand) -> None:
         precision=command.precision,
         hours=command.hours,
     )
-    Console().print(plan_table(plan))
+    _say(plan_table(plan))
     for reason in dict.fromkeys(plan.impossible.values()):
         names = [name for name, other in plan.impossible.items() if other == reason]
         _say(f"{', '.join(names)} cannot be made here: {reason}")
     if command.plan:
         return
-    with Announcer(Console(stderr=True)) as announcer:
+    with Announcer(_stderr()) as announcer:
         page = reproduce(plan, listener=announcer.listener, progress=announcer.progress)
     _say(f"Page: {page}")
 
 
 def _benchmark(command: BenchmarkCommand) -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler says otherwise when it starts and stops
-    from rich.console import Console
-
     from inputaware.benchmarking import benchmark
     from inputaware.console.displays import named_progress
     from inputaware.console.tables import benchmark_tables
 
     # Drawn seldom, since drawing takes time from what is measured.
-    with named_progress(Console(stderr=True), draws_per_second=1) as progress:
+    with named_progress(_stderr(), draws_per_second=1) as progress:
         result = benchmark(
             dataset=command.dataset,
             parts=command.parts,
@@ -323,15 +288,9 @@ def _benchmark(command: BenchmarkCommand) -> None:
             plot=command.plot,
             progress=progress,
         )
-    if command.json:
-        print(json.dumps(result, indent=2))
-        return
-    output = Console()
-    for table in benchmark_tables(result):
-        output.print(table)
-    for words, path in (("Result", command.output), ("Plot", command.plot)):
-        if path is not None:
-            _say(f"{words}: {path}")
+    files = {"Result": command.output, "Plot": command.plot}
+    written = [f"{words}: {path}" for words, path in files.items() if path is not None]
+    _answer(command.json, result, *benchmark_tables(result), *written)
 
 
 def _import_official(command: ImportOfficialCommand) -> None:
@@ -339,33 +298,22 @@ def _import_official(command: ImportOfficialCommand) -> None:
     from inputaware.runs.description import resume_command
 
     official = import_official(command.file, command.output)
-    if command.json:
-        print(
-            json.dumps(
-                {
-                    "output": str(command.output),
-                    "dataset": official.config.dataset,
-                    "target": official.config.target,
-                    "epoch": official.epoch,
-                    "networks": list(official.weights),
-                    "sha256": official.sha256,
-                },
-                indent=2,
-            )
-        )
-        return
+    record = {
+        "output": str(command.output),
+        "dataset": official.config.dataset,
+        "target": official.config.target,
+        "epoch": official.epoch,
+        "networks": list(official.weights),
+        "sha256": official.sha256,
+    }
     folder = shlex.quote(str(command.output))
     networks = ", ".join(name.replace("_", " ") for name in official.weights)
     next_step = f"inputaware evaluate {folder}" if official.complete else resume_command(command.output)
-    _say(
-        f"{official.config.dataset}, {official.config.target}, {networks} after epoch {official.epoch}\n"
-        f"Run folder: {command.output}\nNext: {next_step}"
-    )
+    words = f"{official.config.dataset}, {official.config.target}, {networks} after epoch {official.epoch}"
+    _answer(command.json, record, words, f"Run folder: {command.output}", f"Next: {next_step}")
 
 
 def _sweep(command: SweepCommand) -> int:
-    from rich.console import Console
-
     from inputaware.console.displays import SweepDisplay
     from inputaware.console.tables import sweep_plan_table, sweep_tables
     from inputaware.console.text import count_in_words
@@ -379,20 +327,17 @@ def _sweep(command: SweepCommand) -> int:
     # What a defense of one's own prints must not stand in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
         sweep = plan_sweep(description, axes | parse_options(command.set, axes))
-    output = Console()
     if command.plan:
         rows = [{"name": cell.name, "config": config_to_dict(cell.config)} for cell in sweep.cells]
-        if command.json:
-            print(json.dumps(rows, indent=2))
-        else:
-            output.print(sweep_plan_table(rows))
-            for one in sweep.defenses:
-                settings = ", ".join(f"{name} {value}" for name, value in flatten(config_to_dict(one.settings)).items())
-                _say(f"Each run meets {one.name}{f': {settings}' if settings else ''}")
+        met = []
+        for one in sweep.defenses:
+            settings = ", ".join(f"{name} {value}" for name, value in flatten(config_to_dict(one.settings)).items())
+            met.append(f"Each run meets {one.name}{f': {settings}' if settings else ''}")
+        _answer(command.json, rows, sweep_plan_table(rows), *met)
         return 0
     from inputaware.sweeps.cluster import run_sweep
 
-    with SweepDisplay(Console(stderr=True)) as display:
+    with SweepDisplay(_stderr()) as display:
         summary = run_sweep(
             sweep,
             command.output,
@@ -411,14 +356,9 @@ def _sweep(command: SweepCommand) -> int:
             f"{count_in_words(others, 'run folder')} of other sweeps in {command.output / 'runs'}: results.parquet, "
             "results.csv and summary.json are now of this command's cells alone"
         )
-    if command.json:
-        print(json.dumps(summary, indent=2))
-    else:
-        for table in sweep_tables(summary):
-            output.print(table)
-        for name, error in summary["broken"].items():
-            _say(f"broken: {name}: {error}")
-        _say(f"Runs, results.parquet, results.csv and summary.json: {command.output}")
+    broken = [f"broken: {name}: {error}" for name, error in summary["broken"].items()]
+    where = f"Runs, results.parquet, results.csv and summary.json: {command.output}"
+    _answer(command.json, summary, *sweep_tables(summary), *broken, where)
     return 1 if summary["broken"] else 0
 
 
@@ -471,11 +411,32 @@ def _model_in_words(run: Run) -> str:
     return ", ".join([run.spec.name, run.config.attack, *target])
 
 
-def _say(words: str) -> None:
-    """Print a line of the answer to stdout; what files and folders are called is not for the terminal to obey."""
+def _stderr() -> Console:
+    """Return the console that progress is drawn on."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _answer(as_json: bool, data: Any, *parts: Table | str) -> None:
+    """Print what a command found: the data as JSON, or else tables and lines."""
+    if as_json:
+        print(json.dumps(data, indent=2))
+    else:
+        _say(*parts)
+
+
+def _say(*parts: Table | str) -> None:
+    """Print tables and lines to stdout; what files and folders are called is not for the terminal to obey."""
+    from rich.console import Console
+
     from inputaware.console.text import printable
 
-    print(printable(words))
+    for part in parts:
+        if isinstance(part, str):
+            print(printable(part))
+        else:
+            Console().print(part)
 
 
 def _tell(words: str) -> None:
