@@ -81,23 +81,13 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
     from inputaware.training.listeners import Listeners, TensorBoardListener
 
     processes = join_processes(command.settings.device)
-    if not processes.writes:
-        train(
-            given,
-            command.output,
-            resume=command.resume,
-            allow_different_machine=command.allow_different_machine,
-            processes=processes,
-        )
-        processes.leave()
-        return 0
-    if given is not None and not command.resume:
+    if processes.writes and given is not None and not command.resume:
         check_config(given)
         if idle := without_effect(given):
             _tell(f"these options change nothing here: {', '.join(idle)}")
     with TrainingDisplay(_stderr()) as display:
-        listeners: list[Any] = [display]
-        if command.tensorboard is not None:
+        listeners: list[Any] = [display] if processes.writes else []
+        if processes.writes and command.tensorboard is not None:
             listeners.append(TensorBoardListener(command.tensorboard))
         run = train(
             given,
@@ -109,6 +99,8 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
             processes=processes,
         )
     processes.leave()
+    if not processes.writes:
+        return 0
     result = read_evaluation(run.folder.evaluation)
     table = evaluation_table(result, published(run.config), f"{_model_in_words(run)}, test set")
     _answer(command.json, result, table, f"Run folder: {command.output}")
