@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -63,6 +64,7 @@ from inputaware.training.step import place_modules
 __all__ = ["Run", "import_official", "recorded_config", "train"]
 
 
+@dataclass(eq=False, repr=False)
 class Run:
     """A finished run: a classifier, its backdoor, and the folder that they came from.
 
@@ -75,25 +77,14 @@ class Run:
         device: where the networks are.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        config: Config,
-        spec: DatasetSpec,
-        classifier: nn.Module,
-        backdoor: Backdoor | None,
-        device: torch.device,
-        digests: dict[str, str],
-        dataset: str,
-    ) -> None:
-        self.folder = folder
-        self.config = config
-        self.spec = spec
-        self.classifier = classifier
-        self.backdoor = backdoor
-        self.device = device
-        self._digests = digests
-        self._dataset = dataset
+    folder: RunFolder
+    config: Config
+    spec: DatasetSpec
+    classifier: nn.Module
+    backdoor: Backdoor | None
+    device: torch.device
+    _digests: dict[str, str]
+    _dataset: str
 
     @classmethod
     def load(
@@ -479,8 +470,8 @@ def train(
                 return three_accuracies(attack.classifier, attack.backdoor, watched_images, watched_labels)
 
             trainer = Trainer(
-                attack,
-                config,
+                attack=attack,
+                config=config,
                 images=data.images[chosen].to(device),
                 labels=data.labels[chosen].to(device),
                 validate=validate,

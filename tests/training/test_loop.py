@@ -149,8 +149,8 @@ def trainer_of(processes: Processes, path: Path, listener: Listener) -> Trainer:
     torch.manual_seed(0)
     folder = RunFolder(path) if path.exists() else RunFolder.create(path, config, data.spec)
     return Trainer(
-        build_attack(config, data.spec),
-        config,
+        attack=build_attack(config, data.spec),
+        config=config,
         images=data.images[:100],
         labels=data.labels[:100],
         validate=dict,

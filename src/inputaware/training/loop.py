@@ -86,10 +86,11 @@ class _Begun:
     images: int
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Trainer:
     """Trains an attack and writes what it does to the run folder.
 
-    Args:
+    Attributes:
         attack: networks and stages.
         config: the run's configuration.
         images: 8-bit training images, on the device.
@@ -104,38 +105,26 @@ class Trainer:
         processes: those that train the run together. The first of them validates and writes.
     """
 
-    def __init__(
-        self,
-        attack: Attack,
-        config: Config,
-        *,
-        images: UInt8[Tensor, "batch channel height width"],
-        labels: Int64[Tensor, " batch"],
-        validate: Callable[[], dict[str, float | None]],
-        device: torch.device,
-        precision: Literal["32", "bf16"],
-        fingerprint: dict[str, str],
-        folder: RunFolder,
-        listener: Listener,
-        processes: Processes,
-    ) -> None:
-        self.attack = attack
-        self.config = config
-        self.images = images
-        self.labels = labels
-        self.validate = validate
-        self.device = device
-        self.precision = precision
-        self.fingerprint = fingerprint
-        self.folder = folder
-        self.listener = listener
-        self.processes = processes
-        self.generator = torch.Generator().manual_seed(config.seed)
+    attack: Attack
+    config: Config
+    images: UInt8[Tensor, "batch channel height width"]
+    labels: Int64[Tensor, " batch"]
+    validate: Callable[[], dict[str, float | None]]
+    device: torch.device
+    precision: Literal["32", "bf16"]
+    fingerprint: dict[str, str]
+    folder: RunFolder
+    listener: Listener
+    processes: Processes
+
+    def __post_init__(self) -> None:
+        """Place the networks where they are trained."""
+        self.generator = torch.Generator().manual_seed(self.config.seed)
         self.rows = 0
         self.saved_at = time.perf_counter()
-        place_modules(attack, device)
-        for module in attack.modules.values():
-            self.processes.prepare(module, device)
+        place_modules(self.attack, self.device)
+        for module in self.attack.modules.values():
+            self.processes.prepare(module, self.device)
 
     def run(self, checkpoint: Checkpoint | None = None) -> None:
         """Run all stages, or what is left of them after a checkpoint.
