@@ -276,14 +276,6 @@ def test_the_weights_of_another_run_are_refused(make_run: MakeRun, changes: dict
     assert str(caught.value) == belongs_elsewhere(path, "run", folder.identity(), other.identity())
 
 
-def test_a_network_from_before_runs_had_an_identity_is_taken(make_run: MakeRun) -> None:
-    folder = make_run("none")
-    path = folder.path / "classifier.safetensors"
-    tensors, metadata = load_tensors(path)
-    save_tensors(path, tensors, {key: value for key, value in metadata.items() if key != "run"})
-    assert list(folder.load_attack(CPU)[0].modules) == ["classifier"]
-
-
 @pytest.mark.parametrize("attack", ["input-aware", "badnets", "none"])
 def test_a_run_from_before_there_was_a_choice_of_patches_keeps_its_identity(attack: AttackName) -> None:
     # As it was written then: of a field that there is now its record knows nothing.

@@ -14,7 +14,7 @@ from inputaware.config.fields import AttackName, Config, TargetName
 from inputaware.config.presets import preset_config
 from inputaware.config.record import config_to_dict, override
 from inputaware.errors import RunFolderError
-from inputaware.runs.files import read_json, write_json
+from inputaware.runs.files import read_json, seal, write_json
 from inputaware.runs.journal import Journal
 from inputaware.runs.results import collect_result, published, published_filters, read_evaluation
 
@@ -188,7 +188,7 @@ def test_an_evaluation_without_rates_is_to_be_made_again(run: Path) -> None:
     ("file", "content", "found"),
     [
         ("environment.json", "{}", "KeyError: 'device'"),
-        ("timing.jsonl", '{"part": "joint", "epoch": 1}\n', "KeyError: 'seconds'"),
+        ("timing.jsonl", json.dumps(seal({"part": "joint", "epoch": 1})) + "\n", "KeyError: 'seconds'"),
     ],
 )
 def test_a_run_with_incomplete_records_is_refused(
@@ -205,7 +205,7 @@ def test_a_run_with_incomplete_records_is_refused(
 @pytest.mark.parametrize("name", ["metrics.jsonl", "timing.jsonl"])
 @pytest.mark.parametrize(
     ("content", "found"),
-    [(None, "no such file"), ("", "none"), ('{"stage": "mask", "part": "mask", "epoch": 1, "seconds": 1}\n', "none")],
+    [(None, "no such file"), ("", "none"), (json.dumps(seal({"stage": "mask", "part": "mask"})) + "\n", "none")],
 )
 def test_a_journal_that_lost_the_joint_stage_is_named(
     run: Path, config: Config, name: str, content: str | None, found: str

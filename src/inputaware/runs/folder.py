@@ -277,8 +277,6 @@ class RunFolder:
             )
         tensors, metadata = load_tensors(path)
         for key, expected in _metadata(name, config, spec).items():
-            if key == "run" and key not in metadata:
-                continue  # a file from before runs had an identity
             if metadata.get(key) != expected:
                 raise RunFolderError(
                     f"{path}: expected a file with {key} {expected!r}, as config.json says; "

@@ -64,7 +64,6 @@ class Journal:
             RunFolderError: a line is not a JSON object or was changed, or the file cannot be read.
         """
         rows: list[dict[str, Any]] = []
-        digests = False
         for number, line in enumerate(self._lines(), 1):
             place = f"{self.path}, line {number}"
             try:
@@ -75,10 +74,8 @@ class Journal:
                 raise RunFolderError(f"{place}: expected a JSON object; found {line[:60]!r}")
             try:
                 found = unseal(row)
-                # Rows without digests are from before there were any: none comes after one that has one.
-                if digests and len(found) == len(row):
-                    raise ValueError("one without the digest that the rows before it have")
-                digests = len(found) < len(row)
+                if found == row:
+                    raise ValueError("one without a digest")
                 rows.append(found)
             except ValueError as error:
                 raise RunFolderError(f"{place}: expected the row that was written; found {error}; restore it") from None

@@ -363,10 +363,7 @@ class Trainer:
         for name, value in sums.items():
             if value.shape != () or value.dtype != torch.float32 or not torch.isfinite(value):
                 raise ValueError(f"sum/{name} is no finite number in float32")
-        # A checkpoint of an earlier version has no time, and its epoch's is that of what is left.
-        nothing = torch.zeros(())
-        seconds = float(checkpoint.tensors.get("epoch/seconds", nothing))
-        images = int(checkpoint.tensors.get("epoch/images", nothing))
+        seconds, images = float(checkpoint.tensors["epoch/seconds"]), int(checkpoint.tensors["epoch/images"])
         if not 0 <= seconds < math.inf or images < 0:
             raise ValueError("epoch/seconds or epoch/images is no number of seconds or images")
         return _Begun(checkpoint.steps, {name: value.to(self.device) for name, value in sums.items()}, seconds, images)
