@@ -26,7 +26,7 @@ from inputaware.training import loop
 from inputaware.training.loop import EpochReport, Listener, Trainer
 from inputaware.training.processes import Processes
 from inputaware.training.step import TrainingStep
-from inputaware.training.watch import Look, LossWatch
+from inputaware.training.watch import LossWatch
 
 VARYING = {"environment.json", "timing.jsonl"}
 
@@ -115,9 +115,9 @@ class Late(LossWatch):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self.kept: Look | None = None
+        self.kept: tuple[int, dict[str, float]] | None = None
 
-    def look(self, steps: int, losses: dict[str, torch.Tensor], *, now: bool) -> Look | None:
+    def look(self, steps: int, losses: dict[str, torch.Tensor], *, now: bool) -> tuple[int, dict[str, float]] | None:
         found = super().look(steps, losses, now=True)
         before, self.kept = self.kept, None if now else found
         return found if now else before

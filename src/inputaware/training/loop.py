@@ -225,11 +225,10 @@ class Trainer:
             stopping = self._is_stopping(signals, looking)
             saving = stopping or self._is_save_due()
             if saving or looking:
-                look = watch.look(steps, {"": sums["total"], **loss.parts}, now=saving or steps == len(loader))
                 latest: dict[str, float] = {}
-                if look is not None:
-                    latest = look.losses
-                    self._check(stage, epoch, look.steps, latest.pop(""))
+                if look := watch.look(steps, {"": sums["total"], **loss.parts}, now=saving or steps == len(loader)):
+                    then, latest = look
+                    self._check(stage, epoch, then, latest.pop(""))
                 # The others' losses, random state and batch-norm statistics are not the run's.
                 if saving and self.processes.writes:
                     so_far = _Begun(steps, sums, time.perf_counter() - started, seen)

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-__all__ = ["Look", "LossWatch"]
-
-
-@dataclass(frozen=True)
-class Look:
-    """What losses were after a step.
-
-    Attributes:
-        steps: of the epoch that were done.
-        losses: by name.
-    """
-
-    steps: int
-    losses: dict[str, float]
+__all__ = ["LossWatch"]
 
 
 class LossWatch:
@@ -37,8 +22,8 @@ class LossWatch:
         self.device = device
         self.asked: tuple[int, tuple[str, ...], Tensor, torch.cuda.Event] | None = None
 
-    def look(self, steps: int, losses: dict[str, Tensor], *, now: bool) -> Look | None:
-        """Return the losses of the last look, or none where this is the first; on a CPU, or asked for now, these.
+    def look(self, steps: int, losses: dict[str, Tensor], *, now: bool) -> tuple[int, dict[str, float]] | None:
+        """Return steps and losses of the last look, or none where this is the first; on a CPU, or asked for now, these.
 
         Args:
             steps: of the epoch that are done.
@@ -46,11 +31,10 @@ class LossWatch:
             now: whether it may be waited for them.
         """
         before, self.asked = self.asked, None
-        if now or self.device.type != "cuda":
-            # In one piece, for each number is waited for.
-            values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
-            return Look(steps, dict(zip(losses, values, strict=True)))
+        # In one piece, for each number is waited for.
         found = torch.stack([loss.detach().float() for loss in losses.values()])
+        if now or self.device.type != "cuda":
+            return steps, dict(zip(losses, found.tolist(), strict=True))
         host = torch.empty_like(found, device="cpu", pin_memory=True).copy_(found, non_blocking=True)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrived.record(torch.cuda.current_stream(self.device))
@@ -59,4 +43,4 @@ class LossWatch:
             return None
         steps, names, host, arrived = before
         arrived.synchronize()
-        return Look(steps, dict(zip(names, host.tolist(), strict=True)))
+        return steps, dict(zip(names, host.tolist(), strict=True))
