@@ -258,28 +258,25 @@ class Trial:
         _ = self.poisoned  # its images and triggers are checked when they are made
 
 
-@dataclass(frozen=True)
 class _LentTrial(Trial):
     """A trial whose images are one defense's own; those with triggers are made once for all, and copied when asked for.
 
-    Attributes:
-        lender: whose copies they are.
+    A trial that a defense makes of this one has other images, and no lender.
     """
 
-    lender: Trial | None = field(default=None, init=False, repr=False, compare=False)
+    lender: Trial | None = None
 
     @classmethod
     def of(cls, trial: Trial) -> _LentTrial:
         """Return a trial that a defense may change in place."""
         clean = CleanData(trial.clean.images.clone(), trial.clean.labels.clone(), trial.clean.split)
         lent = cls(clean, copy.deepcopy(trial.backdoor))
-        object.__setattr__(lent, "lender", trial)
+        vars(lent)["lender"] = trial  # it is frozen
         return lent
 
     @cached_property
     def poisoned(self) -> Poisoned | None:
         """The images with their own triggers; none for a clean model."""
-        # A trial that a defense makes of this one has other images, and no lender.
         return super().poisoned if self.lender is None else copy.deepcopy(self.lender.poisoned)
 
 
@@ -309,15 +306,7 @@ class Finding:
 
     def record(self) -> dict[str, Any]:
         """Return what the result file holds: all but the arrays."""
-        return {
-            "defense": self.defense,
-            "verdict": self.verdict,
-            "sentence": self.sentence,
-            "settings": self.settings,
-            "seed": self.seed,
-            "data": self.data,
-            "scores": self.scores,
-        }
+        return {name: value for name, value in vars(self).items() if name != "arrays"}
 
 
 @dataclass(frozen=True)

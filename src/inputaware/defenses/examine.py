@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,9 @@ def examine(
     records, arrays = {}, {}
     for defense in chosen:
         name = defense.name
-
-        def told(share: float, name: str = name) -> None:
-            progress(name, share)
-
+        told = partial(progress, name)
         records[name], arrays[name] = run_and_rate(defense, suspect, clean, trial, seed=seed, progress=told)
-        progress(name, 1.0)
+        told(1.0)
 
     def write(partial: Path) -> None:
         for name, record in records.items():
