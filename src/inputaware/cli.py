@@ -207,8 +207,6 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
 
 
 def _inspect(command: InspectCommand) -> None:
-    if command.images is not None and command.images < 1:
-        raise ConfigError(f"images: expected a number of at least 1, the images of each class; found {command.images}")
     from inputaware.api import Run
     from inputaware.console.displays import progress_bar
     from inputaware.console.tables import inspection_table

@@ -17,6 +17,7 @@ from inputaware.attacks.trigger import apply_trigger
 from inputaware.data.transfer import send
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial, Verdict
 from inputaware.defenses.settings import NeuralCleanseSettings
+from inputaware.evaluation.metrics import mean_over
 from inputaware.evaluation.words import in_percent
 from inputaware.models.input_convolution import first_order_gradients
 from inputaware.models.precision import full_float32
@@ -502,14 +503,12 @@ def _success_rates(
     suspect: Suspect, images: Float[Tensor, "batch channel height width"], found: ReversedTriggers
 ) -> list[float | None]:
     """Return the share of all clean images that each class's own trigger turns into it."""
-    rates: list[float | None] = []
-    for label, norm in enumerate(found.norms):
-        if norm is None:
-            rates.append(None)
-            continue
+
+    def rate(label: int) -> float | None:
         stamped = _stamp(images, found.masks[label : label + 1], found.patterns[label : label + 1])
-        rates.append(int((suspect.logits(stamped).argmax(1) == label).sum()) / len(images))
-    return rates
+        return mean_over(suspect.logits(stamped).argmax(1) == label)
+
+    return [None if norm is None else rate(label) for label, norm in enumerate(found.norms)]
 
 
 def _sentence(

@@ -23,7 +23,7 @@ _WINDOW = 11
 _SIGMA = 1.5
 
 
-def mean_over(hits: Bool[Tensor, " batch"], where: Bool[Tensor, " batch"] | None = None) -> float | None:
+def mean_over(hits: Bool[Tensor, "*shape"], where: Bool[Tensor, "*shape"] | None = None) -> float | None:
     """Return the share of hits among the images that are counted; none where none is counted."""
     counted = hits if where is None else hits[where]
     return None if counted.numel() == 0 else int(counted.sum()) / counted.numel()

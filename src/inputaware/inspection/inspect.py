@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from inputaware.attacks.base import Backdoor
 from inputaware.data.loader import to_pixels
 from inputaware.data.splits import subset_indices
+from inputaware.evaluation.metrics import mean_over
 from inputaware.evaluation.prediction import probabilities
 from inputaware.figures.pictures import enlarge, grid, show_heat, show_pixels, show_residuals
 from inputaware.inspection.cross_trigger import choose_of_each, cross_triggers
@@ -189,15 +190,11 @@ def _crossed(
     own = torch.eye(len(images), dtype=torch.bool, device=labels.device)
     # An image that is already of the class that the attacker wants shows nothing.
     hits, kept, wanted = predicted == targets, predicted == labels, (labels != targets).expand_as(own)
-
-    def rate(found: Tensor, where: Tensor) -> float | None:
-        return float(found[where].cpu().double().mean()) if bool(where.any()) else None
-
     numbers = {
         "images": len(images),
-        "own_trigger_gets_target": rate(hits, own & wanted),
-        "other_trigger_gets_target": rate(hits, ~own & wanted),
-        "other_trigger_keeps_label": rate(kept, ~own),
+        "own_trigger_gets_target": mean_over(hits, own & wanted),
+        "other_trigger_gets_target": mean_over(hits, ~own & wanted),
+        "other_trigger_keeps_label": mean_over(kept, ~own),
     }
     arrays = {
         "index": indices,
