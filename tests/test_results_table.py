@@ -64,6 +64,12 @@ class Project:
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         return self.script(SCRIPT, "--page", str(self.readme), "--results", str(self.results), *options)
 
+    def table(self, name: str) -> list[str]:
+        """Return the lines of a page that is this table alone."""
+        self.readme.write_text(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n", encoding="utf-8")
+        assert self.run("--table", name).returncode == 0
+        return self.readme.read_text(encoding="utf-8").splitlines()
+
 
 @pytest.fixture
 def project(tmp_path: Path, run_script: Runner) -> Project:
@@ -166,7 +172,6 @@ def test_table_of_defenses(project: Project) -> None:
 
 
 def test_a_clean_model_in_the_table_of_defenses(project: Project) -> None:
-    project.readme.write_text("<!-- defenses:begin -->\n<!-- defenses:end -->\n", encoding="utf-8")
     defenses = json.loads(json.dumps(DEFENDED["defenses"]))
     defenses["neural-cleanse"] |= {"verdict": "no-verdict", "scores": {"flagged": [], "anomaly_index": None}}
     defenses["strip"]["scoring"]["scores"] = {"auroc": None, "false_acceptance_rate": None}
@@ -176,21 +181,17 @@ def test_a_clean_model_in_the_table_of_defenses(project: Project) -> None:
         for scores in defenses["image-regularization"]["scoring"]["scores"][kind].values():
             scores["trigger_then_filter"] = None
     project.publish("a", {**CLEAN, "defenses": defenses})
-    assert project.run("--table", "defenses").returncode == 0
-    assert project.readme.read_text(encoding="utf-8").split("\n")[3] == (
+    assert project.table("defenses")[3] == (
         "| mnist | none | - | 3 | no-verdict | - | - | - | 40 channels | - / 96.00 | - / 98.00 | - | 20 |"
     )
 
 
 def test_what_many_runs_cost_on_cores_and_on_gpus(project: Project) -> None:
-    project.readme.write_text("<!-- cost:begin -->\n<!-- cost:end -->\n", encoding="utf-8")
     project.publish("a", {**ATTACKED, "threads": "2", "peak_memory_mib": 512, "wall_seconds": 36.0})
     project.publish("b", {**ATTACKED, "threads": "16", "peak_memory_mib": 700, "wall_seconds": 72.0, "gpus": 1})
     project.publish("c", {"configurations": [], "comparisons": []})
     project.publish("d", {**ATTACKED, "peak_memory_mib": 700, "gpus": 1, "beside": 2})
-    assert project.run("--table", "cost").returncode == 0
-    lines = project.readme.read_text(encoding="utf-8").splitlines()
-    assert lines[3:5] == [
+    assert project.table("cost")[3:5] == [
         "| mnist | input-aware | all-to-one, class 0 | fast | 36 | 2 | 512 | 200 | 0.1 | 16 | - | Some CPU |",
         "| mnist | input-aware | all-to-one, class 0 | fast | 72 | - | 700 | - | - | - | 200 | Some CPU |",
     ]
@@ -217,9 +218,7 @@ def test_settings_stand_in_one_order_whatever_their_files_are_called(project: Pr
             named = {key: getattr(config, key) for key in ("dataset", "attack", "target", "target_class", "preset")}
             result = {**ATTACKED, **named, "seed": seed, "config": config_to_dict(config), "peak_memory_mib": 1}
             project.publish(f"{number}-{seed}", result)
-    project.readme.write_text("<!-- seeds:begin -->\n<!-- seeds:end -->\n", encoding="utf-8")
-    assert project.run("--table", "seeds").returncode == 0
-    lines = project.readme.read_text(encoding="utf-8").splitlines()
+    lines = project.table("seeds")
     assert [line.removeprefix("| ").split(" | ")[0] for line in lines[3:13]] == [
         "mnist, input-aware, all-to-one, class 0, fast",
         "mnist, input-aware, all-to-one, class 0, fast, joint_stage.lambda_div 0.5",
@@ -232,9 +231,7 @@ def test_settings_stand_in_one_order_whatever_their_files_are_called(project: Pr
         "/my/cats, badnets, all-to-one, class 0, fast",
         "/my/dogs, input-aware, all-to-one, class 0, fast",
     ]
-    project.readme.write_text("<!-- differences:begin -->\n<!-- differences:end -->\n", encoding="utf-8")
-    assert project.run("--table", "differences").returncode == 0
-    rows = [line.split(" | ")[:2] for line in project.readme.read_text(encoding="utf-8").splitlines()]
+    rows = [line.split(" | ")[:2] for line in project.table("differences")]
     beside = {row[1] for row in rows if row[0].startswith(("| mnist, ", "| /my/"))}
     assert beside == {f"{name}, input-aware, all-to-one, class 0, fast" for name in ("mnist", "/my/cats")}
 
@@ -272,9 +269,7 @@ def test_what_all_settings_of_a_data_set_change_is_named_once(project: Project) 
         configuration("digits", batch=64),
     ]
     project.publish("b", {"configurations": others, "comparisons": []})
-    project.readme.write_text("<!-- seeds:begin -->\n<!-- seeds:end -->\n", encoding="utf-8")
-    assert project.run("--table", "seeds").returncode == 0
-    lines = project.readme.read_text(encoding="utf-8").splitlines()
+    lines = project.table("seeds")
     start = "input-aware, all-to-one, class 0, fast"
     assert [line.removeprefix("| ").split(" | ")[0] for line in lines[3:10]] == [
         f"cifar10, {start}, epochs 14",
@@ -437,10 +432,8 @@ def test_table_of_filters(project: Project) -> None:
         "preset": "fast",
         "changes": {},
     }
-    project.readme.write_text("<!-- filters:begin -->\n<!-- filters:end -->\n", encoding="utf-8")
     project.publish("a", {"configurations": [{**setting, "seeds": [0], "measures": measures}], "comparisons": []})
-    assert project.run("--table", "filters").returncode == 0
-    lines = project.readme.read_text(encoding="utf-8").split("\n")
+    lines = project.table("filters")
     assert [line.split(" | ", 2)[2] for line in lines[3:5]] == [
         "clean | 99.00 | 96.00 | - | - | - | - |",
         "attack, filter then trigger | 100.00 | - | - | - | - | - |",
@@ -451,12 +444,10 @@ def test_table_of_filters(project: Project) -> None:
 def test_table_of_epochs(project: Project) -> None:
     clean = [0.5, 0.9, 0.8, 0.85, 0.99, 0.96]
     watched = {"clean_accuracy": clean, "attack_success_rate": [None] * 6, "cross_accuracy": [None] * 6}
-    project.readme.write_text("<!-- epochs:begin -->\n<!-- epochs:end -->\n", encoding="utf-8")
     project.publish("a", {**CLEAN, "validation_by_epoch": watched})
     project.publish("b", {**CLEAN, "validation_by_epoch": {name: values[:1] for name, values in watched.items()}})
     project.publish("before-it-was-kept", CLEAN)
-    assert project.run("--table", "epochs").returncode == 0
-    lines = project.readme.read_text(encoding="utf-8").split("\n")
+    lines = project.table("epochs")
     assert [line.split(" | ", 5)[5] for line in lines[3:8]] == [
         "1 | 50.00 | - | - |",
         "2 | 90.00 | - | - |",
@@ -473,14 +464,12 @@ def test_table_of_reuse(project: Project) -> None:
     own = ATTACKED["evaluation"] | {"attack_success_rate_excluding_target": 0.97}
     evaluation = {**own, "reuse": {"nearest": nearest, "by_distance": rows}}
     config = config_to_dict(preset_config("fast", dataset="mnist"))
-    project.readme.write_text("<!-- reuse:begin -->\n<!-- reuse:end -->\n", encoding="utf-8")
     project.publish("a", {**ATTACKED, "evaluation": evaluation, "config": config})
     project.publish("before-it-was-measured", ATTACKED)
     few = {"reuse": {"nearest": nearest, "by_distance": rows[:3]}}
     project.publish("few", {**ATTACKED, "evaluation": {**own, **few}, "config": config})
     project.publish("clean", {**CLEAN, "evaluation": {**CLEAN["evaluation"], "reuse": None}})
-    assert project.run("--table", "reuse").returncode == 0
-    lines = project.readme.read_text(encoding="utf-8").split("\n")
+    lines = project.table("reuse")
     assert lines[3].split(" | ", 4)[4] == (
         "3 | 1.0 | 12 | 97.00 | 90.00 | 50.00 | 25.00 | - (0.05) "
         "| 100.00 (0.10) | 50.00 (0.20) | 20.00 (0.50) | 10.00 (1.00) |"
@@ -579,27 +568,19 @@ def test_tables_for_a_first_reader_have_the_papers_rows_and_ranges(project: Proj
     of_two = {name: measures[name] for name in measures if name.startswith(("defenses.strip", "defenses.neural-"))}
     rows.append({**rows[2], "dataset": "gtsrb", "measures": of_two, "defended_otherwise": ["fine-pruning"]})
     project.publish("a", {"configurations": rows, "comparisons": []})
-    project.readme.write_text("<!-- glance:begin -->\n<!-- glance:end -->\n", encoding="utf-8")
-    assert project.run("--table", "glance").returncode == 0
-    assert project.readme.read_text(encoding="utf-8").splitlines()[3:7] == [
+    assert project.table("glance")[3:7] == [
         "| digits: input-aware, all-to-all | ours, 5 seeds | 90.00 ± 1.23 | - | - |",
         "| MNIST: input-aware, all-to-all | ours, 2 seeds | 99.00 | 94.00 (90.00 to 98.00) | - |",
         "| MNIST: input-aware, all-to-all | the paper | 99.54 | 99.54 | 95.25 |",
         "| MNIST: input-aware, all-to-all, preset paper, seeds 1 | ours, 1 seed | - | - | - |",
     ]
-    project.readme.write_text("<!-- glance-defenses:begin -->\n<!-- glance-defenses:end -->\n", encoding="utf-8")
-    assert project.run("--table", "glance-defenses").returncode == 0
-    assert project.readme.read_text(encoding="utf-8").splitlines()[3] == (
-        "| MNIST: input-aware, all-to-all | 1 of 2 | 60.00 (50.00 to 70.00) | - | - | - |"
-    )
-    assert project.readme.read_text(encoding="utf-8").splitlines()[4] == (
+    assert project.table("glance-defenses")[3:5] == [
+        "| MNIST: input-aware, all-to-all | 1 of 2 | 60.00 (50.00 to 70.00) | - | - | - |",
         "| GTSRB: input-aware, all-to-all | 1 of 2 | 60.00 (50.00 to 70.00), 2 of 5 seeds "
-        "| settings differ | settings differ | not run |"
-    )
+        "| settings differ | settings differ | not run |",
+    ]
     # Of five seeds two met the defense.
-    project.readme.write_text("<!-- seeds-defenses:begin -->\n<!-- seeds-defenses:end -->\n", encoding="utf-8")
-    assert project.run("--table", "seeds-defenses").returncode == 0
-    assert project.readme.read_text(encoding="utf-8").splitlines()[4] == (
+    assert project.table("seeds-defenses")[4] == (
         "| gtsrb, input-aware, all-to-all, fast | 5 | 1 of 2 | -, 2 of 5 seeds | -, 2 of 5 seeds "
         "| 60.00 (50.00 to 70.00), 2 of 5 seeds | settings differ | settings differ | not run |"
     )
