@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import signal
@@ -17,11 +16,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tyro
-from PIL import Image
+from data.material import encoded, write_parquet, zipped
 
 from inputaware import preset_config, train
 from inputaware.arguments import parse_train
@@ -68,17 +65,10 @@ def test_what_the_checkout_has_from_a_gpu_is_done(
 def write_data(folder: Path, shape: tuple[int, ...], classes: int) -> None:
     """Write a data set in the hub's layout: as many training images as the splits ask for, one for each class."""
     random = np.random.default_rng(0)
-    pictures = []
-    for _ in range(classes):
-        buffer = io.BytesIO()
-        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(buffer, "PNG")
-        pictures.append({"bytes": buffer.getvalue(), "path": None})
-    folder.mkdir(parents=True)
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pictures = [encoded(random.integers(0, 256, shape, dtype=np.uint8)) for _ in range(classes)]
     for split, count in (("train", 10_100), ("test", 2 * classes)):
         labels = [number % classes for number in range(count)]
-        images = pa.array([pictures[label] for label in labels], kind)
-        pq.write_table(pa.table({"image": images, "label": labels}), folder / f"{split}.parquet")
+        write_parquet(folder / f"{split}.parquet", [pictures[label] for label in labels], labels)
 
 
 @pytest.fixture
@@ -477,13 +467,6 @@ def test_no_archive_is_written_that_would_not_be_read(script, make, monkeypatch,
         suite.save()
 
 
-def zip_of(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
 @pytest.mark.parametrize(
     ("files", "words"),
     [
@@ -516,8 +499,9 @@ def zip_of(path: Path, files: dict[str, bytes]) -> Path:
 def test_an_archive_that_is_none_of_ours_is_refused(files, words, script, make, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "MOST_UNPACKED", 2**20)
     suite = make()
+    (tmp_path / "bad.zip").write_bytes(zipped(files))
     with pytest.raises(DataError) as found:
-        suite.restore(zip_of(tmp_path / "bad.zip", files))
+        suite.restore(tmp_path / "bad.zip")
     assert words in str(found.value)
     assert not (tmp_path / "x").exists()
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
+from data.material import write_parquet
 
 from inputaware.config.fields import ModelConfig
 from inputaware.data.spec import dataset_spec
@@ -51,16 +48,10 @@ def test_it_learns_and_writes_what_it_did(
     script: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = np.random.default_rng(0)
-    folder = tmp_path / "cifar10"
-    folder.mkdir()
     for split, count in (("train", 256), ("test", 64)):
         labels = draw.integers(0, 2, count)
-        rows = []
-        for label in labels:
-            picture = io.BytesIO()
-            Image.fromarray(draw.integers(0, 100, (32, 32, 3), np.uint8) + np.uint8(120 * label)).save(picture, "PNG")
-            rows.append({"bytes": picture.getvalue(), "path": None})
-        pq.write_table(pa.table({"image": rows, "label": labels}), folder / f"{split}.parquet")
+        images = [draw.integers(0, 100, (32, 32, 3), np.uint8) + np.uint8(120 * label) for label in labels]
+        write_parquet(tmp_path / f"cifar10/{split}.parquet", images, labels)
     monkeypatch.setenv("INPUTAWARE_DATA", str(tmp_path))
     output = tmp_path / "plain.json"
     arguments = ["plain-training", str(output), "--images=256", "--width=4", "--epochs=25"]

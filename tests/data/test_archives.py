@@ -1,14 +1,10 @@
 """Downloads from a loopback server that holds small archives of the official layouts."""
 
-import gzip
 import hashlib
-import io
-import struct
-import tarfile
-import zipfile
 
 import numpy as np
 import pytest
+from data.material import encoded, idx, tar_gz, zipped
 
 from inputaware.data import archives
 from inputaware.data.archives import cache_folder, fetch_archive, read_zip
@@ -18,33 +14,6 @@ from inputaware.errors import DataError
 RANDOM = np.random.default_rng(0)
 DIGITS = RANDOM.integers(0, 256, (20, 28, 28), np.uint8)
 TEN = np.arange(20) % 10
-
-
-def idx(array, magic):
-    return gzip.compress(struct.pack(f">{1 + array.ndim}I", magic, *array.shape) + array.astype(np.uint8).tobytes())
-
-
-def tar_gz(members):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def zipped(members):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
-def ppm(pixels):
-    height, width, _ = pixels.shape
-    return b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes()
 
 
 def cifar_records(first):
@@ -70,9 +39,7 @@ def publish(served, monkeypatch):
 
 @pytest.mark.parametrize(("split", "prefix"), [("train", "train"), ("test", "t10k")])
 def test_mnist_comes_from_its_idx_files(publish, split, prefix):
-    requests = publish(
-        **{f"{prefix}-images-idx3-ubyte.gz": idx(DIGITS, 2051), f"{prefix}-labels-idx1-ubyte.gz": idx(TEN, 2049)}
-    )
+    requests = publish(**{f"{prefix}-images-idx3-ubyte.gz": idx(DIGITS), f"{prefix}-labels-idx1-ubyte.gz": idx(TEN)})
     raw = read_source("mnist", split)
     assert np.array_equal(raw.images, DIGITS[:, None])
     assert np.array_equal(raw.labels, TEN)
@@ -97,9 +64,10 @@ def test_cifar10_comes_from_its_binary_version_in_the_order_of_the_batches(publi
 
 def test_gtsrb_takes_the_whole_training_archive_and_the_ground_truth_table(publish):
     small = RANDOM.integers(0, 256, (43, 32, 32, 3), np.uint8)
-    train = {f"GTSRB/Final_Training/Images/{label:05}/00000_00000.ppm": ppm(small[label]) for label in range(43)}
+    pictures = [encoded(image, "PPM") for image in small]
+    train = {f"GTSRB/Final_Training/Images/{label:05}/00000_00000.ppm": pictures[label] for label in range(43)}
     train["GTSRB/Final_Training/Images/00000/GT-00000.csv"] = b"Filename;ClassId\r\n"
-    test = {f"GTSRB/Final_Test/Images/{index:05}.ppm": ppm(small[index]) for index in range(43)}
+    test = {f"GTSRB/Final_Test/Images/{index:05}.ppm": pictures[index] for index in range(43)}
     rows = [f"{index:05}.ppm;32;32;0;0;31;31;{42 - index}" for index in reversed(range(43))]
     table = "\r\n".join(["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId", *rows, ""])
     publish(
@@ -132,7 +100,7 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_kept(served, monkeypatch):
 
 
 def test_a_file_that_was_damaged_in_the_cache_is_downloaded_again(publish):
-    requests = publish(**{"t10k-labels-idx1-ubyte.gz": idx(TEN, 2049)})
+    requests = publish(**{"t10k-labels-idx1-ubyte.gz": idx(TEN)})
     path = fetch_archive("mnist", "t10k-labels-idx1-ubyte.gz")
     good = path.read_bytes()
     path.write_bytes(good[:-1])
@@ -154,7 +122,7 @@ def test_a_server_without_the_file_is_reported(publish):
 
 
 def test_a_cache_that_cannot_be_written_is_reported(publish, own_cache):
-    publish(**{"t10k-labels-idx1-ubyte.gz": idx(TEN, 2049)})
+    publish(**{"t10k-labels-idx1-ubyte.gz": idx(TEN)})
     own_cache.write_text("a file where the folder should be")
     with pytest.raises(DataError, match=r"^t10k-labels-idx1-ubyte\.gz: expected to download .* into .*; found "):
         fetch_archive("mnist", "t10k-labels-idx1-ubyte.gz")
@@ -170,13 +138,13 @@ BATCHES = {f"cifar-10-batches-bin/data_batch_{number}.bin": cifar_records(0).tob
         (
             "mnist",
             "train",
-            {"train-images-idx3-ubyte.gz": idx(TEN, 2049), "train-labels-idx1-ubyte.gz": idx(TEN, 2049)},
+            {"train-images-idx3-ubyte.gz": idx(TEN), "train-labels-idx1-ubyte.gz": idx(TEN)},
             "train-images-idx3-ubyte.gz: expected bytes in 3 dimensions in the IDX format; found another layout",
         ),
         (
             "mnist",
             "train",
-            {"train-images-idx3-ubyte.gz": idx(DIGITS, 2051), "train-labels-idx1-ubyte.gz": idx(TEN[1:], 2049)},
+            {"train-images-idx3-ubyte.gz": idx(DIGITS), "train-labels-idx1-ubyte.gz": idx(TEN[1:])},
             "train-images-idx3-ubyte.gz: expected 28x28 images, as many as labels; found [20, 28, 28] and 19 labels",
         ),
         (
@@ -226,7 +194,7 @@ BATCHES = {f"cifar-10-batches-bin/data_batch_{number}.bin": cifar_records(0).tob
         (
             "mnist",
             "test",
-            {"t10k-images-idx3-ubyte.gz": idx(DIGITS, 2051), "t10k-labels-idx1-ubyte.gz": idx(TEN + 1, 2049)},
+            {"t10k-images-idx3-ubyte.gz": idx(DIGITS), "t10k-labels-idx1-ubyte.gz": idx(TEN + 1)},
             "t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz: expected labels 0 to 9, for 10 classes; "
             "found 10; renumber the labels",
         ),
@@ -262,7 +230,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, variables, expect
 def test_progress_is_shown_on_stderr_of_a_terminal_only(publish, monkeypatch, capfd, terminal):
     # Rich takes this variable as the word of a terminal.
     monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
-    pictures = {f"Images/{label:05}/0.ppm": ppm(np.zeros((8, 8, 3), np.uint8)) for label in range(43)}
+    pictures = {f"Images/{label:05}/0.ppm": encoded(np.zeros((8, 8, 3), np.uint8), "PPM") for label in range(43)}
     publish(**{"GTSRB_Final_Training_Images.zip": zipped(pictures)})
     read_source("gtsrb", "train")
     shown = capfd.readouterr()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from data.material import write_folders, write_parquet
 
 from inputaware.data import cache, sources
 from inputaware.data.cache import load_images
@@ -31,7 +32,7 @@ def decoded(monkeypatch):
 
 
 @pytest.fixture(params=["folders", "parquet"])
-def dataset(request, tmp_path, write_folders, write_parquet):
+def dataset(request, tmp_path):
     """A data set of a user, in both layouts."""
     folder = tmp_path / "own"
     if request.param == "folders":
@@ -223,7 +224,7 @@ def test_a_file_of_another_form_is_not_taken(own_cache, monkeypatch, caplog, cha
     assert caplog.messages == [f"{file}: this cache file is damaged; the images are decoded again"]
 
 
-def test_two_processes_that_start_together_get_the_same(tmp_path, write_folders, own_cache):
+def test_two_processes_that_start_together_get_the_same(tmp_path, own_cache):
     dataset = str(write_folders(tmp_path / "own", count=50))
     code = (
         "import sys, hashlib; from inputaware.data.cache import load_images; print('ready', flush=True);"

@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.material import NO_IMAGE, colour, message_of
+from data.material import NO_IMAGE, colour, message_of, write_parquet
 
 from inputaware.data.parquet import parquet_labels
 from inputaware.data.sources import read_source
@@ -48,7 +48,7 @@ def test_damage_within_a_parquet_file_is_refused(named):
     assert message_of(lambda: read_source("cifar10", "train")) == expected
 
 
-def test_an_empty_parquet_file_is_refused(tmp_path, write_parquet):
+def test_an_empty_parquet_file_is_refused(tmp_path):
     write_parquet(tmp_path / "test.parquet", colour(4), [0, 1, 0, 1])
     whole = write_parquet(tmp_path / "train.parquet", colour(4), [0, 1, 0, 1])
     pq.write_table(pq.read_table(whole).slice(0, 0), whole)
@@ -57,7 +57,7 @@ def test_an_empty_parquet_file_is_refused(tmp_path, write_parquet):
     )
 
 
-def test_a_class_whose_name_is_no_text_is_refused(tmp_path, write_parquet):
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
     write_parquet(tmp_path / "train.parquet", colour(4), [0, 1, 0, 1], names=["\ud800x", "y"])
     assert message_of(lambda: parquet_labels(tmp_path / "train.parquet")) == (
         f"{tmp_path}/train.parquet: expected names of classes in UTF-8; found '\\ud800x'; rename the class"

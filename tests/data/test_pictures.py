@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from data.material import NO_IMAGE, RANDOM, bilinear, colour, grey, message_of
+from data.material import NO_IMAGE, RANDOM, bilinear, colour, encoded, grey, message_of
 from PIL import Image
 
 from inputaware.config.datasets import IMAGE_SUFFIXES
@@ -138,9 +138,9 @@ def test_what_is_no_picture_is_refused(tmp_path, data, message):
     assert message_of(lambda: open_image(file)) == f"{file}: {message}"
 
 
-def test_a_damaged_picture_is_refused(tmp_path, encode):
+def test_a_damaged_picture_is_refused(tmp_path):
     file = tmp_path / "file.png"
-    file.write_bytes(encode(colour()[0])[:1500])
+    file.write_bytes(encoded(colour()[0])[:1500])
     found = message_of(lambda: open_image(file))
     assert found.startswith(f"{file}: expected an image; found a damaged one (")
     assert found.endswith("); replace or remove it")

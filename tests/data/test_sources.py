@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.material import NO_IMAGE, bilinear, colour, grey, message_of
+from data.material import NO_IMAGE, bilinear, colour, grey, message_of, write_folders, write_parquet
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -114,7 +114,7 @@ def test_labels_that_do_not_fit_are_refused(named, labels, message):
 
 
 @pytest.mark.parametrize(("in_colour", "shape"), [(True, (3, 32, 32)), (False, (1, 28, 28))])
-def test_folders_become_a_data_set(tmp_path, write_folders, in_colour, shape):
+def test_folders_become_a_data_set(tmp_path, in_colour, shape):
     folder = write_folders(tmp_path / "own", ("dog", "cat"), colour=in_colour)
     (folder / "train" / ".hidden").mkdir()
     (folder / "train" / "cat" / "notes.txt").write_text("passed over")
@@ -130,7 +130,7 @@ def test_folders_become_a_data_set(tmp_path, write_folders, in_colour, shape):
     assert read_source(str(folder), "test").spec == raw.spec
 
 
-def test_only_visible_files_with_a_pictures_suffix_count(tmp_path, write_folders):
+def test_only_visible_files_with_a_pictures_suffix_count(tmp_path):
     folder = write_folders(tmp_path / "own")
     (folder / "train" / "dog" / "folder.png").mkdir()
     for other in ("._0.png", "notes.txt", "folder.png/0.png"):
@@ -139,7 +139,7 @@ def test_only_visible_files_with_a_pictures_suffix_count(tmp_path, write_folders
 
 
 @pytest.mark.parametrize("count", [2, 10, 12])
-def test_broken_pictures_are_named_together(tmp_path, write_folders, count):
+def test_broken_pictures_are_named_together(tmp_path, count):
     folder = write_folders(tmp_path / "own")
     names = [f"train/cat/{number:02}.png" for number in range(count - 1)] + ["train/dog/9.png"]
     for name in names:  # the first training image is one of them
@@ -152,7 +152,7 @@ def test_broken_pictures_are_named_together(tmp_path, write_folders, count):
 
 
 @pytest.mark.parametrize("name", ["my [/b]", "x[bold]", "e\x1b[31m", "t\\"])
-def test_a_folders_name_is_shown_and_not_obeyed(tmp_path, write_folders, monkeypatch, capfd, name):
+def test_a_folders_name_is_shown_and_not_obeyed(tmp_path, monkeypatch, capfd, name):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("COLUMNS", "999")
     monkeypatch.chdir(tmp_path)
@@ -162,7 +162,7 @@ def test_a_folders_name_is_shown_and_not_obeyed(tmp_path, write_folders, monkeyp
 
 
 @pytest.mark.parametrize(("names", "expected"), [(["no", "yes"], ("no", "yes")), (None, ("0", "1"))])
-def test_parquet_files_become_a_data_set(tmp_path, write_parquet, names, expected):
+def test_parquet_files_become_a_data_set(tmp_path, names, expected):
     for split, count in (("train", 6), ("test", 2)):
         write_parquet(tmp_path / f"{split}.parquet", grey(count), np.array([0, 1] * (count // 2), np.uint8), names)
     for split, count in (("train", 6), ("test", 2)):
@@ -173,7 +173,7 @@ def test_parquet_files_become_a_data_set(tmp_path, write_parquet, names, expecte
 
 
 @pytest.mark.parametrize("named_part", ["train", "test"])
-def test_names_in_one_parquet_file_do(tmp_path, write_parquet, named_part):
+def test_names_in_one_parquet_file_do(tmp_path, named_part):
     for split in ("train", "test"):
         write_parquet(tmp_path / f"{split}.parquet", grey(2), [0, 1], ["no", "yes"] if split == named_part else None)
     expected = ("no", "yes") if named_part == "train" else ("0", "1")
@@ -181,7 +181,7 @@ def test_names_in_one_parquet_file_do(tmp_path, write_parquet, named_part):
 
 
 def parquet_case(**splits):
-    def make(folder, write_parquet, _):
+    def make(folder):
         for split, (images, labels, *names) in splits.items():
             write_parquet(folder / f"{split}.parquet", images, labels, *names)
 
@@ -189,7 +189,7 @@ def parquet_case(**splits):
 
 
 def folder_case(change, **options):
-    def make(folder, _, write_folders):
+    def make(folder):
         write_folders(folder, **options)
         change(folder)
 
@@ -216,14 +216,14 @@ TWO = (grey(4), [0, 1, 0, 1])
     ("make", "split", "message"),
     [
         pytest.param(
-            lambda folder, *_: folder.mkdir(),
+            lambda folder: folder.mkdir(),
             "train",
             "{f}: expected the folders train and test with a folder of images for each class, or train.parquet and "
             "test.parquet; found no train; add it",
             id="empty-folder",
         ),
         pytest.param(
-            lambda folder, *_: None,
+            lambda folder: None,
             "train",
             "dataset: expected one of digits, mnist, cifar10, gtsrb, or a folder; found no folder '{f}'; "
             "check the path",
@@ -353,13 +353,13 @@ TWO = (grey(4), [0, 1, 0, 1])
         ),
     ],
 )
-def test_a_users_own_images_of_the_wrong_form_are_refused(tmp_path, write_parquet, write_folders, make, split, message):
+def test_a_users_own_images_of_the_wrong_form_are_refused(tmp_path, make, split, message):
     folder = tmp_path / "own"
-    make(folder, write_parquet, write_folders)
+    make(folder)
     assert message_of(lambda: read_source(str(folder), split)) == message.format(f=folder)
 
 
-def test_an_unreadable_kind_of_pixel_is_refused_by_file(tmp_path, write_folders):
+def test_an_unreadable_kind_of_pixel_is_refused_by_file(tmp_path):
     folder = write_folders(tmp_path / "own")
     file = folder / "train" / "dog" / "2.tif"
     Image.new("F", (9, 9)).save(file)
@@ -373,7 +373,7 @@ def test_an_unreadable_kind_of_pixel_is_refused_by_file(tmp_path, write_folders)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_identity_follows_the_files(tmp_path, write_folders, split):
+def test_the_identity_follows_the_files(tmp_path, split):
     folder = write_folders(tmp_path / "own")
     before = source_identity(str(folder), split)
     assert source_identity(str(folder), split) == before
@@ -390,7 +390,7 @@ def test_the_identity_of_digits_is_the_version_that_they_come_with(monkeypatch):
     assert source_identity("digits", "test") == (place, state.replace(version("scikit-learn"), "another scikit-learn"))
 
 
-def test_the_identity_of_a_named_data_set_is_its_file_or_its_archives(tmp_path, monkeypatch, write_parquet):
+def test_the_identity_of_a_named_data_set_is_its_file_or_its_archives(tmp_path, monkeypatch):
     place, state = source_identity("mnist", "test")
     assert place == "archives"
     assert "9fb629c4189551a2d022fa330f9573f3" in state

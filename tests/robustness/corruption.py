@@ -6,13 +6,9 @@ A :class:`Subject` is a kind of file. :func:`attack` damages a good one many tim
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import random
 import signal
-import tarfile
 import traceback
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,10 +18,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from PIL import Image
+from data.material import encoded, idx, tar_gz, write_parquet, zipped
 
 from inputaware.api import Run
 from inputaware.data import archives
@@ -38,7 +32,7 @@ from inputaware.runs.files import read_json
 from inputaware.runs.import_official import read_official
 from inputaware.runs.journal import Journal
 
-__all__ = ["SUBJECTS", "Count", "Material", "Subject", "attack", "damage", "encoded", "limited", "or_refused"]
+__all__ = ["SUBJECTS", "Count", "Material", "Subject", "attack", "damage", "limited", "or_refused"]
 
 _SECONDS = 30
 """An attempt that takes longer counts as a hang."""
@@ -245,13 +239,6 @@ def _starts(found: Any, expected: Any) -> bool:
     return bool(found == expected[: len(found)])
 
 
-def encoded(pixels: np.ndarray, kind: str) -> bytes:
-    """Return a picture as a file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format=kind)
-    return buffer.getvalue()
-
-
 def pictures(count: int, *shape: int) -> np.ndarray:
     """Return pictures that compress a little, as real ones do."""
     return np.random.default_rng(0).integers(0, 200, (count, *shape), np.uint8) // 8 * 8
@@ -260,13 +247,9 @@ def pictures(count: int, *shape: int) -> np.ndarray:
 def _own_set(material: Material, name: str) -> Path:
     """Return a folder with both Parquet files of a user's own images."""
     folder = material.folder / name
-    folder.mkdir(exist_ok=True)
     for split in ("train", "test"):
-        column = [{"bytes": encoded(image, "PNG"), "path": None} for image in pictures(12, 28, 28)]
-        features = {"info": {"features": {"label": {"names": ["no", "yes"]}}}}
-        table = pa.table({"image": column, "label": np.arange(12) % 2})
-        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
-        pq.write_table(table, folder / f"{split}.parquet", write_page_checksum=True)
+        images, labels = [*pictures(12, 28, 28)], np.arange(12) % 2
+        write_parquet(folder / f"{split}.parquet", images, labels, ["no", "yes"], write_page_checksum=True)
     return folder
 
 
@@ -334,40 +317,28 @@ def _archive(
     return prepare
 
 
-def _idx(array: np.ndarray) -> bytes:
-    import gzip
-
-    magic = 0x800 + array.ndim
-    header = b"".join(int(number).to_bytes(4, "big") for number in (magic, *array.shape))
-    return gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0)
-
-
 def _mnist_files() -> dict[str, bytes]:
     return {
-        "t10k-images-idx3-ubyte.gz": _idx(pictures(20, 28, 28)),
-        "t10k-labels-idx1-ubyte.gz": _idx(np.arange(20) % 10),
+        "t10k-images-idx3-ubyte.gz": idx(pictures(20, 28, 28)),
+        "t10k-labels-idx1-ubyte.gz": idx(np.arange(20) % 10),
     }
 
 
 def _cifar10_files() -> dict[str, bytes]:
     records = np.concatenate([np.arange(10, dtype=np.uint8)[:, None], pictures(10, 3072)], axis=1).tobytes()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        member = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
-        member.size = len(records)
-        archive.addfile(member, io.BytesIO(records))
-    return {"cifar-10-binary.tar.gz": buffer.getvalue()}
+    return {"cifar-10-binary.tar.gz": tar_gz({"cifar-10-batches-bin/test_batch.bin": records})}
 
 
 def _gtsrb_files() -> dict[str, bytes]:
-    images, table = io.BytesIO(), io.BytesIO()
-    with zipfile.ZipFile(images, "w", zipfile.ZIP_DEFLATED) as archive:
-        for index, image in enumerate(pictures(43, 12, 12, 3)):
-            archive.writestr(f"GTSRB/Final_Test/Images/{index:05}.ppm", encoded(image, "PPM"))
+    files = {
+        f"GTSRB/Final_Test/Images/{index:05}.ppm": encoded(image, "PPM")
+        for index, image in enumerate(pictures(43, 12, 12, 3))
+    }
     rows = "\r\n".join(["Filename;ClassId", *(f"{index:05}.ppm;{index}" for index in range(43)), ""])
-    with zipfile.ZipFile(table, "w") as archive:
-        archive.writestr("GT-final_test.csv", rows)
-    return {"GTSRB_Final_Test_Images.zip": images.getvalue(), "GTSRB_Final_Test_GT.zip": table.getvalue()}
+    return {
+        "GTSRB_Final_Test_Images.zip": zipped(files),
+        "GTSRB_Final_Test_GT.zip": zipped({"GT-final_test.csv": rows.encode()}),
+    }
 
 
 def _official(attribute: str) -> Callable[[Material], tuple[Path, Callable[[], Any]]]:

@@ -10,19 +10,18 @@ import os
 import shutil
 import struct
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from data.material import encoded, write_parquet, zipped
 from PIL import Image
-from robustness.corruption import Material, encoded, limited
+from robustness.corruption import Material, limited
 from robustness.material import make_material
 from safetensors import safe_open
 
@@ -67,14 +66,6 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int =
     return found
 
 
-def zip_of(**members: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
 BATCH = "cifar-10-batches-bin/test_batch.bin"
 OUTSIDE = "expected names inside the archive's own folder; found {!r}"
 LARGE = "expected at most 1 MiB in a member; found more in {}: this is not the official archive"
@@ -104,19 +95,19 @@ ARCHIVES: dict[str, tuple[str, str, bytes, str]] = {
     "zip above": (
         "gtsrb",
         "GTSRB_Final_Test_Images.zip",
-        zip_of(**{"Images/../../x.ppm": b""}),
+        zipped({"Images/../../x.ppm": b""}),
         OUTSIDE.format("Images/../../x.ppm"),
     ),
     "zip with a drive's backslashes": (
         "gtsrb",
         "GTSRB_Final_Test_Images.zip",
-        zip_of(**{"..\\x.ppm": b""}),
+        zipped({"..\\x.ppm": b""}),
         OUTSIDE.format("..\\x.ppm"),
     ),
     "zip bomb": (
         "gtsrb",
         "GTSRB_Final_Test_Images.zip",
-        zip_of(**{"Images/00000.ppm": bytes(2**21)}),
+        zipped({"Images/00000.ppm": bytes(2**21)}),
         LARGE.format("Images/00000.ppm"),
     ),
     "gzip bomb": (
@@ -138,7 +129,7 @@ ARCHIVES: dict[str, tuple[str, str, bytes, str]] = {
 def test_an_archive_that_would_do_harm_is_refused(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, name, content, message = ARCHIVES[case]
     (tmp_path / name).write_bytes(content)
-    (tmp_path / "GTSRB_Final_Test_GT.zip").write_bytes(zip_of(**{"GT.csv": b"Filename;ClassId\n00000.ppm;1\n"}))
+    (tmp_path / "GTSRB_Final_Test_GT.zip").write_bytes(zipped({"GT.csv": b"Filename;ClassId\n00000.ppm;1\n"}))
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2I", 0x801, 0)))
     before = sorted(os.listdir(tmp_path))
     monkeypatch.setattr(archives, "fetch_archive", lambda dataset, file: tmp_path / file)
@@ -236,12 +227,10 @@ def test_an_image_file_without_end_is_refused_unread(tmp_path: Path) -> None:
 
 
 def parquet_set(folder: Path, rows: int) -> Path:
-    folder.mkdir()
-    picture = {"bytes": encoded(SMALL[:, :, 0], "PNG"), "path": None}
-    for split in ("train", "test"):
-        table = pa.table({"image": [picture] * rows, "label": np.arange(rows) % 2})
-        pq.write_table(table, folder / f"{split}.parquet", compression="zstd")
-    return folder / "train.parquet"
+    """Write both files of a set, and return that of the training images."""
+    images, labels = [encoded(SMALL[:, :, 0])] * rows, np.arange(rows) % 2
+    write_parquet(folder / "test.parquet", images, labels, compression="zstd")
+    return write_parquet(folder / "train.parquet", images, labels, compression="zstd")
 
 
 def test_a_data_set_larger_than_memory_is_refused_with_its_size(

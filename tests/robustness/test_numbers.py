@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from robustness.corruption import encoded, or_refused
+from data.material import write_parquet
+from robustness.corruption import or_refused
 from robustness.storage import small_config
 
 from inputaware.api import Run, train
@@ -36,7 +35,6 @@ def own(tmp_path: Path) -> Own:
         classes: int, each: int, *, tested: int | None = None, constant: int | None = None, colour: bool = False
     ) -> Path:
         folder = tmp_path / "own"
-        folder.mkdir()
         shape = (12, 12, 3) if colour else (12, 12)
         draw = np.random.default_rng(0)
         for split, count in (("train", each), ("test", each if tested is None else tested)):
@@ -44,10 +42,7 @@ def own(tmp_path: Path) -> Own:
                 draw.integers(0, 256, shape, np.uint8) if constant is None else np.full(shape, constant, np.uint8)
                 for _ in range(classes * count)
             ]
-            column = [{"bytes": encoded(image, "PPM"), "path": None} for image in images]
-            pq.write_table(
-                pa.table({"image": column, "label": np.arange(len(images)) % classes}), folder / f"{split}.parquet"
-            )
+            write_parquet(folder / f"{split}.parquet", images, np.arange(len(images)) % classes)
         return folder
 
     return write

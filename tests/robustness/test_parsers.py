@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import struct
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from data.material import encoded, zipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from robustness.corruption import encoded, or_refused
+from robustness.corruption import or_refused
 
 from inputaware.config.fields import Config
 from inputaware.config.presets import preset_config
@@ -184,11 +183,7 @@ def test_bytes_as_archives(place: Path, content: bytes, packed: str, dataset: st
     if packed == "gzip":
         content = gzip.compress(content)
     elif packed == "zip":
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr("a.csv", content)
-            archive.writestr("00000/a.ppm", content)
-        content = buffer.getvalue()
+        content = zipped({"a.csv": content, "00000/a.ppm": content})
     (place / "archive").write_bytes(content)
     with (
         mock.patch.object(archives, "fetch_archive", return_value=place / "archive"),
@@ -212,8 +207,7 @@ def test_bytes_as_parquet(place: Path, start: bytes, content: bytes) -> None:
 @given(st.text(max_size=60), st.text(max_size=20))
 def test_text_as_the_table_of_classes(place: Path, rows: str, delimiter: str) -> None:
     file = place / "table.zip"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a.csv", f"Filename;ClassId\n{rows}{delimiter}")
+    file.write_bytes(zipped({"a.csv": f"Filename;ClassId\n{rows}{delimiter}".encode()}))
     with or_refused(DataError, "table.zip: expected "):
         table = archives._gtsrb_ground_truth(file)
         assert all(isinstance(value, str) for value in table.values())
