@@ -10,7 +10,6 @@ import os
 import shutil
 import struct
 import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from data.material import encoded, write_parquet, zipped
+from data.material import NO_IMAGE, encoded, png_of, write_parquet, zipped
 from PIL import Image
 from robustness.corruption import Material, limited
 from robustness.material import make_material
@@ -154,16 +153,6 @@ def test_a_damaged_archive_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # Images
 
 
-def png_of(width: int, height: int) -> bytes:
-    """Return a PNG file that says it is of that size and holds next to nothing."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
-
-
 def patched(content: bytes, place: int, form: str, *values: int) -> bytes:
     return content[:place] + struct.pack(form, *values) + content[place + struct.calcsize(form) :]
 
@@ -171,6 +160,7 @@ def patched(content: bytes, place: int, form: str, *values: int) -> bytes:
 SMALL = np.zeros((4, 4, 3), np.uint8)
 TOO_MANY = "expected an image of at most 64 megapixels; found a larger one; shrink or remove it"
 IMAGES: dict[str, tuple[bytes, str]] = {
+    "PNG of a row too many": (png_of(8001, 8000), TOO_MANY),
     "PNG of 10 gigapixels": (png_of(100_000, 100_000), TOO_MANY),
     "PNG of 2^62 pixels": (png_of(2**31 - 1, 2**31 - 1), TOO_MANY),
     "PNG that is shorter than it says": (png_of(4000, 4000), "expected an image; found a damaged one"),
@@ -179,10 +169,8 @@ IMAGES: dict[str, tuple[bytes, str]] = {
     "BMP of no width": (patched(encoded(SMALL, "BMP"), 18, "<2i", 0, 4), "expected an image; found"),
     "PPM of 10 gigapixels": (b"P6\n100000 100000\n255\n" + bytes(10), TOO_MANY),
     "PPM of negative size": (b"P6\n-4 -4\n255\n" + bytes(100), "expected an image; found"),
-    "a program under an image's name": (
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        "expected an image; found",
-    ),
+    "a program under an image's name": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", NO_IMAGE),
+    "something else": (b"no picture", NO_IMAGE),
     "nothing": (b"", "expected an image; found an empty file; replace or remove it"),
 }
 
