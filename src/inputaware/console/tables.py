@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from inputaware.console.text import count_in_words, plain
 from inputaware.evaluation.aggregate import by_setting, changes, setting_in_words, spread
@@ -34,9 +34,7 @@ def plan_table(plan: Plan) -> Table:
     Args:
         plan: what it will do.
     """
-    table = Table(title=plain(f"To make of {plan.dataset}: {', '.join(plan.items)}"), title_justify="left")
-    table.add_column("work")
-    table.add_column("about", justify="right")
+    table = _new_table(f"To make of {plan.dataset}: {', '.join(plan.items)}", "work", "about")
     for planned in plan.works:
         table.add_row(plain(str(planned.work)), "done" if planned.done else duration(planned.seconds))
     table.caption = f"{duration(plan.seconds)} in all, estimated from a few steps on this machine"
@@ -72,11 +70,7 @@ def evaluation_table(result: dict[str, Any], paper: dict[str, float] | None, tit
         paper: the published fractions, or none.
         title: what stands above the table.
     """
-    table = Table(title=plain(title), title_justify="left")
-    table.add_column("test")
-    table.add_column("this run, %", justify="right")
-    if paper is not None:
-        table.add_column("paper, %", justify="right")
+    table = _new_table(title, "test", "this run, %", *([] if paper is None else ["paper, %"]))
     table.add_column("what it means")
     for words, key, meaning in TESTS:
         cells = [words, percent(result[key])]
@@ -102,19 +96,15 @@ def inspection_table(record: dict[str, Any], title: str) -> Table:
         record: what ``inspection.json`` holds.
         title: what stands above the table.
     """
-    table = Table(title=plain(title), title_justify="left")
     heat = record["heat_on_trigger"]
     if heat is None:
-        for column in ("image", "class", "prediction"):
-            table.add_column(column)
+        table = Table("image", "class", "prediction", title=plain(title), title_justify="left")
         for row in record["samples"]:
             said = f"{row['clean']['class']} ({100 * row['clean']['probability']:.0f} %)"
             table.add_row(*(plain(cell) for cell in (str(row["index"]), row["class"], said)))
         table.caption = "a clean model has no trigger"
         return table
-    table.add_column("Grad-CAM's heat on the trigger's mask")
-    table.add_column("with trigger", justify="right")
-    table.add_column("without", justify="right")
+    table = _new_table(title, "Grad-CAM's heat on the trigger's mask", "with trigger", "without")
     table.add_column("what it means")
     rows = (
         ("share of the heat, %", "heat_share", 100, "how much of the heat lies on the mask"),
@@ -143,9 +133,7 @@ def poison_table(rows: list[dict[str, Any]], limit: int = 20) -> Table:
     captions.append(f"{sum(row['prediction_after'] == row['target'] for row in rows)} of {len(rows)} get the target")
     if already := sum(row["prediction_before"] == row["target"] for row in rows):
         captions.append(f"{already} of {len(rows)} do without a trigger too, and tell nothing")
-    table = Table(caption="; ".join(captions))
-    for column in ("image", "before", "after", "attacker's target"):
-        table.add_column(column)
+    table = Table("image", "before", "after", "attacker's target", caption="; ".join(captions))
     for row in rows[:limit]:
         before = f"{row['prediction_before']} ({100 * row['probability_before']:.0f} %)"
         after = f"{row['prediction_after']} ({100 * row['probability_after']:.0f} %)"
@@ -177,11 +165,9 @@ def _spread(value: dict[str, Any], digits: int) -> str:
 
 
 def _new_table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=plain(title), title_justify="left")
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
+    """Return a table whose columns but the first are of numbers."""
+    numbers = (Column(name, justify="right") for name in others)
+    return Table(first, *numbers, title=plain(title), title_justify="left")
 
 
 def _stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -286,9 +272,8 @@ def sweep_plan_table(rows: list[dict[str, Any]]) -> Table:
         rows: name and configuration of each cell.
     """
     settings = by_setting([{"config": row["config"], "seed": row["config"]["seed"]} for row in rows])
-    table = Table(caption=f"{count_in_words(len(rows), 'cell')}, {count_in_words(len(settings), 'setting')}")
-    for column in ("setting", "seeds"):
-        table.add_column(column, overflow="fold")
+    columns = (Column(name, overflow="fold") for name in ("setting", "seeds"))
+    table = Table(*columns, caption=f"{count_in_words(len(rows), 'cell')}, {count_in_words(len(settings), 'setting')}")
     for by_seed in settings:
         config = next(iter(by_seed.values()))["config"]
         target_class = config["target_class"] if config["target"] == "all-to-one" else None
@@ -307,17 +292,15 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
         "Test set, percent: mean ± 95 % interval over seeds (standard deviation); of fewer than 5 (lowest to highest)",
         "setting",
         "seeds",
+        *RATES,
     )
-    for words in RATES:
-        table.add_column(words, justify="right")
     settings = [setting_in_words(record) for record in summary["configurations"]]
     for words, record in zip(settings, summary["configurations"], strict=True):
         cells = [spread(record["measures"].get(key)) for key in RATES.values()]
         table.add_row(plain(words), str(len(record["seeds"])), *cells)
     tables = [table]
-    defenses = Table(title="What defenses make of it: percent, models, areas", title_justify="left")
-    defenses.add_column("setting")
-    defenses.add_column("what")
+    title = "What defenses make of it: percent, models, areas"
+    defenses = Table("setting", "what", title=title, title_justify="left")
     defenses.add_column("over the seeds", justify="right")
     for words, record in zip(settings, summary["configurations"], strict=True):
         for name, cell in defended(record).items():
@@ -328,10 +311,8 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
         tables.append(defenses)
     if not summary["comparisons"]:
         return tables
-    differences = Table(title="Differences, paired by seed", title_justify="left")
-    differences.add_column("setting")
-    differences.add_column("beside")
-    differences.add_column("what differs")
+    columns = ("setting", "beside", "what differs")
+    differences = Table(*columns, title="Differences, paired by seed", title_justify="left")
     for record in summary["comparisons"]:
         cells = [settings[record["second"]], settings[record["first"]], record["words"]]
         differences.add_row(*(plain(cell) for cell in cells))
