@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -22,7 +22,7 @@ _STEPS = 3
 _PROGRAM = """
 import json, sys
 from inputaware.benchmarking.memory import main
-print(json.dumps(main(sys.argv[1:])))
+print(json.dumps(main(**json.loads(sys.argv[1]))))
 """
 
 
@@ -55,15 +55,11 @@ def peak_memory(
     Raises:
         InputAwareError: the process failed, as it does where there is not enough memory.
     """
-    arguments = [dataset, stage, variant, str(images), str(batch_size), str(device), precision]
+    options = {"dataset": dataset, "stage": stage, "images": images, "batch_size": batch_size, "precision": precision}
     # The process is to compute with as many threads as this one.
-    arguments.append(str(torch.get_num_threads()))
-    answer = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options |= {"variant": variant, "device": str(device), "threads": torch.get_num_threads()}
+    command = [sys.executable, "-c", _PROGRAM, json.dumps(options)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         last = (answer.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
         raise InputAwareError(
@@ -74,25 +70,15 @@ def peak_memory(
     return found
 
 
-def main(arguments: list[str]) -> dict[str, int]:
-    """Do some steps in this process and return its memory; the arguments are those of :func:`peak_memory`."""
-    dataset, stage, variant, images, batch_size, device_name, precision, threads = arguments
-    torch.set_num_threads(int(threads))
-    device = torch.device(device_name)
-    stages: dict[str, StageName] = {name: name for name in get_args(StageName)}
-    precisions: dict[str, Literal["32", "bf16"]] = {"32": "32", "bf16": "bf16"}
-    workload = Workload.build(
-        dataset,
-        stages[stage],
-        images=int(images),
-        batch_size=int(batch_size),
-        device=device,
-        precision=precisions[precision],
-    )
+def main(*, variant: Variant, device: str, threads: int, **options: Any) -> dict[str, int]:
+    """Do some steps in this process and return its memory; the options are those of :func:`peak_memory`."""
+    torch.set_num_threads(threads)
+    place = torch.device(device)
+    workload = Workload.build(device=place, **options)
     step: Any = workload.step if variant == "product" else workload.plain_step()
-    before = peak_memory_mib(device)
+    before = peak_memory_mib(place)
     batches = workload.batches()
     with workload.arithmetic():
         for _ in range(_STEPS):
             step(next(batches), epoch=0, progress=MIDDLE)
-    return {"before_mib": before, "peak_mib": peak_memory_mib(device)}
+    return {"before_mib": before, "peak_mib": peak_memory_mib(place)}
