@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,9 +41,11 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         rows: the rows of ``metrics.jsonl``.
     """
+    from matplotlib.figure import Figure
+
     with style():
         validated = any(row["validation"] for row in rows)
-        figure = _figure((5.6, 4.6 if validated else 2.6))
+        figure = Figure(figsize=(5.6, 4.6 if validated else 2.6))
         losses, *others = figure.subplots(2 if validated else 1, 1, sharex=True, squeeze=False)[:, 0]
         epochs = np.arange(1, len(rows) + 1)
         names = dict.fromkeys(name for row in rows for name in row["losses"])
@@ -74,9 +77,7 @@ def pruning_curve(clean: NDArray[np.float64], attack: NDArray[np.float64] | None
         attack: attack success rate, the same; none for a clean model.
         pruned: how many channels the defense chose to prune.
     """
-    with style():
-        figure = _figure()
-        axis = figure.subplots()
+    with _drawn() as (figure, axis):
         counts = np.arange(len(clean))
         axis.plot(counts, 100 * clean, "-", color=CLEAN, label="clean")
         if attack is not None:
@@ -98,9 +99,7 @@ def entropy_histogram(
         triggered: the same with their triggers; none for a clean model.
         threshold: bits below which STRIP refuses an image.
     """
-    with style():
-        figure = _figure()
-        axis = figure.subplots()
+    with _drawn() as (figure, axis):
         for counts, label, colour, hatch in ((clean, "clean", CLEAN, ""), (triggered, "with trigger", ATTACK, "///")):
             if counts is not None:
                 share = 100 * counts / max(1, counts.sum())
@@ -120,9 +119,7 @@ def anomaly_by_class(scores: Sequence[float | None], threshold: float, targets: 
         threshold: a class below minus this is flagged.
         targets: the attacker's classes; drawn in another colour unless they are all.
     """
-    with style():
-        figure = _figure()
-        axis = figure.subplots()
+    with _drawn() as (figure, axis):
         marked = set(targets) if len(targets) < len(scores) else set()
         for own, label, colour, hatch in ((False, "class", CLEAN, ""), (True, "the attacker's class", ATTACK, "///")):
             places = [place for place in range(len(scores)) if (place in marked) is own and scores[place] is not None]
@@ -145,9 +142,7 @@ def anomaly_by_run(indices: Mapping[str, float | None], thresholds: Mapping[str,
         indices: anomaly index of the class with the smallest trigger, by model; none where there was no verdict.
         thresholds: above its own a model is flagged.
     """
-    with style():
-        figure = _figure((5.6, 1.3 + 0.4 * len(indices)))
-        axis = figure.subplots()
+    with _drawn((5.6, 1.3 + 0.4 * len(indices))) as (figure, axis):
         names = list(indices)[::-1]
         for place, name in enumerate(names):
             index = indices[name]
@@ -182,9 +177,7 @@ def filter_bars(rows: Mapping[str, Mapping[str, float | None]]) -> Figure:
         ("filter_then_trigger", COLOURS[4], "..."),
         ("trigger_then_filter", ATTACK, "///"),
     )
-    with style():
-        figure = _figure((5.6, 3.6))
-        axis = figure.subplots()
+    with _drawn((5.6, 3.6)) as (figure, axis):
         shown = [look for look in looks if any(row.get(look[0]) is not None for row in rows.values())]
         width = 0.84 / max(1, len(shown))
         for number, (name, colour, hatch) in enumerate(shown):
@@ -224,9 +217,7 @@ def _scaled(rate: float | None) -> float | None:
 
 def _beside_paper(rows: Mapping[str, tuple[float | None, float | None]], unit: str) -> Figure:
     """Return a point for each of ours and for the paper's where there is one, with both numbers at the side."""
-    with style():
-        figure = _figure((5.6, 0.9 + 0.32 * len(rows)))
-        axis = figure.subplots()
+    with _drawn((5.6, 0.9 + 0.32 * len(rows))) as (figure, axis):
         both = any(paper is not None for _, paper in rows.values())
         looks = (("ours", CLEAN, "o", "full"), ("the paper's", ATTACK, "D", "none"))
         for number, (label, colour, marker, fill) in enumerate(looks[: 2 if both else 1]):
@@ -247,10 +238,14 @@ def _beside_paper(rows: Mapping[str, tuple[float | None, float | None]], unit: s
     return figure
 
 
-def _figure(size: tuple[float, float] = (5.6, 3.3)) -> Figure:
+@contextmanager
+def _drawn(size: tuple[float, float] = (5.6, 3.3)) -> Iterator[tuple[Figure, Axes]]:
+    """Yield a figure with one axis, to be drawn in the one style."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=size)
+    with style():
+        figure = Figure(figsize=size)
+        yield figure, figure.subplots()
 
 
 def _marker(rows: Sequence[Any]) -> str:
