@@ -8,45 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from robustness.kills import files
+from robustness.storage import small_config
 
 from inputaware.api import Run, train
-from inputaware.config.fields import Config
-from inputaware.config.presets import preset_config
 from inputaware.config.record import config_to_dict
 from inputaware.defenses.settings import DefenseSettings, StripSettings
 from inputaware.errors import DefenseError, RunFolderError
 from inputaware.sweeps.worker import CellProgress, run_cell
 
 SETTINGS = DefenseSettings(strip=StripSettings(overlays=3))
-VARYING = {"environment.json", "timing.jsonl"}
-
-
-def tiny(**options: Any) -> Config:
-    return preset_config(
-        "fast",
-        dataset="digits",
-        seed=2,
-        device="cpu",
-        train_images=100,
-        validation_images=20,
-        model={"hidden_units": 16},
-        mask_stage={"epochs": 1, "batch_size": 30},
-        joint_stage={"epochs": 2, "batch_size": 30},
-        **options,
-    )
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in VARYING
-    }
 
 
 def test_a_cell_has_the_files_of_train_and_defend(tmp_path: Path) -> None:
     told: list[tuple[str, float]] = []
-    config = tiny()
+    config = small_config(seed=2)
     arguments: dict[str, Any] = {
         "defenses": [("strip", asdict(SETTINGS.strip), None), ("image-regularization", {}, None)],
         "overwrite": False,
@@ -93,8 +69,8 @@ def test_a_cell_has_the_files_of_train_and_defend(tmp_path: Path) -> None:
 
 def test_shares_count_epochs_and_defenses() -> None:
     told: list[tuple[str, float]] = []
-    progress = CellProgress(tiny(), 1, lambda *what: told.append(what))
-    progress.stage_started("mask", 1, 4, 0)
+    progress = CellProgress(small_config(), 1, lambda *what: told.append(what))
+    progress.stage_started("mask", 2, 4, 0)
     progress.stage_started("joint", 2, 3, 1)  # goes on after the first of its two epochs
     progress.told = float("-inf")
     progress.stepped(3, {})
@@ -102,12 +78,12 @@ def test_shares_count_epochs_and_defenses() -> None:
     progress.evaluating(0.5)
     progress.told = float("-inf")
     progress.defending(0)("strip", 0.5)
-    assert told == [("mask", 0.0), ("joint", 2 / 3 / 2), ("joint", 0.5), ("evaluation", 0.5), ("strip", 0.75)]
+    assert told == [("mask", 0.0), ("joint", 3 / 4 / 2), ("joint", 0.5), ("evaluation", 0.5), ("strip", 0.75)]
 
 
 def test_it_tells_at_most_once_a_second() -> None:
     told: list[float] = []
-    progress = CellProgress(tiny(attack="none"), 0, lambda stage, share: told.append(share))
+    progress = CellProgress(small_config(attack="none"), 0, lambda stage, share: told.append(share))
     progress.stage_started("joint", 2, 100, 0)
     for _ in range(50):
         progress.stepped(1, {})
