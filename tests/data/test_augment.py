@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from inputaware.config.fields import AugmentationConfig
-from inputaware.data.augment import augment, crop_at, flip_where, random_crop, random_flip, random_rotation, rotate_by
+from inputaware.data.augment import augment, crop_at, flip_where, rotate_by
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (2, 7, 12)]
 TYPES = [torch.uint8, torch.float32]
@@ -100,7 +100,7 @@ def column_images(count, side):
 
 
 def test_random_crops_reach_every_offset_equally_often():
-    found = random_crop(column_images(9000, 5), 1, torch.Generator().manual_seed(0))
+    found = augment(column_images(9000, 5), AugmentationConfig(crop_padding=1), torch.Generator().manual_seed(0))
     # The middle pixel came from one of nine places.
     counts = np.bincount(found[:, 0, 2, 2].long().numpy(), minlength=26)
     reached = [7, 8, 9, 12, 13, 14, 17, 18, 19]
@@ -112,7 +112,8 @@ def test_random_crops_reach_every_offset_equally_often():
 
 def test_random_rotations_stay_within_the_limit_and_reach_it():
     images = column_images(600, 101)
-    found = random_rotation(images, 10.0, torch.Generator().manual_seed(0))[:, 0, 50, 95]
+    config = AugmentationConfig(crop_padding=0, rotation_degrees=10.0)
+    found = augment(images, config, torch.Generator().manual_seed(0))[:, 0, 50, 95]
     # 45 pixels right of the centre, the row that the pixel comes from tells the angle.
     rows = (found.long() - 1).div(101, rounding_mode="floor") - 50
     angles = torch.rad2deg(torch.asin((rows / 45).clamp(-1, 1)))
@@ -125,7 +126,8 @@ def test_random_rotations_stay_within_the_limit_and_reach_it():
 
 def test_random_flips_are_even():
     images = column_images(4000, 2)
-    flipped = random_flip(images, torch.Generator().manual_seed(0))[:, 0, 0, 0] == 2
+    config = AugmentationConfig(crop_padding=0, horizontal_flip=True)
+    flipped = augment(images, config, torch.Generator().manual_seed(0))[:, 0, 0, 0] == 2
     assert abs(flipped.float().mean() - 0.5) < 0.03
 
 
@@ -133,7 +135,9 @@ def test_augment_is_crop_then_rotation_then_flip():
     images = images_of((3, 32, 32), torch.float32, count=20)
     config = AugmentationConfig(crop_padding=5, rotation_degrees=10.0, horizontal_flip=True)
     generator = torch.Generator().manual_seed(3)
-    expected = random_flip(random_rotation(random_crop(images, 5, generator), 10.0, generator), generator)
+    expected = images
+    for change in ({"crop_padding": 5}, {"rotation_degrees": 10.0}, {"horizontal_flip": True}):
+        expected = augment(expected, AugmentationConfig(**{"crop_padding": 0, **change}), generator)
     assert torch.equal(augment(images, config, torch.Generator().manual_seed(3)), expected)
     assert not torch.equal(expected, images)
 

@@ -1,8 +1,8 @@
 """Random changes of training images: batched, on the images' device, of any type of number.
 
-Each change has a deterministic core (:func:`crop_at`, :func:`rotate_by`, :func:`flip_where`) and a random front
-that draws from a generator. All of them move pixels and compute none, so that they give the same on bytes as on
-floating-point numbers in [0, 1].
+:func:`augment` draws from a generator what is done to each image; :func:`crop_at`, :func:`rotate_by` and
+:func:`flip_where` do it. They move pixels and compute none, so that they give the same on bytes as on floating-point
+numbers in [0, 1].
 """
 
 from __future__ import annotations
@@ -15,15 +15,7 @@ from torch import Tensor
 from inputaware.config.fields import AugmentationConfig
 from inputaware.data.transfer import send
 
-__all__ = [
-    "augment",
-    "crop_at",
-    "flip_where",
-    "random_crop",
-    "random_flip",
-    "random_rotation",
-    "rotate_by",
-]
+__all__ = ["augment", "crop_at", "flip_where", "rotate_by"]
 
 
 def augment(
@@ -31,59 +23,24 @@ def augment(
 ) -> Shaped[Tensor, "batch channel height width"]:
     """Crop, rotate and mirror each image at random, in this order, as far as the configuration asks for it.
 
+    A crop shifts by up to the padding each way, angles are drawn uniformly from plus or minus the degrees, and an
+    image is mirrored with probability one half.
+
     Args:
         images: pixels of any type; what moves in from outside is 0.
         config: which changes, and how strong.
         generator: source of randomness, on the CPU.
     """
+    count, device = len(images), images.device
     if config.crop_padding:
-        images = random_crop(images, config.crop_padding, generator)
+        offsets = torch.randint(2 * config.crop_padding + 1, (count, 2), generator=generator)
+        images = crop_at(images, config.crop_padding, send(offsets, device))
     if config.rotation_degrees:
-        images = random_rotation(images, config.rotation_degrees, generator)
+        angles = (2 * torch.rand(count, generator=generator) - 1) * config.rotation_degrees
+        images = rotate_by(images, send(angles, device))
     if config.horizontal_flip:
-        images = random_flip(images, generator)
+        images = flip_where(images, send(torch.rand(count, generator=generator) < 0.5, device))
     return images
-
-
-def random_crop(
-    images: Shaped[Tensor, "batch channel height width"], padding: int, generator: torch.Generator
-) -> Shaped[Tensor, "batch channel height width"]:
-    """Shift each image by up to ``padding`` pixels each way: zero padding, then a crop back to the size.
-
-    Args:
-        images: pixels of any type.
-        padding: pixels of zeros on each side, 1 or more.
-        generator: source of randomness, on the CPU.
-    """
-    offsets = torch.randint(2 * padding + 1, (len(images), 2), generator=generator)
-    return crop_at(images, padding, send(offsets, images.device))
-
-
-def random_rotation(
-    images: Shaped[Tensor, "batch channel height width"], degrees: float, generator: torch.Generator
-) -> Shaped[Tensor, "batch channel height width"]:
-    """Rotate each image by an angle drawn uniformly from plus or minus ``degrees``; see :func:`rotate_by`.
-
-    Args:
-        images: pixels of any type.
-        degrees: the largest angle, 0 to 180.
-        generator: source of randomness, on the CPU.
-    """
-    angles = (2 * torch.rand(len(images), generator=generator) - 1) * degrees
-    return rotate_by(images, send(angles, images.device))
-
-
-def random_flip(
-    images: Shaped[Tensor, "batch channel height width"], generator: torch.Generator
-) -> Shaped[Tensor, "batch channel height width"]:
-    """Mirror each image left to right with probability one half.
-
-    Args:
-        images: pixels of any type.
-        generator: source of randomness, on the CPU.
-    """
-    mask = torch.rand(len(images), generator=generator) < 0.5
-    return flip_where(images, send(mask, images.device))
 
 
 def crop_at(
