@@ -197,9 +197,7 @@ def accuracy_points(rows: Mapping[str, tuple[float | None, float | None]]) -> Fi
     Args:
         rows: for each test our rate and the paper's, in [0, 1]; none where there is none.
     """
-    return _beside_paper(
-        {name: (_scaled(ours), _scaled(paper)) for name, (ours, paper) in rows.items()}, "percent of the test images"
-    )
+    return _beside_paper(rows, "percent of the test images", factor=100)
 
 
 def latency_points(rows: Mapping[str, tuple[float | None, float | None]]) -> Figure:
@@ -208,26 +206,22 @@ def latency_points(rows: Mapping[str, tuple[float | None, float | None]]) -> Fig
     Args:
         rows: for each network our milliseconds and the paper's; none where there is none.
     """
-    return _beside_paper(rows, "milliseconds")
+    return _beside_paper(rows, "milliseconds", factor=1)
 
 
-def _scaled(rate: float | None) -> float | None:
-    return None if rate is None else 100 * rate
-
-
-def _beside_paper(rows: Mapping[str, tuple[float | None, float | None]], unit: str) -> Figure:
+def _beside_paper(rows: Mapping[str, tuple[float | None, float | None]], unit: str, *, factor: int) -> Figure:
     """Return a point for each of ours and for the paper's where there is one, with both numbers at the side."""
     with _drawn((5.6, 0.9 + 0.32 * len(rows))) as (figure, axis):
         both = any(paper is not None for _, paper in rows.values())
         looks = (("ours", CLEAN, "o", "full"), ("the paper's", ATTACK, "D", "none"))
         for number, (label, colour, marker, fill) in enumerate(looks[: 2 if both else 1]):
-            values = np.array([pair[number] for pair in rows.values()], dtype=np.float64)
+            values = factor * np.array([pair[number] for pair in rows.values()], dtype=np.float64)
             look: dict[str, Any] = {"marker": marker, "fillstyle": fill, "markersize": 7, "linestyle": ""}
             axis.plot(values, range(len(rows)), color=colour, label=label, **look)
         for place, (ours, paper) in enumerate(rows.values()):
-            words = "-" if ours is None else f"{ours:.2f}"
+            words = "-" if ours is None else f"{factor * ours:.2f}"
             if both:
-                words += " | -" if paper is None else f" | {paper:.2f}"
+                words += " | -" if paper is None else f" | {factor * paper:.2f}"
             axis.text(1.02, place, words, transform=axis.get_yaxis_transform(), va="center", fontsize=9)
         axis.set_yticks(range(len(rows)), list(rows), parse_math=False)
         axis.set_ylim(len(rows) - 0.5, -0.5)
