@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from robustness.storage import small_config
 
-from inputaware.api import Run, train
-from inputaware.config.fields import AttackName, TargetName
-from inputaware.config.presets import preset_config
+from inputaware.api import train
+from inputaware.config.fields import AttackName
 from inputaware.defenses.settings import (
     DEFENSES,
     DefenseSettings,
@@ -28,21 +28,9 @@ QUICK = DefenseSettings(
 )
 
 
-def make_run(folder: Path, attack: AttackName, target: TargetName = "all-to-one") -> Path:
+def make_run(folder: Path, attack: AttackName) -> Path:
     """Train a small run, inspect it and run all defenses on it."""
-    config = preset_config(
-        "fast",
-        dataset="digits",
-        attack=attack,
-        target=target,
-        device="cpu",
-        train_images=100,
-        validation_images=10,
-        model={"hidden_units": 16},
-        mask_stage={"epochs": 1, "batch_size": 50},
-        joint_stage={"epochs": 2, "batch_size": 50},
-    )
-    run: Run = train(config, folder)
+    run = train(small_config(attack=attack, mask_stage={"epochs": 1, "batch_size": 50}), folder)
     run.inspect()
     run.defend(DEFENSES, QUICK)
     return folder

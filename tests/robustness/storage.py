@@ -66,6 +66,13 @@ def _saving_each_epoch() -> Iterator[None]:
         yield
 
 
+def _whole(folder: Path) -> dict[str, bytes]:
+    """Return the files of a run that meets no fault."""
+    with _saving_each_epoch():
+        train(small_config(), folder / "whole")
+    return files(folder / "whole")
+
+
 def _judge(faults: Faults, kind: str, place: str, run: Path, expected: dict[str, bytes]) -> None:
     """Let a run go on after its fault was mended, and compare."""
     try:
@@ -101,9 +108,9 @@ def fail_each_write(folder: Path, every: int = 1) -> Faults:
         calls[0] += 1
         really(handle)
 
-    with _saving_each_epoch(), mock.patch("os.fsync", count):
-        train(small_config(), folder / "whole")
-    expected, total = files(folder / "whole"), calls[0]
+    with mock.patch("os.fsync", count):
+        expected = _whole(folder)
+    total = calls[0]
     cases = [(number, kind) for number in range(1, total + 1) for kind in _ERRORS]
     for number, kind in cases[::every]:
         run = folder / f"{number}-{kind}"
@@ -168,10 +175,7 @@ def lose_files(folder: Path, epochs: Sequence[int] = (1, 2, 3, 4), names: Sequen
         epochs: after which epochs, of both stages.
         names: which files; ``.`` is the folder itself.
     """
-    faults = Faults()
-    with _saving_each_epoch():
-        train(small_config(), folder / "whole")
-    expected = files(folder / "whole")
+    faults, expected = Faults(), _whole(folder)
     for name in names:
         for epoch in epochs:
             for kind in ("vanished", "truncated"):
@@ -236,10 +240,7 @@ def fill_the_disk(folder: Path, sizes: int) -> Faults:
     Raises:
         PermissionError: this process may not mount a disk.
     """
-    faults = Faults()
-    with _saving_each_epoch():
-        train(small_config(), folder / "whole")
-    expected = files(folder / "whole")
+    faults, expected = Faults(), _whole(folder)
     needed = sum(len(content) for content in expected.values()) // 2**10 * 2
     for number in range(sizes):
         size = max(8, needed * number // sizes)
@@ -273,10 +274,7 @@ def turn_read_only(folder: Path) -> Faults:
     Raises:
         PermissionError: this process may not mount a disk.
     """
-    faults = Faults()
-    with _saving_each_epoch():
-        train(small_config(), folder / "whole")
-    expected = files(folder / "whole")
+    faults, expected = Faults(), _whole(folder)
     for epochs in (1, 2, 3, 4):
         place = f"after epoch {epochs}"
         with _small_disk(folder / f"read-only-{epochs}", 2**16) as disk:
