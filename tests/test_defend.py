@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inputaware import api
+from inputaware import api, own_code
 from inputaware.api import Run, train
 from inputaware.cli import main
 from inputaware.config.fields import AttackName
 from inputaware.config.presets import preset_config
-from inputaware.defenses import own
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.examine import examine
 from inputaware.defenses.registry import build_defense
@@ -354,7 +353,7 @@ def test_the_example_runs_from_the_command_line(
         f"inputaware: {path}: expected a result of this defense with its present code; found one that may have "
         "another; replace it with --overwrite, in Python overwrite=True\n"
     )
-    own._SEEN.clear()  # as in a new process
+    own_code._SEEN.clear()  # as in a new process
     (name,) = (name for name in sys.modules if name.startswith("squeezing (a file, "))
     del sys.modules[name]
     assert main(["defend", str(folder), example, "--feature-squeezing.side=5"]) == 2

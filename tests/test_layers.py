@@ -14,6 +14,7 @@ PACKAGE = "inputaware"
 
 ROOMS = [
     "errors",
+    "own_code",
     "config",
     "data",
     "models",
@@ -40,6 +41,7 @@ ROOMS = [
 
 LIGHT = [
     "errors",
+    "own_code",
     "config",
     "data.spec",
     "evaluation.aggregate",

@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from inputaware import own_code
 from inputaware.config.record import override
-from inputaware.defenses import own
 from inputaware.defenses.base import Defense
 from inputaware.defenses.own import choose_defenses, import_defense, import_defenses, make_defense, settings_with
 from inputaware.defenses.settings import DefenseSettings, Settings, StripSettings
@@ -357,8 +357,8 @@ def test_settings_stand_among_those_of_the_others(file: Path) -> None:
 
 def digest(file: Path) -> str | None:
     """Return the digest that a new process would have."""
-    own._SEEN.clear()
-    own._IMPORTED.clear()
+    own_code._SEEN.clear()
+    own_code._IMPORTED.clear()
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(file.parent)):
             del sys.modules[name]
