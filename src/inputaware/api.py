@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Attack, Backdoor
-from inputaware.attacks.registry import build_attack
+from inputaware.attacks.registry import attack_code, build_attack
 from inputaware.config.checks import check_config, check_images, check_processes, check_seed
 from inputaware.config.datasets import DATASETS
 from inputaware.config.fields import Config, EvaluationSplit
@@ -61,7 +61,7 @@ from inputaware.training.loop import Listener, Trainer, training_state
 from inputaware.training.processes import Processes
 from inputaware.training.step import place_modules
 
-__all__ = ["Run", "import_official", "recorded_config", "train"]
+__all__ = ["Run", "check_attack_code", "import_official", "recorded_config", "train"]
 
 
 @dataclass(eq=False, repr=False)
@@ -403,6 +403,7 @@ def train(
     if resuming:
         config = recorded_config(folder, config)
         if folder.finished:  # nothing is left to do, for which its data set or its GPU would be needed
+            check_attack_code(folder, config)
             return Run.load(folder.path, device="cpu" if config.device == "cpu" else "auto")
     elif config is None:
         raise RunFolderError(
@@ -457,11 +458,15 @@ def train(
                 precision = processes.first(resolve_precision(config.precision, device, begun_in=begun_in))
             machine = fingerprint(device, precision, processes.count)
             if checkpoint and not allow_different_machine:
+                check_attack_code(folder, config)
                 _check_same_machine(folder, checkpoint, machine)
             if processes.writes:
                 if resuming:
                     folder.metrics.cut(checkpoint.rows if checkpoint else 0)
-                _record_environment(folder, describe_environment(device, precision, processes.count), checkpoint)
+                record = describe_environment(device, precision, processes.count)
+                if (code := attack_code(config.attack)) is not None:
+                    record["attack_code"] = code
+                _record_environment(folder, record, checkpoint)
             watched_images, watched_labels = data.images[watched].to(device), data.labels[watched].to(device)
 
             def validate() -> dict[str, float | None]:
@@ -616,6 +621,28 @@ def recorded_config(folder: RunFolder, config: Config | None) -> Config:
             "leave these options out to go on, or train into another folder"
         )
     return recorded
+
+
+def check_attack_code(folder: RunFolder, config: Config) -> None:
+    """Refuse a run of an attack of somebody's own whose code was another one, where both are known.
+
+    Args:
+        folder: the run's.
+        config: its configuration.
+
+    Raises:
+        RunFolderError: it was another one, or the record of it is damaged.
+    """
+    code = attack_code(config.attack)
+    if code is None or not os.path.exists(folder.environment):
+        return
+    record = read_json(folder.environment)
+    resumed = record.get("resumed")
+    if (resumed[-1] if isinstance(resumed, list) and resumed else record).get("attack_code", code) != code:
+        raise RunFolderError(
+            f"{folder}: expected a run of the present code of the attack {config.attack}; found one of other code; put "
+            "that back, or train into another folder"
+        )
 
 
 def _with_absolute_path(config: Config) -> Config:

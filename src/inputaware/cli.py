@@ -368,6 +368,10 @@ _COMMANDS = {
 
 def _dispatch(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit code."""
+    if os.environ.get("INPUTAWARE_ATTACKS"):
+        from inputaware.attacks.registry import import_attacks
+
+        import_attacks()
     if name == "train":
         return _train(*parse_train(arguments), arguments)
     if name == "defend":

@@ -148,7 +148,6 @@ def test_a_value_out_of_its_range_is_refused(changes: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
     [
-        ("attack", "zz", "input-aware, badnets, none"),
         ("target", "zz", "all-to-one, all-to-all"),
         ("preset", "zz", "fast, paper, official"),
         ("precision", "zz", "auto, 32, bf16"),

@@ -63,21 +63,21 @@ class BadNetsBackdoor(Backdoor):
     """A patch that works on every image.
 
     Args:
-        patch: mask and pattern.
+        patch: returns masks and patterns of images.
         spec: the data set.
         config: the run's configuration.
     """
 
     universal = True
 
-    def __init__(self, patch: PatchTrigger, spec: DatasetSpec, config: Config) -> None:
+    def __init__(self, patch: nn.Module, spec: DatasetSpec, config: Config) -> None:
         super().__init__(shape=spec.shape, classes=spec.classes, target=config.target, target_class=config.target_class)
         self.patch = patch
 
     @property
-    def precision(self) -> torch.dtype:
-        """That of the patch."""
-        return self.patch.pattern.dtype
+    def precision(self) -> torch.dtype | None:
+        """That of the patch; none where it holds no numbers."""
+        return next((value.dtype for value in self.patch.state_dict().values()), None)
 
     def make_trigger(
         self, images: Float[Tensor, "batch channel height width"]
@@ -96,7 +96,7 @@ class ClassifierStage(Stage):
         config: the run's configuration; its joint stage gives the schedule.
     """
 
-    def __init__(self, classifier: nn.Module, patch: PatchTrigger | None, spec: DatasetSpec, config: Config) -> None:
+    def __init__(self, classifier: nn.Module, patch: nn.Module | None, spec: DatasetSpec, config: Config) -> None:
         joint = config.joint_stage
         self.name = "joint"
         self.epochs = joint.epochs
@@ -140,6 +140,8 @@ class Clean(Attack):
         spec: the data set.
     """
 
+    name = "none"
+
     def __init__(self, config: Config, spec: DatasetSpec) -> None:
         self.config = config
         self.spec = spec
@@ -159,12 +161,18 @@ class BadNets(Attack):
         spec: the data set.
     """
 
+    name = "badnets"
+
     def __init__(self, config: Config, spec: DatasetSpec) -> None:
         self.config = config
         self.spec = spec
-        self.patch = PatchTrigger(spec.shape, config.patch)
+        self.patch = self.make_patch()
         self.modules = {"classifier": build_classifier(config.model, spec), "trigger": self.patch}
         self.backdoor = BadNetsBackdoor(self.patch, spec, config)
+
+    def make_patch(self) -> nn.Module:
+        """Return what makes masks and patterns of images; other fixed triggers are derived from this class with one."""
+        return PatchTrigger(self.spec.shape, self.config.patch)
 
     def stages(self) -> Iterator[Stage]:
         """Yield the one stage that trains the classifier."""

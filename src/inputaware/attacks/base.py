@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from inputaware.attacks.share import WHOLE, Share
 from inputaware.attacks.targets import target_labels
 from inputaware.attacks.trigger import apply_trigger
-from inputaware.config.fields import OptimizerConfig, TargetName
+from inputaware.config.fields import Config, OptimizerConfig, TargetName
 from inputaware.data.loader import Batch, in_chunks
+from inputaware.data.spec import DatasetSpec
 from inputaware.errors import DataError
 from inputaware.models.precision import full_float32
 
@@ -249,13 +250,22 @@ class Stage(ABC):
 class Attack(ABC):
     """An attack: the networks it makes and the stages that train them.
 
+    Args:
+        config: the run's configuration.
+        spec: the data set.
+
     Attributes:
+        name: what configurations call it.
         modules: every network that the run folder keeps, by its file's name; ``classifier`` is one of them.
         backdoor: how to apply the trigger; none for a clean model.
     """
 
+    name: ClassVar[str]
     modules: dict[str, nn.Module]
     backdoor: Backdoor | None
+
+    @abstractmethod
+    def __init__(self, config: Config, spec: DatasetSpec) -> None: ...
 
     @abstractmethod
     def stages(self) -> Iterator[Stage]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Attack, Backdoor, Recipe, Stage, StepLoss
@@ -21,7 +22,7 @@ from inputaware.data.spec import DatasetSpec
 from inputaware.models.normalize import Normalize
 from inputaware.models.registry import build_classifier
 
-__all__ = ["InputAware", "InputAwareBackdoor", "JointStage", "MaskStage", "probability_at"]
+__all__ = ["Attacked", "InputAware", "InputAwareBackdoor", "JointStage", "MaskStage", "probability_at"]
 
 
 class InputAwareBackdoor(Backdoor):
@@ -105,6 +106,27 @@ def probability_at(progress: float, *, initial: float | None, final: float, ramp
     if initial is None:
         return final
     return final + (initial - final) * min(1.0, (1.0 - progress) / ramp)
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """The images of a batch that carry their own triggers; with gradients, and of this process's share alone.
+
+    Attributes:
+        images: without the triggers, pixels in [0, 1].
+        masks: in [0, 1], without gradients: the mask generator is frozen.
+        patterns: pixels in [0, 1].
+        triggered: the images with their triggers.
+        wanted: the labels that the attacker wants.
+        logits: of the triggered images, in the precision of training.
+    """
+
+    images: Float[Tensor, "batch channel height width"]
+    masks: Float[Tensor, "batch 1 height width"]
+    patterns: Float[Tensor, "batch channel height width"]
+    triggered: Float[Tensor, "batch channel height width"]
+    wanted: Int64[Tensor, " batch"]
+    logits: Float[Tensor, "batch class"]
 
 
 class JointStage(Stage):
@@ -204,10 +226,22 @@ class JointStage(Stage):
             self.normalize.scale(sources - partners[pair]), self.normalize.scale(patterns - partner_patterns[pair])
         )
         diversity = self.share.weigh(diversity, len(sources), attack_count)
+        more = self.further_terms(Attacked(sources, mine(masks), patterns, attacked, wanted, logits[: len(sources)]))
+        terms = {name: self.share.weigh(term, len(sources), attack_count) for name, term in more.items()}
         return StepLoss(
-            cross_entropy + self.config.lambda_div * diversity,
-            {"cross_entropy": cross_entropy, "diversity": diversity},
+            sum(terms.values(), cross_entropy + self.config.lambda_div * diversity),
+            {"cross_entropy": cross_entropy, "diversity": diversity, **terms},
         )
+
+    def further_terms(self, attacked: Attacked) -> dict[str, Float[Tensor, ""]]:
+        """Return what else a batch costs, by name and with its weight; nothing but in classes derived from this one.
+
+        Each is a mean over the images that are handed over. On a GPU steps are recorded: none may ask for a value.
+
+        Args:
+            attacked: the images with their own triggers.
+        """
+        return {}
 
     def _masks(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch 1 height width"]:
         with torch.no_grad():
@@ -222,6 +256,10 @@ class InputAware(Attack):
         config: the run's configuration.
         spec: the data set.
     """
+
+    name = "input-aware"
+    joint_stage: type[JointStage] = JointStage
+    """The class of the second stage, for attacks that are derived from this one."""
 
     def __init__(self, config: Config, spec: DatasetSpec) -> None:
         self.config = config
@@ -238,4 +276,4 @@ class InputAware(Attack):
     def stages(self) -> Iterator[Stage]:
         """Yield the mask stage, then the joint stage."""
         yield MaskStage(self.mask_generator, Normalize(self.spec.mean, self.spec.std), self.config.mask_stage)
-        yield JointStage(self.classifier, self.mask_generator, self.pattern_generator, self.spec, self.config)
+        yield self.joint_stage(self.classifier, self.mask_generator, self.pattern_generator, self.spec, self.config)

@@ -1,27 +1,109 @@
-"""Attacks by name."""
+"""Attacks by name: those of this package, and those that somebody else wrote."""
 
 from __future__ import annotations
+
+import inspect
+import os
+import re
+from pathlib import Path
+from typing import TypeVar, get_args
 
 from inputaware.attacks.badnets import BadNets, Clean
 from inputaware.attacks.base import Attack
 from inputaware.attacks.input_aware import InputAware
-from inputaware.config.fields import Config
+from inputaware.config.checks import OWN_ATTACKS
+from inputaware.config.fields import AttackName, Config
 from inputaware.data.spec import DatasetSpec
+from inputaware.errors import ConfigError
+from inputaware.own_code import import_own
 
-__all__ = ["build_attack"]
+__all__ = ["attack_code", "build_attack", "import_attacks", "register_attack"]
 
-_ATTACKS: dict[str, type[InputAware] | type[BadNets] | type[Clean]] = {
-    "badnets": BadNets,
-    "input-aware": InputAware,
-    "none": Clean,
-}
+_Kind = TypeVar("_Kind", bound=type[Attack])
+
+_ATTACKS: dict[str, type[Attack]] = {kind.name: kind for kind in (InputAware, BadNets, Clean)}
+
+_CODE: dict[str, str] = {}
+"""Digests of the code of attacks that were imported, by name."""
+
+VARIABLE = "INPUTAWARE_ATTACKS"
+
+
+def register_attack(kind: _Kind) -> _Kind:
+    """Make an attack that somebody else wrote known by its name; a decorator of its class.
+
+    Args:
+        kind: a class derived from :class:`Attack` that is made of a configuration and a data set. Its ``name``, in
+            small letters, digits and dashes, is what a configuration's ``attack`` is to be. A class of the same name
+            that was registered before makes room, as where a cell of a notebook is run again.
+
+    Raises:
+        ConfigError: it is no such class.
+    """
+    if not isinstance(kind, type) or not issubclass(kind, Attack):
+        raise ConfigError(f"attack: expected a class derived from Attack; found {kind!r}")
+    if inspect.isabstract(kind):
+        raise ConfigError(
+            f"attack: expected a class with __init__ and stages; found {kind.__name__} without "
+            f"{', '.join(sorted(kind.__abstractmethods__))}; write it"
+        )
+    name = vars(kind).get("name")
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or name in get_args(AttackName):
+        raise ConfigError(
+            f"attack: expected a name of its own in {kind.__name__}, in small letters, digits and dashes, that none of "
+            f'{", ".join(get_args(AttackName))} has; found {name!r}; write name = "my-attack" into the class'
+        )
+    _ATTACKS[name] = kind
+    _CODE.pop(name, None)
+    OWN_ATTACKS.add(name)
+    return kind
+
+
+def import_attacks() -> None:
+    """Register the attacks whose code the environment names; that code is run.
+
+    ``INPUTAWARE_ATTACKS`` has the places of one or more, with spaces between them: ``FILE.py:CLASS`` or
+    ``package.module:CLASS``. Paths are made absolute there, for processes that are started elsewhere.
+
+    Raises:
+        ConfigError: there is no such file, module or class, its code fails, or it is no attack.
+    """
+    places = []
+    for reference in os.environ.get(VARIABLE, "").split():
+        place, colon, name = reference.rpartition(":")
+        if place.endswith(".py"):
+            place = str(Path(place).resolve())
+        places.append(f"{place}{colon}{name}")
+        found, digest = import_own(reference, Attack)  # type: ignore[type-abstract]
+        if not isinstance(found, type):
+            raise ConfigError(f"attack: expected a class in {reference}; found an object; name its class")
+        register_attack(found)
+        if digest is not None:
+            _CODE[found.name] = digest
+    if places:
+        os.environ[VARIABLE] = " ".join(places)
+
+
+def attack_code(name: str) -> str | None:
+    """Return the digest of an attack's code; none of ours, and of what was not imported by its place.
+
+    Args:
+        name: what a configuration calls it.
+    """
+    return _CODE.get(name)
 
 
 def build_attack(config: Config, spec: DatasetSpec) -> Attack:
     """Return the attack that a configuration names, its networks freshly initialised.
 
     Raises:
-        ConfigError: the target class is not one of the data set's, or the architecture does not fit.
+        ConfigError: the attack is not known, the target class is not one of the data set's, or the architecture does
+            not fit.
     """
     spec.check_target_class(config.target_class)
+    if config.attack not in _ATTACKS:
+        raise ConfigError(
+            f"attack: expected the code of {config.attack}, an attack of somebody's own; found none; name it with "
+            f"{VARIABLE}=FILE.py:CLASS, or in Python with register_attack"
+        )
     return _ATTACKS[config.attack](config, spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from typing import get_args
 
@@ -21,6 +22,7 @@ from inputaware.config.fields import (
 from inputaware.errors import ConfigError, DataError, did_you_mean
 
 __all__ = [
+    "OWN_ATTACKS",
     "check_config",
     "check_images",
     "check_number",
@@ -29,6 +31,10 @@ __all__ = [
     "check_values",
     "images_in_batch",
 ]
+
+
+OWN_ATTACKS: set[str] = set()
+"""Names of the attacks of one's own that this process knows the code of."""
 
 
 def check_processes(config: Config, processes: int) -> None:
@@ -89,11 +95,22 @@ def check_config(config: Config) -> None:
     except UnicodeEncodeError:  # the run's files hold it as text
         raise ConfigError(f"dataset: expected a path in UTF-8; found {config.dataset!r}; rename the folder") from None
     check_values(config)
+    if config.attack not in (*get_args(AttackName), *OWN_ATTACKS):
+        raise _unknown_attack(config.attack)
     if config.dataset not in DATASETS and not os.path.exists(config.dataset):  # Path.exists raises on a long name
         raise ConfigError(
             f"dataset: expected one of {', '.join(DATASETS)}, or the path of a folder; "
             f"found {config.dataset!r}, which is neither{did_you_mean(config.dataset, DATASETS)}"
         )
+
+
+def _unknown_attack(name: str) -> ConfigError:
+    known = (*get_args(AttackName), *sorted(OWN_ATTACKS))
+    guess = did_you_mean(name, known)
+    return ConfigError(
+        f"attack: expected one of {', '.join(known)}, or the name of one of your own; found {name!r}{guess}"
+        f"{' Or say' if guess else '; say'} where its code is: INPUTAWARE_ATTACKS=FILE.py:CLASS"
+    )
 
 
 def check_number(
@@ -134,7 +151,8 @@ def check_values(config: Config) -> None:
     Raises:
         ConfigError: a value is out of its range; the message gives the option, the range and the value.
     """
-    _check_choice("attack", config.attack, get_args(AttackName))
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", str(config.attack)):
+        raise _unknown_attack(config.attack)
     _check_choice("target", config.target, get_args(TargetName))
     _check_choice("preset", config.preset, PRESETS)
     _check_choice("precision", config.precision, get_args(PrecisionName))

@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from inputaware.config.datasets import COLOURED, DATASETS
-from inputaware.config.fields import ArchitectureName, AttackName, Config
+from inputaware.config.fields import ArchitectureName, Config
 from inputaware.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def config_identity(config: Config) -> dict[str, Any]:
     are known again.
     """
     record = config_to_dict(config)
-    if config.attack != "badnets" or config.patch == "checkerboard":
+    if config.attack in ("input-aware", "none") or config.patch == "checkerboard":
         del record["patch"]
     if config.counted_images is None:
         del record["counted_images"]
@@ -248,7 +248,7 @@ _UNREAD_BY_CONTROLS = (
     ),
 )
 
-_UNREAD: dict[AttackName, tuple[str, ...]] = {
+_UNREAD: dict[str, tuple[str, ...]] = {
     "input-aware": ("patch",),
     "badnets": _UNREAD_BY_CONTROLS,
     "none": (*_UNREAD_BY_CONTROLS, "joint_stage.attack_probability", "target", "target_class", "patch"),
@@ -266,12 +266,13 @@ _UNREAD_BY_ARCHITECTURE: dict[ArchitectureName, tuple[str, ...]] = {
 def fields_that_count(config: Config) -> dict[str, Any]:
     """Return the fields on which a run's results depend, by dotted name.
 
-    A control leaves out what only the input-aware attack has, a classifier what only others have.
+    A control leaves out what only the input-aware attack has, a classifier what only others have. An attack of one's
+    own may read all that there is.
     """
     architecture = config.model.architecture
     if architecture == "auto" and config.dataset in DATASETS:
         architecture = "preact-resnet18" if config.dataset in COLOURED else "mnist-cnn"
-    unread = (*_UNREAD[config.attack], *_UNREAD_BY_ARCHITECTURE[architecture])
+    unread = (*_UNREAD.get(config.attack, ()), *_UNREAD_BY_ARCHITECTURE[architecture])
     if not config.hold_out:
         unread = (*unread, "validation_images")
     if config.target == "all-to-all":

@@ -307,15 +307,15 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, str]:
 
 
 def _metadata(name: str, config: Config, spec: DatasetSpec) -> dict[str, str]:
-    architecture = {
+    architectures = {
         "classifier": architecture_name(config.model, spec),
         "mask_generator": "encoder-decoder",
         "pattern_generator": "encoder-decoder",
         "trigger": "patch",
-    }[name]
+    }
     return {
         "network": name,
-        "architecture": architecture,
+        "architecture": architectures.get(name, "own"),
         "dataset": spec.name,
         "attack": config.attack,
         "backdoored": "false" if config.attack == "none" else "true",

@@ -151,7 +151,7 @@ def _is_finished(cell: Cell, sweep: Sweep, output: Path, overwrite: bool) -> boo
 
     Of one whose files are damaged, or another run's, its worker says so.
     """
-    from inputaware.api import recorded_config
+    from inputaware.api import check_attack_code, recorded_config
 
     folder = output / "runs" / cell.name
     if not (folder / "evaluation.json").exists():
@@ -168,6 +168,7 @@ def _is_finished(cell: Cell, sweep: Sweep, output: Path, overwrite: bool) -> boo
         raise
     try:
         recorded_config(RunFolder(folder), cell.config)
+        check_attack_code(RunFolder(folder), cell.config)
         read_evaluation(folder / "evaluation.json")
     except (ConfigError, RunFolderError):
         return False

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from reprlib import repr as short
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from inputaware.config.checks import check_config
 from inputaware.config.datasets import DATASETS
@@ -227,8 +227,8 @@ def _plain(text: str, field: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        # "none" is no value, but where it is one of the choices, as for the attack.
-        return None if text == "none" and "none" not in get_args(get_type_hints(Config).get(field)) else text
+        # "none" is no value, but for the attack.
+        return None if text == "none" and field != "attack" else text
 
 
 def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> Sweep:

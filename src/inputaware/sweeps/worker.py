@@ -104,10 +104,12 @@ def run_cell(
     import torch
 
     from inputaware.api import train
+    from inputaware.attacks.registry import import_attacks
     from inputaware.defenses.own import make_defense
     from inputaware.runs.results import read_evaluation
 
     torch.set_num_threads(threads)
+    import_attacks()
     asked = config_from_dict(config)
     progress = CellProgress(asked, len(defenses), tell)
     run = train(

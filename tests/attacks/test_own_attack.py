@@ -1,0 +1,254 @@
+"""An attack that somebody else wrote is trained, kept, loaded, and told from others."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from robustness.storage import small_config
+
+from inputaware import Run, own_code, train, write_report
+from inputaware.attacks import registry
+from inputaware.attacks.badnets import BadNets
+from inputaware.attacks.base import Attack
+from inputaware.attacks.input_aware import Attacked, InputAware, JointStage
+from inputaware.attacks.registry import import_attacks, register_attack
+from inputaware.cli import main
+from inputaware.config.checks import OWN_ATTACKS, check_config
+from inputaware.config.fields import Config
+from inputaware.config.presets import preset_config
+from inputaware.config.record import config_identity, config_to_dict, fields_that_count, override
+from inputaware.data.loader import Batch
+from inputaware.data.spec import dataset_spec
+from inputaware.errors import ConfigError, RunFolderError
+from inputaware.runs.files import read_json
+from inputaware.runs.folder import RunFolder
+from inputaware.sweeps.worker import run_cell
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_attack.py"
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def forget() -> None:
+        OWN_ATTACKS.clear()
+        registry._CODE.clear()
+        own_code._SEEN.clear()
+        own_code._IMPORTED.clear()
+
+    monkeypatch.setattr(registry, "_ATTACKS", dict(registry._ATTACKS))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("INPUTAWARE_ATTACKS", raising=False)
+    forget()
+    yield
+    forget()
+
+
+def small(attack: str, **options: Any) -> Config:
+    return replace(small_config(**options), attack=attack)
+
+
+def example(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Path:
+    """Name attacks of a copy of the example in the environment."""
+    file = folder / "mine.py"
+    shutil.copy(EXAMPLE, file)
+    monkeypatch.setenv("INPUTAWARE_ATTACKS", " ".join(f"{file}:{name}" for name in names))
+    return file
+
+
+@pytest.mark.parametrize(("attack", "networks"), [("blended", 2), ("faint", 3)])
+def test_a_run_of_ones_own_attack_is_a_run_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], attack: str, networks: int
+) -> None:
+    example(tmp_path, monkeypatch, "Blended", "Faint")
+    folder = tmp_path / "run"
+    import_attacks()
+    run = train(small(attack), folder)
+    assert len(list(folder.glob("*.safetensors"))) == networks
+    assert run.backdoor is not None
+    assert run.backdoor.universal == (attack == "blended")
+    evaluation = read_json(folder / "evaluation.json")
+    assert (evaluation["cross_accuracy"] is None) == (attack == "blended")
+    rows = RunFolder(folder).metrics.rows()
+    assert ("visible" in rows[-1]["losses"]) == (attack == "faint")
+    for command in (["evaluate", str(folder)], ["inspect", str(folder), "--images", "1"]):
+        assert main(command) == 0
+    assert main(["defend", str(folder), "strip", "--strip.overlays", "5"]) == 0
+    # A report needs no code.
+    _forget_attacks(monkeypatch)
+    write_report([folder], tmp_path / "report.html")
+    capsys.readouterr()
+    assert main(["evaluate", str(folder)]) == 2
+    assert capsys.readouterr().err == (
+        f"inputaware: attack: expected the code of {attack}, an attack of somebody's own; found none; name it with "
+        "INPUTAWARE_ATTACKS=FILE.py:CLASS, or in Python with register_attack\n"
+    )
+
+
+def _forget_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INPUTAWARE_ATTACKS")
+    for name in OWN_ATTACKS:
+        del registry._ATTACKS[name]
+    OWN_ATTACKS.clear()
+
+
+def test_the_command_trains_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = example(tmp_path, monkeypatch, "Blended")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INPUTAWARE_ATTACKS", "mine.py:Blended")
+    command = ["train", "--dataset", "digits", "--attack", "blended", "--train-images", "100", "--output", "run"]
+    assert main([*command, "--joint-stage.epochs", "1", "--joint-stage.batch-size", "50", "--device", "cpu"]) == 0
+    # For processes that are started elsewhere.
+    assert os.environ["INPUTAWARE_ATTACKS"] == f"{file}:Blended"
+    assert Run.load("run").config.attack == "blended"
+
+
+def test_the_blend_is_what_its_strength_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example(tmp_path, monkeypatch, "Blended")
+    import_attacks()
+    attack = registry.build_attack(small("blended"), dataset_spec("digits"))
+    assert attack.backdoor is not None
+    images = torch.rand(3, 1, 28, 28)
+    poisoned = attack.backdoor.poison(images, torch.tensor([3, 4, 5]))
+    noise = torch.rand((1, 28, 28), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(poisoned.images, 0.8 * images + 0.2 * noise)
+
+
+def test_changed_code_is_told_from_the_one_a_run_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = example(tmp_path, monkeypatch, "Blended")
+    import_attacks()
+    run = train(small("blended"), tmp_path / "run")
+    code = read_json(run.folder.environment)["attack_code"]
+    assert train(None, tmp_path / "run", resume=True).config == run.config
+    file.write_text(file.read_text(encoding="utf-8").replace("strength=0.2", "strength=0.1"), encoding="utf-8")
+    own_code._SEEN.clear()
+    own_code._IMPORTED.clear()
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+    cell: dict[str, Any] = {"defenses": [], "overwrite": False, "threads": 1, "allow_different_machine": False}
+    with pytest.raises(RunFolderError) as caught:
+        run_cell(_plain(small("blended")), str(tmp_path / "run"), **cell, tell=lambda stage, share: None)
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'}: expected a run of the present code of the attack blended; found one of other code; put "
+        "that back, or train into another folder"
+    )
+    run_cell(_plain(small("blended")), str(tmp_path / "new"), **cell, tell=lambda stage, share: None)
+    assert read_json(tmp_path / "new" / "environment.json")["attack_code"] != code
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return config_to_dict(config)
+
+
+def test_further_terms_are_part_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Attacked] = []
+
+    class Stage(JointStage):
+        def further_terms(self, attacked: Attacked) -> dict[str, Any]:
+            seen.append(attacked)
+            return {"constant": torch.tensor(3.0)}
+
+    @register_attack
+    class Constant(InputAware):
+        name = "constant"
+        joint_stage = Stage
+
+    losses = []
+    for attack in ("input-aware", "constant"):
+        torch.manual_seed(0)
+        built = registry.build_attack(small(attack), dataset_spec("digits"))
+        stage = list(built.stages())[1]
+        images = torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+        built.classifier.eval()
+        losses.append(stage.loss(Batch(images, torch.arange(20) % 10, None), 0.0))
+    plain, more = losses
+    assert more.total.item() == pytest.approx(plain.total.item() + 3.0, rel=1e-6)
+    assert more.parts["constant"].item() == 3.0
+    (attacked,) = seen
+    expected = attacked.images + attacked.masks * (attacked.patterns - attacked.images)
+    torch.testing.assert_close(attacked.triggered, expected)
+    assert len(attacked.logits) == len(attacked.wanted) == len(attacked.images) == 3
+    assert attacked.patterns.requires_grad
+
+
+def test_a_name_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_config(small("trojan"))
+    assert str(caught.value) == (
+        "attack: expected one of input-aware, badnets, none, or the name of one of your own; found 'trojan'; say "
+        "where its code is: INPUTAWARE_ATTACKS=FILE.py:CLASS"
+    )
+    with pytest.raises(ConfigError, match=r"found 'badnet'; did you mean badnets\? Or say where its code is: "):
+        check_config(small("badnet"))
+    with pytest.raises(ConfigError, match=r"found 'mine\.py:Blended'; say where its code is"):
+        check_config(small("mine.py:Blended"))
+
+
+def test_what_is_no_attack_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Beartype would be first to say it of another type.
+    with pytest.raises(ConfigError) as caught:
+        inspect.unwrap(register_attack)(int)  # type: ignore[type-var]
+    assert str(caught.value) == "attack: expected a class derived from Attack; found <class 'int'>"
+
+    class Unfinished(Attack):
+        name = "unfinished"
+
+    with pytest.raises(ConfigError) as caught:
+        register_attack(Unfinished)
+    assert str(caught.value) == (
+        "attack: expected a class with __init__ and stages; found Unfinished without __init__, stages; write it"
+    )
+    for name in ("badnets", "My attack", 3, None):
+        body = {} if name is None else {"name": name}
+        with pytest.raises(ConfigError) as caught:
+            register_attack(type("Mine", (BadNets,), body))
+        assert str(caught.value) == (
+            "attack: expected a name of its own in Mine, in small letters, digits and dashes, that none of "
+            f'input-aware, badnets, none has; found {name!r}; write name = "my-attack" into the class'
+        )
+    file = tmp_path / "broken.py"
+    file.write_text("from inputaware.attacks.badnets import BadNets\nmade = 3\n", encoding="utf-8")
+    monkeypatch.setenv("INPUTAWARE_ATTACKS", f"{file}:made")
+    with pytest.raises(ConfigError) as caught:
+        import_attacks()
+    assert str(caught.value) == (
+        f"attack: expected a class derived from Attack, or an object of one, in {file}:made; found 'made', which is "
+        "something else"
+    )
+    file.write_text(
+        "from inputaware import preset_config\nfrom inputaware.attacks.badnets import BadNets\n"
+        "from inputaware.data.spec import dataset_spec\n"
+        'made = BadNets(preset_config("fast", dataset="digits"), dataset_spec("digits"))\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as caught:
+        import_attacks()
+    assert str(caught.value) == f"attack: expected a class in {file}:made; found an object; name its class"
+
+
+def test_it_may_read_all_of_a_configuration() -> None:
+    mine = preset_config("fast", dataset="digits", attack="mine", patch="white")
+    assert set(fields_that_count(mine)) >= {"patch", "mask_stage.epochs", "joint_stage.lambda_div"}
+    assert config_identity(mine)["patch"] == "white"
+    assert "patch" not in config_identity(override(mine, {"attack": "none"}))
+
+
+def test_the_code_of_its_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (EXAMPLE.parents[1] / "docs" / "guide" / "own-attack.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("inputaware.preset_config", lambda preset, **options: small(options["attack"]))
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(code, names)
+    assert names["run"].config.attack == "quiet"
+    assert "quiet" in RunFolder("runs/quiet").metrics.rows()[-1]["losses"]
