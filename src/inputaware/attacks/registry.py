@@ -26,7 +26,7 @@ _ATTACKS: dict[str, type[Attack]] = {kind.name: kind for kind in (InputAware, Ba
 _CODE: dict[str, str] = {}
 """Digests of the code of attacks that were imported, by name."""
 
-VARIABLE = "INPUTAWARE_ATTACKS"
+_VARIABLE = "INPUTAWARE_ATTACKS"
 
 
 def register_attack(kind: _Kind) -> _Kind:
@@ -69,7 +69,7 @@ def import_attacks() -> None:
         ConfigError: there is no such file, module or class, its code fails, or it is no attack.
     """
     places = []
-    for reference in os.environ.get(VARIABLE, "").split():
+    for reference in os.environ.get(_VARIABLE, "").split():
         place, colon, name = reference.rpartition(":")
         if place.endswith(".py"):
             place = str(Path(place).resolve())
@@ -81,7 +81,7 @@ def import_attacks() -> None:
         if digest is not None:
             _CODE[found.name] = digest
     if places:
-        os.environ[VARIABLE] = " ".join(places)
+        os.environ[_VARIABLE] = " ".join(places)
 
 
 def attack_code(name: str) -> str | None:
@@ -104,6 +104,6 @@ def build_attack(config: Config, spec: DatasetSpec) -> Attack:
     if config.attack not in _ATTACKS:
         raise ConfigError(
             f"attack: expected the code of {config.attack}, an attack of somebody's own; found none; name it with "
-            f"{VARIABLE}=FILE.py:CLASS, or in Python with register_attack"
+            f"{_VARIABLE}=FILE.py:CLASS, or in Python with register_attack"
         )
     return _ATTACKS[config.attack](config, spec)
