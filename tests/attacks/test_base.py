@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 from inputaware.attacks.base import Backdoor
 from inputaware.attacks.trigger import apply_trigger
 from inputaware.config.fields import TargetName
-from inputaware.errors import DataError
+from inputaware.errors import ConfigError, DataError
 
 
 class Shade(Backdoor):
@@ -167,3 +169,60 @@ def test_no_images_give_no_triggers() -> None:
     poisoned = Shade().poison(make_images(0), torch.zeros(0, dtype=torch.int64))
     assert poisoned.images.shape == (0, 2, 3, 4)
     assert poisoned.targets.shape == (0,)
+
+
+WRONG_BACKDOORS: list[tuple[dict[str, object], str]] = [
+    (
+        {"target": "all_to_one"},
+        "target: expected one of all-to-one, all-to-all; found 'all_to_one'; did you mean all-to-one?",
+    ),
+    ({"target": None}, "target: expected one of all-to-one, all-to-all; found None"),
+    ({"target_class": 5}, "target_class: expected a class from 0 to 4; found 5"),
+    ({"target_class": -1, "target": "all-to-all"}, "target_class: expected a class from 0 to 4; found -1"),
+    ({"target_class": "2"}, "target_class: expected a class from 0 to 4; found '2'"),
+    ({"target_class": 2.0}, "target_class: expected a class from 0 to 4; found 2.0"),
+    ({"classes": 1}, "classes: expected a whole number of at least 2; found 1"),
+    ({"classes": 5.0}, "classes: expected a whole number of at least 2; found 5.0"),
+    *(
+        (
+            {"shape": shape},
+            "shape: expected three whole numbers of at least 1, the channels, height and width of an image; "
+            f"found {shape!r}",
+        )
+        for shape in [(28, 28), (1, 28.0, 28), (1, 28, 0), (6, 1, 28, 28), 28, "abc", None]
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG_BACKDOORS)
+def test_what_is_no_backdoor_is_refused_where_it_is_made(
+    wrong: dict[str, object], message: str, unchecked: None
+) -> None:
+    class Own(Shade):
+        def __init__(self, **given: Any) -> None:
+            Backdoor.__init__(self, **given)
+
+    given = {"shape": (2, 3, 4), "classes": 5, "target": "all-to-one", "target_class": 2}
+    assert Own(**given | {"shape": [2, 3, 4]}).shape == (2, 3, 4)
+    with pytest.raises(ConfigError) as caught:
+        Own(**given | wrong)
+    assert str(caught.value) == message
+
+
+def test_a_backdoor_that_does_not_say_what_it_is_for_is_told_how() -> None:
+    class Own(Shade):
+        def __init__(self) -> None:
+            self.side = 3
+
+    for use, missing in (
+        (lambda: Own().trigger(make_images(2)), "shape"),
+        (lambda: Own().targets(torch.arange(2)), "target"),
+        (lambda: Own().poison(make_images(2), torch.arange(2)), "classes"),
+        (lambda: Own().target_class, "target_class"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            use()
+        assert str(caught.value) == (
+            f"Own: expected a backdoor with its {missing}; found none; call super().__init__(shape=..., classes=..., "
+            "target=..., target_class=...) in its __init__"
+        )

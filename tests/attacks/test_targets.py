@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
-from inputaware.attacks.targets import target_labels
+from inputaware.attacks.targets import check_target, target_labels
 from inputaware.config.fields import TargetName
 from inputaware.errors import ConfigError
 
@@ -47,3 +48,13 @@ def test_refuses_a_class_that_is_not_there(rule: TargetName, target_class: int) 
     message = f"target_class: expected a class from 0 to 9; found {target_class}"
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         target_labels(torch.zeros(1, dtype=torch.int64), rule, 10, target_class)
+
+
+def test_refuses_a_rule_that_is_not_there(unchecked: None) -> None:
+    message = "target: expected one of all-to-one, all-to-all; found 'all_to_one'; did you mean all-to-one?"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        target_labels(torch.zeros(1, dtype=torch.int64), "all_to_one", 10, 3)  # type: ignore[arg-type]
+
+
+def test_a_whole_number_of_numpy_is_a_class(unchecked: None) -> None:
+    check_target("all-to-one", np.int64(10), np.int64(9))  # type: ignore[arg-type]

@@ -8,21 +8,22 @@ attacker keeps afterwards, the way to apply the trigger, is a :class:`Backdoor`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from inputaware.attacks.share import WHOLE, Share
-from inputaware.attacks.targets import target_labels
+from inputaware.attacks.targets import check_target, target_labels
 from inputaware.attacks.trigger import apply_trigger
 from inputaware.config.fields import Config, OptimizerConfig, TargetName
 from inputaware.data.loader import Batch, in_chunks
 from inputaware.data.spec import DatasetSpec
-from inputaware.errors import DataError
+from inputaware.errors import ConfigError, DataError
 from inputaware.models.precision import full_float32
 
 __all__ = ["Attack", "Backdoor", "Poisoned", "Recipe", "Stage", "StepLoss"]
@@ -45,6 +46,26 @@ class Poisoned:
     targets: Int64[Tensor, " batch"]
 
 
+class _OfInit:
+    """What ``Backdoor.__init__`` sets: a subclass that does not call it is told so where that is missed."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, backdoor: object, kind: type) -> object:
+        if backdoor is None:
+            return self
+        raise ConfigError(
+            f"{kind.__name__}: expected a backdoor with its {self.name}; found none; call super().__init__(shape=..., "
+            "classes=..., target=..., target_class=...) in its __init__"
+        )
+
+
+def _of_init() -> Any:
+    """Return the same as a value of any type, as which an instance has it."""
+    return _OfInit()
+
+
 class Backdoor(ABC):
     """The attacker's side of a trained model: how to make a trigger and which label it asks for.
 
@@ -53,13 +74,23 @@ class Backdoor(ABC):
         classes: how many classes there are.
         target: the rule from the true label to the attacker's.
         target_class: the class of all-to-one.
+
+    Raises:
+        ConfigError: the shape is none, there are fewer than two classes, or there is no such rule or target class.
     """
 
+    shape: tuple[int, int, int] = _of_init()
+    classes: int = _of_init()
+    target: TargetName = _of_init()
+    target_class: int = _of_init()
     universal: bool = False
     """Whether one trigger serves every image, so that a cross-trigger test has no meaning."""
 
     def __init__(self, *, shape: tuple[int, int, int], classes: int, target: TargetName, target_class: int) -> None:
-        self.shape = shape
+        _check_sizes(shape, classes)
+        check_target(target, classes, target_class)
+        channels, height, width = shape
+        self.shape = channels, height, width
         self.classes = classes
         self.target = target
         self.target_class = target_class
@@ -160,6 +191,17 @@ class Backdoor(ABC):
         # A gradient of the blend alone, with the trigger for a constant, would be that of no function of the image.
         with torch.no_grad():
             return Poisoned(apply_trigger(images, masks, patterns), masks, patterns, self.targets(labels))
+
+
+def _check_sizes(shape: object, classes: object) -> None:
+    sizes = list(shape) if isinstance(shape, Sequence) else []
+    if len(sizes) != 3 or not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes):
+        raise ConfigError(
+            "shape: expected three whole numbers of at least 1, the channels, height and width of an image; found "
+            f"{shape!r}"
+        )
+    if not isinstance(classes, int | np.integer) or classes < 2:
+        raise ConfigError(f"classes: expected a whole number of at least 2; found {classes!r}")
 
 
 def _check_tensor(name: str, value: object, remedy: str) -> None:

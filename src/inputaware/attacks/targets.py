@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from inputaware.config.fields import TargetName
-from inputaware.errors import ConfigError
+from inputaware.errors import ConfigError, did_you_mean
 
-__all__ = ["target_labels"]
+__all__ = ["check_target", "target_labels"]
+
+
+def check_target(rule: object, classes: int, target_class: object) -> None:
+    """Check that there is such a rule and such a target class.
+
+    Args:
+        rule: what should be all-to-one or all-to-all.
+        classes: how many classes there are.
+        target_class: what should be the class of all-to-one, in [0, classes).
+
+    Raises:
+        ConfigError: there is not.
+    """
+    rules = get_args(TargetName)
+    if rule not in rules:  # any other would pass for all-to-all
+        raise ConfigError(f"target: expected one of {', '.join(rules)}; found {rule!r}{did_you_mean(str(rule), rules)}")
+    if not isinstance(target_class, int | np.integer) or not 0 <= target_class < classes:
+        raise ConfigError(f"target_class: expected a class from 0 to {classes - 1}; found {target_class!r}")
 
 
 def target_labels(
@@ -24,10 +45,9 @@ def target_labels(
         target_class: the class of all-to-one, in [0, classes); all-to-all does not use it.
 
     Raises:
-        ConfigError: there is no such target class.
+        ConfigError: there is no such rule or no such target class.
     """
-    if not 0 <= target_class < classes:
-        raise ConfigError(f"target_class: expected a class from 0 to {classes - 1}; found {target_class}")
+    check_target(rule, classes, target_class)
     if rule == "all-to-one":
         return torch.full_like(labels, target_class)
     return (labels + 1) % classes
