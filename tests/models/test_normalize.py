@@ -46,6 +46,21 @@ def test_bytes_are_refused(mean: tuple[float], std: tuple[float], dtype: torch.d
         Normalize(mean, std)(torch.ones(1, 1, 2, 2, dtype=dtype))
 
 
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5,)), ((0.0,), (1.0,))])
+@pytest.mark.parametrize("shape", [(5, 1, 29, 29), (5, 1, 28, 27), (5, 3, 28, 28), (1, 28, 28), (28, 28), ()])
+def test_images_of_another_shape_are_refused(
+    mean: tuple[float], std: tuple[float], shape: tuple[int, ...], unchecked: None
+) -> None:
+    normalize = Normalize(mean, std, (1, 28, 28))
+    assert normalize(torch.rand(0, 1, 28, 28)).shape == (0, 1, 28, 28)
+    with pytest.raises(DataError) as caught:
+        normalize(torch.rand(shape))
+    assert str(caught.value) == (
+        "images: expected a tensor of shape (batch, 1, 28, 28), which the classifier was made for; "
+        f"found {shape}; resize the images"
+    )
+
+
 def test_has_no_state_and_keeps_full_precision_in_float64() -> None:
     normalize = Normalize((0.1,), (0.3,))
     assert not normalize.state_dict()

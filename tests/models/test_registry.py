@@ -14,7 +14,7 @@ from inputaware.config.fields import ArchitectureName, ModelConfig
 from inputaware.config.presets import preset_config
 from inputaware.config.record import fields_that_count
 from inputaware.data.spec import DatasetSpec, dataset_spec
-from inputaware.errors import ConfigError
+from inputaware.errors import ConfigError, DataError
 from inputaware.models.mnist_cnn import MnistCnn
 from inputaware.models.preact_resnet import PreActResNet18
 from inputaware.models.registry import architecture_name, build_classifier, head_after, last_convolution
@@ -59,8 +59,8 @@ def test_hands_on_sizes_and_normalization() -> None:
     colour = build_classifier(ModelConfig(width=0.5), spec_of((3, 32, 32)))
     assert isinstance(colour, PreActResNet18)
     assert colour.output.in_features == 256
-    for classifier, channels in ((grey, 1), (colour, 3)):
-        found = classifier.normalize(torch.full((1, channels, 1, 1), 0.8))
+    for classifier, shape in ((grey, (1, 28, 28)), (colour, (3, 32, 32))):
+        found = classifier.normalize(torch.full((1, *shape), 0.8))
         torch.testing.assert_close(found, torch.full_like(found, 2.0))
 
 
@@ -96,6 +96,28 @@ def test_refuses_images_that_do_not_fit(
 ) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         build_classifier(ModelConfig(architecture=architecture), spec_of(shape))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+def test_refuses_images_of_another_size_than_it_is_made_for(shape: tuple[int, int, int], unchecked: None) -> None:
+    classifier = build_classifier(ModelConfig(width=0.05), spec_of(shape)).eval()
+    for wrong in ((shape[0], 31, 31), (shape[0], 27, 27), (4 - shape[0], *shape[1:]), shape[1:]):
+        with pytest.raises(
+            DataError, match=rf"^images: expected a tensor of shape \(batch, {shape[0]}, .*; found \(2, "
+        ):
+            classifier(torch.rand(2, *wrong))
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "gtsrb"])
+def test_a_classifier_with_its_check_of_shapes_is_exported_and_mapped(dataset: str) -> None:
+    spec = dataset_spec(dataset)
+    classifier = build_classifier(ModelConfig(width=0.05), spec).eval().requires_grad_(False)
+    images = torch.rand(3, *spec.shape)
+    program = torch.export.export(classifier, (images,), dynamic_shapes=({0: torch.export.Dim("images")},))
+    expected = classifier(images)
+    torch.testing.assert_close(program.module()(images), expected)
+    each = torch.func.vmap(lambda image: classifier(image[None])[0])(images)
+    torch.testing.assert_close(each, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((1, 28, 28), (64, 8, 8)), ((3, 32, 32), (24, 4, 4))])

@@ -23,10 +23,12 @@ class Normalize(nn.Module):
     Args:
         mean: mean of each channel, in pixels of [0, 1].
         std: standard deviation of each channel, in the same unit, above 0.
+        shape: channels, height and width of the images; none: any.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int, int] | None = None) -> None:
         super().__init__()
+        self.shape = shape
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.identity = all(value == 0 for value in self.mean) and all(value == 1 for value in self.std)
@@ -42,8 +44,15 @@ class Normalize(nn.Module):
             images: pixels in [0, 1].
 
         Raises:
-            DataError: they are bytes or other integers, which would be normalised by constants that are rounded to 0.
+            DataError: they have another shape, or are bytes or other integers, which would be normalised by constants
+                that are rounded to 0.
         """
+        # Sizes are known without a look at the pixels. Some others would pass through a network, and mean nothing.
+        if self.shape is not None and tuple(images.shape[1:]) != self.shape:
+            raise DataError(
+                f"images: expected a tensor of shape (batch, {', '.join(map(str, self.shape))}), which the classifier "
+                f"was made for; found {tuple(images.shape)}; resize the images"
+            )
         if not images.is_floating_point():
             raise DataError(
                 f"images: expected pixels in [0, 1] as floating-point numbers; found {images.dtype}; "

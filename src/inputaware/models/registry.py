@@ -25,7 +25,7 @@ def architecture_name(config: ModelConfig, spec: DatasetSpec) -> Literal["mnist-
 
 
 def build_classifier(config: ModelConfig, spec: DatasetSpec) -> nn.Module:
-    """Return a classifier with fresh weights that reads pixels in [0, 1] and returns logits.
+    """Return a classifier with fresh weights that reads pixels in [0, 1] and returns logits; it refuses other shapes.
 
     Args:
         config: architecture and its sizes.
@@ -37,7 +37,7 @@ def build_classifier(config: ModelConfig, spec: DatasetSpec) -> nn.Module:
     name = architecture_name(config, spec)
     channels, height, width = spec.shape
     found = f"{channels}x{height}x{width}"
-    normalize = Normalize(spec.mean, spec.std)
+    normalize = Normalize(spec.mean, spec.std, spec.shape)
     if name == "mnist-cnn":
         if spec.shape != (1, 28, 28):
             raise ConfigError(
