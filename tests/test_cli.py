@@ -578,6 +578,19 @@ def test_options_that_nothing_reads_are_named_where_a_run_begins(
     assert "change nothing" not in capsys.readouterr().err
 
 
+def test_a_final_probability_alone_is_told_where_a_run_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()  # refused afterwards, so that nothing is trained
+    arguments = ["train", *TINY, "--joint-stage.cross-probability=0", "--output", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    note, refusal = capsys.readouterr().err.splitlines()
+    assert note.startswith("inputaware: joint_stage.cross_probability 0 holds at the end of the joint stage only: ")
+    assert refusal.startswith("inputaware: output: expected a folder that does not exist yet")
+    assert main([*arguments, "--joint-stage.initial-cross-probability=0"]) == 2
+    assert capsys.readouterr().err.startswith("inputaware: output: ")
+
+
 def test_a_word_that_is_no_option_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["train", *TINY, "--sede=1", "--output", str(tmp_path / "run")])

@@ -34,7 +34,7 @@ from inputaware.commands import (
 from inputaware.config.checks import check_config, check_number, check_processes
 from inputaware.config.datasets import IMAGE_SUFFIXES
 from inputaware.config.fields import Config
-from inputaware.config.presets import without_effect
+from inputaware.config.presets import late_probabilities, without_effect
 from inputaware.config.record import config_to_dict, flatten
 from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, field_of
 from inputaware.errors import (
@@ -85,6 +85,8 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
         check_config(given)
         if idle := without_effect(given):
             _tell(f"these options change nothing here: {', '.join(idle)}")
+        for note in late_probabilities(given):
+            _tell(note)
     with TrainingDisplay(_stderr()) as display:
         listeners: list[Any] = [display] if processes.writes else []
         if processes.writes and command.tensorboard is not None:
@@ -317,6 +319,8 @@ def _sweep(command: SweepCommand) -> int:
     # What a defense of one's own prints must not stand in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
         sweep = plan_sweep(description, axes | parse_options(command.set, axes))
+    for note in dict.fromkeys(note for cell in sweep.cells for note in late_probabilities(cell.config)):
+        _tell(note)
     if command.plan:
         rows = [{"name": cell.name, "config": config_to_dict(cell.config)} for cell in sweep.cells]
         met = []

@@ -15,7 +15,7 @@ import pytest
 from inputaware.config.checks import check_config, check_values, images_in_batch
 from inputaware.config.datasets import DATASETS
 from inputaware.config.fields import PRESETS, AugmentationConfig, PresetName, TargetName
-from inputaware.config.presets import preset_config, without_effect
+from inputaware.config.presets import late_probabilities, preset_config, without_effect
 from inputaware.config.record import config_differences, config_identity, config_to_dict
 from inputaware.errors import ConfigError
 
@@ -243,6 +243,38 @@ def test_nothing_heavy_is_imported() -> None:
 )
 def test_options_that_nothing_reads_are_named(dataset: str, options: dict[str, Any], idle: list[str]) -> None:
     assert without_effect(preset_config("fast", dataset=dataset, **options)) == idle
+
+
+@pytest.mark.parametrize(
+    ("options", "notes"),
+    [
+        ({}, []),
+        (
+            {"joint_stage": {"cross_probability": 0}},
+            [
+                "joint_stage.cross_probability 0 holds at the end of the joint stage only: the stage begins with 0.33, "
+                "which goes to 0 over its last 40%; for 0 throughout set joint_stage.initial_cross_probability to 0 too"
+            ],
+        ),
+        (
+            {"target": "all-to-all", "joint_stage": {"attack_probability": 0.05, "ramp": 1}},
+            [
+                "joint_stage.attack_probability 0.05 holds at the end of the joint stage only: the stage begins with "
+                "0.25, which goes to 0.05 over its last 100%; for 0.05 throughout set "
+                "joint_stage.initial_attack_probability to 0.05 too"
+            ],
+        ),
+        ({"joint_stage": {"cross_probability": 0, "initial_cross_probability": 0}}, []),
+        ({"joint_stage": {"cross_probability": 0, "initial_cross_probability": None}}, []),
+        ({"joint_stage": {"cross_probability": 0, "initial_cross_probability": 0.2}}, []),
+        ({"joint_stage": {"cross_probability": 0.33}}, []),
+        ({"joint_stage": {"initial_cross_probability": 0}}, []),
+        ({"attack": "badnets", "joint_stage": {"attack_probability": 0.05}}, []),
+        ({"preset": "paper", "joint_stage": {"cross_probability": 0}}, []),
+    ],
+)
+def test_a_final_probability_without_its_initial_one_is_told(options: dict[str, Any], notes: list[str]) -> None:
+    assert late_probabilities(preset_config(**{"preset": "fast", "dataset": "digits", **options})) == notes
 
 
 def test_fewer_than_twenty_images_leave_an_image_and_its_partner() -> None:

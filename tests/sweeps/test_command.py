@@ -40,6 +40,25 @@ def test_the_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not (tmp_path / "sweep").exists()
 
 
+def test_final_probabilities_alone_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = {"configurations": [], "comparisons": [], "broken": {}}
+    monkeypatch.setattr("inputaware.sweeps.cluster.run_sweep", lambda *args, **options: summary)
+    (tmp_path / "sweep" / "runs").mkdir(parents=True)
+    arguments = ["sweep", "--dataset", "digits", "--seed", "0", "1", "--output", str(tmp_path / "sweep"), "--json"]
+    shares = ["--set", "joint_stage.cross_probability=0,0.2,0.1"]
+    for more in (["--plan"], []):
+        assert main([*arguments, *more, *shares]) == 0
+        out, err = capsys.readouterr()
+        json.loads(out)
+        assert [line.partition(" holds ")[0] for line in err.splitlines()] == [
+            f"inputaware: joint_stage.cross_probability {final}" for final in ("0", "0.2")
+        ]
+        assert main([*arguments, *more, *shares, "joint_stage.initial_cross_probability=0"]) == 0
+        assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

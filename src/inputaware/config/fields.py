@@ -117,13 +117,17 @@ class JointStageConfig:
     batch_size: int = 128
     """Images in a step."""
     attack_probability: float = 0.1
-    """Poisoning rate: share of a batch that carries its own trigger and the target label (at the end of training)."""
+    """Poisoning rate: share of a batch that carries its own trigger and the target label (at the end of training, where
+    initial_attack_probability differs)."""
     cross_probability: float = 0.1
-    """Share of a batch that carries another image's trigger and keeps its label (at the end of training)."""
+    """Share of a batch that carries another image's trigger and keeps its label (at the end of training, where
+    initial_cross_probability differs). Without cross-trigger training both are 0."""
     initial_attack_probability: float | None = None
-    """Attack probability before the ramp, over which it goes linearly to the final one; none: constant."""
+    """Attack probability of the first part of the stage, up to the ramp, over which it goes linearly to the final one;
+    none: the final one throughout."""
     initial_cross_probability: float | None = None
-    """Cross probability before the ramp, over which it goes linearly to the final one; none: constant."""
+    """Cross probability of the first part of the stage, up to the ramp, over which it goes linearly to the final one;
+    none: the final one throughout."""
     ramp: float = 0.5
     """Share of the stage, at its end, over which the initial probabilities go over into the final ones."""
     lambda_div: float = 1.0

@@ -23,7 +23,7 @@ from inputaware.config.fields import (
 from inputaware.config.record import config_to_dict, fields_that_count, flatten, override
 from inputaware.errors import ConfigError
 
-__all__ = ["departures", "preset_config", "without_effect"]
+__all__ = ["departures", "late_probabilities", "preset_config", "without_effect"]
 
 
 def _augmentation(dataset: str) -> AugmentationConfig:
@@ -230,3 +230,25 @@ def without_effect(config: Config) -> list[str]:
     """
     counting = fields_that_count(config)
     return [name for name in departures(config) if name not in counting]
+
+
+def late_probabilities(config: Config) -> list[str]:
+    """Return a sentence for each probability that departs from the preset at the end of training alone.
+
+    Before the ramp the preset's initial probability holds, so that a final one of 0 is not training without it.
+
+    Args:
+        config: of a run.
+    """
+    changed, counting, joint = departures(config), fields_that_count(config), config.joint_stage
+    notes = []
+    for kind in ("attack", "cross"):
+        last, first = f"joint_stage.{kind}_probability", f"joint_stage.initial_{kind}_probability"
+        final, initial = getattr(joint, f"{kind}_probability"), getattr(joint, f"initial_{kind}_probability")
+        if last in changed and first not in changed and first in counting and initial not in (None, final):
+            notes.append(
+                f"{last} {final:g} holds at the end of the joint stage only: the stage begins with {initial:g}, which "
+                f"goes to {final:g} over its last {joint.ramp:.0%}; for {final:g} throughout set {first} to "
+                f"{final:g} too"
+            )
+    return notes
