@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,11 @@ import torch
 from PIL import Image
 from robustness.storage import small_config
 
-from inputaware import Run, train
+from inputaware import Config, Run, train
+from inputaware.arguments import parse_train
+from inputaware.attacks.input_aware import probability_at
+from inputaware.config.checks import check_config
+from inputaware.config.presets import late_probabilities, without_effect
 from inputaware.defenses.own import import_defenses
 from inputaware.runs.folder import RunFolder
 
@@ -114,4 +119,43 @@ def test_classes_are_numbered_as_the_guide_says(
     found = subprocess.run(listing, shell=True, check=True, capture_output=True, text=True).stdout
     assert [line.split() for line in found.splitlines()] == [
         [str(number), f"my-signs/train/{name}/"] for number, name in enumerate(names)
+    ]
+
+
+def test_ablations_leave_out_what_they_say() -> None:
+    commands = [
+        shlex.split(command)
+        for block in blocks("train.md", "Ablations", "sh")
+        for command in block.replace("\\\n", "").splitlines()
+    ]
+    assert [command[:2] for command in commands] == [["inputaware", "train"]] * 4
+    found = {}
+    for command in commands:
+        parsed, config = parse_train(command[2:])
+        assert config is not None
+        check_config(config)
+        assert late_probabilities(config) == without_effect(config) == []
+        found[parsed.output.name] = (*_shares(config), config.mask_stage.lambda_div, config.joint_stage.lambda_div)
+    # Attacked and crossed images, at the start, in the middle and at the end; weights of both diversity losses.
+    assert found == {
+        "without-cross": ((0.17, 0), (0.17, 0), (0.1, 0), 1, 1),
+        "without-diversity": ((0.17, 0.33), (0.17, 0.33), (0.1, 0.1), 0, 0),
+        "fixed": ((0.1, 0.1), (0.1, 0.1), (0.1, 0.1), 1, 1),
+        "fixed-fifths": ((0.2, 0.2), (0.2, 0.2), (0.2, 0.2), 1, 1),
+    }
+
+
+def _shares(config: Config) -> list[tuple[float, float]]:
+    """Return the shares of attacked and crossed images at the start, in the middle and at the end."""
+    joint = config.joint_stage
+    return [
+        (
+            probability_at(
+                progress, initial=joint.initial_attack_probability, final=joint.attack_probability, ramp=joint.ramp
+            ),
+            probability_at(
+                progress, initial=joint.initial_cross_probability, final=joint.cross_probability, ramp=joint.ramp
+            ),
+        )
+        for progress in (0.0, 0.5, 1.0)
     ]
