@@ -301,12 +301,15 @@ def test_a_folder_in_use_is_refused_before_it_is_evaluated(run: Run, monkeypatch
     assert run.folder.evaluation.read_bytes() == before
 
 
-@pytest.mark.parametrize("split", ["train", "tset"])
-def test_a_split_that_training_saw_or_that_there_is_not_is_refused(split: str, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("split", "guess"),
+    [("train", ""), ("all", ""), ("tset", "; did you mean test?"), ("Test", "; did you mean test?")],
+)
+def test_a_split_that_training_saw_or_that_there_is_not_is_refused(split: str, guess: str, run: Run) -> None:
     with pytest.raises(DataError) as caught:
         Run.images.__wrapped__(run, split)  # type: ignore[attr-defined]
     assert str(caught.value) == (
-        f"split: expected test, validation or defender, which no training saw; found '{split}'"
+        f"split: expected test, validation or defender, which no training saw; found '{split}'{guess}"
     )
 
 

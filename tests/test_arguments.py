@@ -240,3 +240,52 @@ def test_help_may_stand_before_the_class(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         parse_defend(["runs/a", "--help", EXAMPLE])
     assert "--feature-squeezing.side INT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--split", "Test", "runs/a"],
+            "split: expected one of test, validation, defender; found 'Test'; did you mean test?",
+        ),
+        (
+            ["runs/a", "--split=validaton"],
+            "split: expected one of test, validation, defender; found 'validaton'; did you mean validation?",
+        ),
+    ],
+)
+def test_a_misspelt_choice_is_guessed(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse("evaluate", EvaluateCommand, words)
+    assert str(error.value) == message
+
+
+def test_a_misspelt_choice_of_a_configuration_is_guessed() -> None:
+    given = ["--dataset", "digits", "--output", "o"]
+    for words, name, found in (
+        (
+            ["--attack", "badnet"],
+            "attack: expected one of input-aware, badnets, none",
+            "'badnet'; did you mean badnets?",
+        ),
+        (["--patch=White"], "patch: expected one of checkerboard, white", "'White'; did you mean white?"),
+        (
+            ["--joint-stage.generator.name", "adma"],
+            "joint_stage.generator.name: expected one of adam, sgd",
+            "'adma'; did you mean adam?",
+        ),
+    ):
+        with pytest.raises(ConfigError) as error:
+            parse_train([*given, *words])
+        assert str(error.value) == f"{name}; found {found}"
+
+
+@pytest.mark.parametrize("words", [["--split"], ["--split", "train"], ["--split", "--json"]])
+def test_a_choice_that_is_like_no_other_is_the_parsers_affair(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse("evaluate", EvaluateCommand, ["runs/a", *words])
+    assert "--split" in capsys.readouterr().err
+    assert parse("poison", PoisonCommand, ["runs/a", "--split", "None", "--output", "o"]).split is None

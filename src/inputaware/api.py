@@ -38,7 +38,7 @@ from inputaware.defenses.base import CleanData, Defense, Suspect, Trial
 from inputaware.defenses.examine import run_and_rate
 from inputaware.defenses.own import choose_defenses
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings
-from inputaware.errors import ConfigError, DataError, RunFolderError
+from inputaware.errors import ConfigError, DataError, RunFolderError, did_you_mean
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.inspection.inspect import inspect_classifier
 from inputaware.models.registry import last_convolution, last_map
@@ -129,7 +129,10 @@ class Run:
             RunFolderError: the data set is not the one that the run was trained on.
         """
         if split not in get_args(EvaluationSplit):
-            raise DataError(f"split: expected test, validation or defender, which no training saw; found {split!r}")
+            raise DataError(
+                f"split: expected test, validation or defender, which no training saw; found {split!r}"
+                f"{did_you_mean(split, get_args(EvaluationSplit))}"
+            )
         if split != "test" and not self.config.hold_out:
             raise DataError(
                 f"{self.folder.path}: expected a run that held images out; found one that held none out "

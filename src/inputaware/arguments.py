@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -90,6 +90,7 @@ def parse(name: str, command: type[_Command], arguments: Sequence[str], default:
     """
     _check_words(command, arguments)
     _check_names(command, arguments)
+    _check_choices(command, arguments)
     prog, args = f"inputaware {name}", list(arguments)
     if default is None:
         return tyro.cli(command, prog=prog, args=args, registry=_NUMBERS)
@@ -311,6 +312,23 @@ def _check_names(command: type[Any], arguments: Sequence[str]) -> None:
     for name in unknown:
         if guess := did_you_mean(name, missing):
             raise ConfigError(f"arguments: expected {missing[0]}; found {name}{guess}")
+
+
+def _check_choices(command: type[Any], arguments: Sequence[str]) -> None:
+    """Guess at a misspelt choice; the parser lists what there is, and does no more."""
+    kinds = _kinds(command)
+    if {"-h", "--help"} & set(arguments):
+        return
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        kind = kinds.get(name.replace("_", "-"))
+        choices = next((get_args(part) for part in (kind, *get_args(kind)) if get_origin(part) is Literal), ())
+        found = value if equals else next(iter(arguments[place + 1 :]), "")
+        if not _is_several(kind) and found not in choices and (guess := did_you_mean(found, choices)):
+            raise ConfigError(
+                f"{name.removeprefix('--').replace('-', '_')}: expected one of {', '.join(choices)}; "
+                f"found {found!r}{guess}"
+            )
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str:

@@ -74,12 +74,14 @@ class WriteError(InputAwareError):
     """A file cannot be written, since the disk is full or the folder gone or read-only; what was there before stays."""
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
+def did_you_mean(word: object, choices: Iterable[str]) -> str:
     """Return the end of a message, which asks whether the choice that is closest to a word was meant; else nothing.
 
     Args:
-        word: what was found; capitals do not matter.
+        word: what was found; capitals do not matter. What is no text is like nothing.
         choices: what may stand there.
     """
+    if not isinstance(word, str):
+        return ""
     known = {choice.lower(): choice for choice in choices}
     return "".join(f"; did you mean {known[found]}?" for found in get_close_matches(word.lower(), known, n=1))

@@ -146,20 +146,22 @@ def test_a_value_out_of_its_range_is_refused(changes: dict[str, Any], message: s
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("option", "value", "allowed"),
+    ("option", "value", "allowed", "guess"),
     [
-        ("target", "zz", "all-to-one, all-to-all"),
-        ("preset", "zz", "fast, paper, official"),
-        ("precision", "zz", "auto, 32, bf16"),
-        ("partners", "zz", "derangement, distinct-order, second-order"),
+        ("target", "zz", "all-to-one, all-to-all", ""),
+        ("target", "all2one", "all-to-one, all-to-all", "; did you mean all-to-one?"),
+        ("preset", "zz", "fast, paper, official", ""),
+        ("precision", "zz", "auto, 32, bf16", ""),
+        ("precision", 16, "auto, 32, bf16", ""),
+        ("partners", "zz", "derangement, distinct-order, second-order", ""),
     ],
 )
-def test_a_choice_set_from_python_is_checked_too(option: str, value: str, allowed: str) -> None:
+def test_a_choice_set_from_python_is_checked_too(option: str, value: object, allowed: str, guess: str) -> None:
     changes: dict[str, Any] = {option: value}
     config = dataclasses.replace(preset_config("fast", dataset="mnist"), **changes)
     with pytest.raises(ConfigError) as caught:
         check_config(config)
-    assert str(caught.value) == f"{option}: expected one of {allowed}; found 'zz'"
+    assert str(caught.value) == f"{option}: expected one of {allowed}; found {value!r}{guess}"
 
 
 @pytest.mark.parametrize(

@@ -210,9 +210,10 @@ def test_options_of_a_preset_replace_its_values() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(ConfigError) as caught:
-        preset_config("quick", dataset="mnist")  # type: ignore[arg-type]
-    assert str(caught.value) == "preset: expected one of fast, paper, official; found 'quick'"
+    for name, guess in (("quick", ""), ("Fast", "; did you mean fast?")):
+        with pytest.raises(ConfigError) as caught:
+            preset_config(name, dataset="mnist")  # type: ignore[arg-type]
+        assert str(caught.value) == f"preset: expected one of fast, paper, official; found {name!r}{guess}"
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -43,8 +43,13 @@ def test_a_configuration_of_before_there_was_a_choice_has_the_checkerboard() -> 
     [
         ("attack", None, "attack: expected text; found None"),
         ("target", "all", "target: expected one of all-to-one, all-to-all; found 'all'"),
+        (
+            "target",
+            "all2one",
+            "target: expected one of all-to-one, all-to-all; found 'all2one'; did you mean all-to-one?",
+        ),
         ("preset", "quick", "preset: expected one of fast, paper, official; found 'quick'"),
-        ("precision", "16", "precision: expected one of auto, 32, bf16; found '16'"),
+        ("precision", "16", "precision: expected one of auto, 32, bf16; found '16'; did you mean bf16?"),
         ("precision", True, "precision: expected one of auto, 32, bf16; found True"),
         ("patch", "black", "patch: expected one of checkerboard, white; found 'black'"),
         ("partners", "any", "partners: expected one of derangement, distinct-order, second-order; found 'any'"),

@@ -44,5 +44,6 @@ def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ConfigError) as error:
         build_defense(unknown)
     assert str(error.value) == (
-        "defense: expected one of neural-cleanse, strip, fine-pruning, image-regularization; found 'strap'"
+        "defense: expected one of neural-cleanse, strip, fine-pruning, image-regularization; found 'strap'; "
+        "did you mean strip?"
     )

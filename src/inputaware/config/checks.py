@@ -142,7 +142,10 @@ def _check(condition: bool, option: str, expected: str, value: object) -> None:
 
 
 def _check_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
-    _check(value in allowed, option, f"one of {', '.join(allowed)}", value)
+    if value not in allowed:
+        raise ConfigError(
+            f"{option}: expected one of {', '.join(allowed)}; found {value!r}{did_you_mean(value, allowed)}"
+        )
 
 
 def check_values(config: Config) -> None:

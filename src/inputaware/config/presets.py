@@ -21,7 +21,7 @@ from inputaware.config.fields import (
     TargetName,
 )
 from inputaware.config.record import config_to_dict, fields_that_count, flatten, override
-from inputaware.errors import ConfigError
+from inputaware.errors import ConfigError, did_you_mean
 
 __all__ = ["departures", "late_probabilities", "preset_config", "without_effect"]
 
@@ -195,7 +195,9 @@ def preset_config(
         ConfigError: the preset or an option is unknown.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; found {preset!r}")
+        raise ConfigError(
+            f"preset: expected one of {', '.join(PRESETS)}; found {preset!r}{did_you_mean(preset, PRESETS)}"
+        )
     if preset == "fast":
         counted = None
         if dataset not in DATASETS:

@@ -138,7 +138,8 @@ def _converter() -> cattrs.Converter:
         if isinstance(value, int) and not isinstance(value, bool) and str(value) in choices:
             return str(value)  # JSON and YAML have a number where the command line has precision 32
         if value not in choices:
-            raise ValueError(f"expected one of {', '.join(map(str, choices))}; found {value!r}")
+            words = [*map(str, choices)]
+            raise ValueError(f"expected one of {', '.join(words)}; found {value!r}{did_you_mean(value, words)}")
         return value
 
     def structure_tuple(value: Any, kind: Any) -> Any:

@@ -11,7 +11,7 @@ from inputaware.defenses.image_regularization import ImageRegularization
 from inputaware.defenses.neural_cleanse import NeuralCleanse
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, field_of
 from inputaware.defenses.strip import Strip
-from inputaware.errors import ConfigError
+from inputaware.errors import ConfigError, did_you_mean
 
 __all__ = ["build_defense", "check_defense", "is_built_in"]
 
@@ -34,7 +34,9 @@ def build_defense(name: str, settings: DefenseSettings | Settings | None = None)
         ConfigError: the name is unknown, or a setting is out of its range, or the settings are another defense's.
     """
     if name not in DEFENSES:
-        raise ConfigError(f"defense: expected one of {', '.join(DEFENSES)}; found {name!r}")
+        raise ConfigError(
+            f"defense: expected one of {', '.join(DEFENSES)}; found {name!r}{did_you_mean(name, DEFENSES)}"
+        )
     usual = getattr(DefenseSettings(), field_of(name))
     own = getattr(settings, field_of(name)) if isinstance(settings, DefenseSettings) else settings
     if not isinstance(own, type(usual) | None):
