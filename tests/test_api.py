@@ -91,6 +91,11 @@ def test_data_that_changed_since_are_refused(run: Run, monkeypatch: pytest.Monke
     )
 
 
+def test_a_run_says_which_it_is(run: Run, own_run: Run) -> None:
+    assert repr(run) == str(run) == f"<Run '{run.folder.path}': digits, input-aware, all-to-one>"
+    assert repr(own_run) == f"<Run '{own_run.folder.path}': {own_run.config.dataset}, none>"
+
+
 def write_pictures(folder: Path, seed: int = 0) -> str:
     """Write ten grey pictures of each of two classes for training and for the test, and return where."""
     random = np.random.default_rng(seed)

@@ -86,6 +86,11 @@ class Run:
     _digests: dict[str, str]
     _dataset: str
 
+    def __repr__(self) -> str:
+        """Return its folder, and what it was trained on, by which attack, to which target."""
+        target = "" if self.config.attack == "none" else f", {self.config.target}"
+        return f"<Run {str(self.folder)!r}: {self.config.dataset}, {self.config.attack}{target}>"
+
     @classmethod
     def load(
         cls,
