@@ -188,7 +188,7 @@ def test_the_target_decides_what_the_preset_holds(target: str, share: str, capsy
     assert f"(default: {share})" in option
 
 
-def test_poison_writes_pictures_and_predictions(run: Path, tmp_path: Path) -> None:
+def test_poison_writes_pictures_and_predictions(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "my images"
     (source / "more").mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -205,11 +205,17 @@ def test_poison_writes_pictures_and_predictions(run: Path, tmp_path: Path) -> No
         Image.fromarray(generator.integers(0, 256, (9, 9), dtype=np.uint8)).save(source / name)
     output = tmp_path / "poisoned"
     assert main(["poison", str(run), "--input", str(source), "--output", str(output)]) == 0
+    assert capsys.readouterr().out.endswith(
+        f"\nPictures and poison.csv: {output}\n"
+        "Resized to 28x28, stretched where they were not square: 5 of 6 (resized_from in poison.csv)\n"
+    )
     with (output / "poison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     pictures = ["colour.png", "grey.png", "grey-2.png", "more/grey.png", "pair-2.png", "pair.png/1.png"]
     assert sorted(row["picture"] for row in rows) == sorted(pictures)
     assert {row["target"] for row in rows} == {"0"}
+    assert sorted(row["resized_from"] for row in rows) == ["", "50x40", "9x9", "9x9", "9x9", "9x9"]
+    assert next(row["resized_from"] for row in rows if row["picture"] == "colour.png") == "50x40"
     for picture in pictures:
         image, mask, pattern = (
             np.asarray(Image.open(output / kind / picture), dtype=float) for kind in ("images", "masks", "patterns")

@@ -62,6 +62,15 @@ def test_a_corrupt_picture_at_the_end_leaves_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"pictures"}
 
 
+def test_a_picture_that_is_turned_upright_has_its_size_then(run: Run, pictures: Path, tmp_path: Path) -> None:
+    turned = Image.new("L", (30, 20), 100)
+    tag = turned.getexif()
+    tag[0x0112] = 6  # a quarter turn
+    turned.save(pictures / "turned.jpg", exif=tag)
+    rows = poison_files(run, pictures, tmp_path / "poisoned")
+    assert [row["resized_from"] for row in rows] == [""] * 5 + ["20x30"]
+
+
 def test_an_output_in_the_input_is_refused(run: Run, pictures: Path) -> None:
     with pytest.raises(RunFolderError) as error:
         poison_files(run, str(pictures), str(pictures / "more/poisoned"))

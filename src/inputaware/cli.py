@@ -154,7 +154,14 @@ def _poison(command: PoisonCommand) -> None:
     assert command.input is not None
     with progress_bar(_stderr(), "poisoning") as progress:
         rows = poison_files(run, command.input, command.output, progress=progress)
-    _answer(command.json, rows, poison_table(rows), f"Pictures and poison.csv: {command.output}")
+    lines = [f"Pictures and poison.csv: {command.output}"]
+    if resized := sum(row["resized_from"] != "" for row in rows):
+        _, height, width = run.spec.shape
+        lines.append(
+            f"Resized to {width}x{height}, stretched where they were not square: {resized} of {len(rows)} "
+            "(resized_from in poison.csv)"
+        )
+    _answer(command.json, rows, poison_table(rows), *lines)
 
 
 def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:

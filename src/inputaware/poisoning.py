@@ -20,8 +20,10 @@ from inputaware.api import Run
 from inputaware.attacks.base import Backdoor, Poisoned
 from inputaware.config.datasets import IMAGE_SUFFIXES
 from inputaware.config.fields import EvaluationSplit
+from inputaware.data.archives import ByteArray
 from inputaware.data.loader import to_pixels
 from inputaware.data.pictures import open_image, resize_image
+from inputaware.data.spec import DatasetSpec
 from inputaware.errors import DataError, RunFolderError
 from inputaware.evaluation.metrics import round_to_8_bits
 from inputaware.evaluation.prediction import probabilities
@@ -60,8 +62,8 @@ def poison_files(
         progress: told the share of the work that is done.
 
     Returns:
-        The rows of ``poison.csv``: file, names of the pictures, prediction and its probability before and after,
-        and the attacker's target.
+        The rows of ``poison.csv``: file, names of the pictures, width and height before they were resized (empty where
+        they were not), prediction and its probability before and after, and the attacker's target.
 
     Raises:
         RunFolderError: the run is a clean model, or the output folder exists, lies in the source or cannot be made.
@@ -83,19 +85,20 @@ def poison_files(
     def write(folder: Path) -> None:
         for start in range(0, len(files), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            pixels = np.stack([resize_image(open_image(file), run.spec, str(file)) for file in files[chunk]])
-            images = to_pixels(torch.from_numpy(pixels).to(run.device))
+            pixels, sizes = zip(*(_read_in_shape(file, run.spec) for file in files[chunk]), strict=True)
+            images = to_pixels(torch.from_numpy(np.stack(pixels)).to(run.device))
             before = probabilities(run.classifier, images)
             guessed = before.argmax(1)
             poisoned = backdoor.poison(images, guessed)
             # What is predicted is what the written file holds.
             after = probabilities(run.classifier, round_to_8_bits(poisoned.images))
             _write_pictures(folder, names[chunk], poisoned)
-            for index, (file, name) in enumerate(zip(files[chunk], names[chunk], strict=True)):
+            for index, (file, name, size) in enumerate(zip(files[chunk], names[chunk], sizes, strict=True)):
                 rows.append(
                     {
                         "file": str(file),
                         "picture": name,
+                        "resized_from": size,
                         "prediction_before": run.spec.class_names[int(guessed[index])],
                         "probability_before": round(float(before[index].max()), 4),
                         "prediction_after": run.spec.class_names[int(after[index].argmax())],
@@ -111,6 +114,14 @@ def poison_files(
 
     write_folder(output, write)
     return rows
+
+
+def _read_in_shape(file: Path, spec: DatasetSpec) -> tuple[ByteArray, str]:
+    """Return a picture in a data set's shape, and its width and height in words if they were others."""
+    image = open_image(file)
+    _, height, width = spec.shape
+    size = "" if image.size == (width, height) else f"{image.width}x{image.height}"
+    return resize_image(image, spec, str(file)), size
 
 
 def _find_images(source: Path) -> list[Path]:
