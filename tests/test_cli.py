@@ -810,6 +810,33 @@ def test_a_signal_ends_with_its_code_and_says_how_to_go_on(number: signal.Signal
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "function"),
+    [
+        (["train", *TINY], "inputaware.api.load_images"),
+        (["report", "run"], "inputaware.report.write_report"),
+    ],
+)
+def test_a_command_that_is_stopped_before_it_writes_says_so(
+    arguments: list[str],
+    function: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(function, stop)
+    output = tmp_path / "output.html"
+    assert main([*arguments, "--output", str(output)]) == 130
+    assert capsys.readouterr().err == f"inputaware: stopped; nothing was written to {output}\n"
+    assert list(tmp_path.iterdir()) == []
+    output.touch()  # of an earlier one
+    assert main(["report", "run", "--output", str(output)]) in (2, 130)
+    assert "nothing was written" not in capsys.readouterr().err
+
+
 def test_what_cannot_be_printed_ends_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inputaware.report.write_report", lambda *args, **options: None)
     arguments = ["report", "run", "--output", "\u00e9.html"]

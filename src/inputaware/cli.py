@@ -452,12 +452,15 @@ def _tell(words: str) -> None:
     print(f"inputaware{'' if rank == '0' else f', process {rank}'}: {printable(words)}", file=sys.stderr)
 
 
-def _how_to_go_on(name: str, arguments: Sequence[str]) -> str:
+def _how_to_go_on(name: str, arguments: Sequence[str], *, stopped: bool = False) -> str:
+    """Return the end of a message: how to go on, or, of a command that was stopped, that nothing was written."""
     if name == "sweep":
         return f"; go on with: {shlex.join(['inputaware', name, *arguments])}"
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--output")
     output = parser.parse_known_args(arguments)[0].output
+    if output is not None and stopped and not os.path.lexists(output):
+        return f"; nothing was written to {output}"
     if name != "train" or output is None or not os.path.exists(Path(output) / "config.json"):
         return ""
     # What --resume does not take from the folder.
@@ -564,7 +567,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         return 1
     except (KeyboardInterrupt, _TerminatedError) as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes that train a run, one says it
-            _tell(f"stopped{_how_to_go_on(name, arguments)}")
+            _tell(f"stopped{_how_to_go_on(name, arguments, stopped=True)}")
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     finally:
         signal.signal(signal.SIGTERM, previous)
