@@ -363,6 +363,20 @@ def test_a_class_that_is_reached_in_half_of_the_trials_is_left_out_and_named(mon
     ) in finding.sentence
 
 
+def test_a_flagged_class_whose_kept_trigger_works_on_fewer_images_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, patterns = torch.zeros(CLASSES, 1, *SHAPE[1:]), torch.zeros(CLASSES, *SHAPE)
+    kept = ReversedTriggers(masks, patterns, [1.0, 50.0, 60.0, 70.0, 83.0], [1] * CLASSES)
+    monkeypatch.setattr("inputaware.defenses.neural_cleanse.reverse_triggers", lambda *_, **__: kept)
+    finding = NeuralCleanse(settings()).run(suspect(), data())
+    # Masks of nothing: each class has the images that the classifier sees in it anyway, 55 of 60 in class 0.
+    assert finding.scores["success_rates"][0][0] == 55 / 60
+    assert finding.scores["flagged"] == [0]
+    assert finding.sentence.count("Counted after the search") == 1
+    assert " Counted after the search the trigger of class 0 has 91.67 % success. The rule has" in finding.sentence
+    enough = NeuralCleanse(settings(success_threshold=55 / 60)).run(suspect(), data())
+    assert "Counted after the search" not in enough.sentence
+
+
 class Stubborn(nn.Module):
     """Sees class 0 in all but each tenth image, whatever they show."""
 

@@ -140,7 +140,7 @@ class ClassSearch:
 
     Attributes:
         cost: the weight of the mask's size in the next round.
-        best: the smallest norm of a trigger that works; infinite before there is one.
+        best: the smallest norm at the end of a round in which the trigger worked; infinite before there is one.
         rounds: how many rounds were taken.
         finished: whether the search ended.
     """
@@ -161,8 +161,8 @@ class ClassSearch:
         """Take the result of a round, and return whether its mask is the best so far.
 
         Args:
-            success_rate: share of images that became the class, in [0, 1].
-            norm: sum of the mask.
+            success_rate: share of images that became the class, in [0, 1], counted before each step of the round.
+            norm: sum of the mask after the round's last step.
         """
         settings = self.settings
         self.rounds += 1
@@ -393,6 +393,9 @@ class NeuralCleanse(Defense):
     Deviation: the norm is that of the mask that is kept, at the end of its round. The published code compares the mean
     norm over the round, when the mask was still changing.
 
+    A round's success is counted before each of its steps, as in the published code, and the mask after the last one is
+    kept. So it may turn fewer images into its class than the threshold asks for; ``success_rates`` counts afterwards.
+
     Args:
         settings: of the search and the verdict.
     """
@@ -427,10 +430,12 @@ class NeuralCleanse(Defense):
         unreached = [label for label, norm in enumerate(medians) if norm is None]
         chance = chance_rate(suspect.classes - len(unreached), threshold=settings.threshold)
         highest = _median([highest_index(of_trial) for of_trial in norms], enough=half)
+        rates = [_success_rates(suspect, clean.pixels, trial) for trial in trials]
+        counted = [_median(own, enough=half) for own in zip(*rates, strict=True)]
         verdict: Verdict = "no-verdict" if smallest is None else "flagged" if flagged else "not-flagged"
         return Examination(
             verdict,
-            _sentence(settings, suspect.classes, known, flagged, unreached, chance, highest),
+            _sentence(settings, suspect.classes, known, flagged, counted, unreached, chance, highest),
             {
                 "flagged": flagged,
                 "threshold": settings.threshold,
@@ -445,7 +450,7 @@ class NeuralCleanse(Defense):
                     for norm, own in zip(medians, zip(*norms, strict=True), strict=True)
                 ],
                 "unreached": unreached,
-                "success_rates": [_success_rates(suspect, clean.pixels, trial) for trial in trials],
+                "success_rates": rates,
                 "chance_rate": chance,
                 "trial_norms": norms,
                 "trial_anomaly_scores": scores,
@@ -502,7 +507,7 @@ def _deviation(values: Sequence[float | None]) -> float | None:
 def _success_rates(
     suspect: Suspect, images: Float[Tensor, "batch channel height width"], found: ReversedTriggers
 ) -> list[float | None]:
-    """Return the share of all clean images that each class's own trigger turns into it."""
+    """Return the share of all clean images, the class's own included, that each class's trigger turns into it."""
 
     def rate(label: int) -> float | None:
         stamped = _stamp(images, found.masks[label : label + 1], found.patterns[label : label + 1])
@@ -516,11 +521,12 @@ def _sentence(
     classes: int,
     known: dict[int, float],
     flagged: list[int],
+    counted: Sequence[float | None],
     unreached: list[int],
     chance: float | None,
     highest: float | None,
 ) -> str:
-    """Return the verdict in words."""
+    """Return the verdict in words; ``counted`` is the success of each class's kept trigger on all clean images."""
     if not known:
         words = (
             f"No verdict: {classes - len(unreached)} of {classes} classes have a trigger with "
@@ -529,6 +535,10 @@ def _sentence(
     elif flagged:
         listed = ", ".join(f"{label} (anomaly index {-known[label]:.2f})" for label in flagged)
         words = f"Flagged, class {listed}: a trigger that is unusually small next to those of the other classes."
+        for label in flagged:
+            rate = counted[label]
+            if rate is not None and rate < settings.success_threshold:
+                words += f" Counted after the search the trigger of class {label} has {in_percent(rate)} success."
     else:
         smallest = min(known, key=known.__getitem__)
         words = (
