@@ -288,6 +288,7 @@ def test_inspect_writes_pictures_arrays_and_numbers(
             there = heat[f"{kind}_{name}"][~np.isnan(heat[f"{kind}_{name}"])]
             # The small run's soft masks may have no pixel above 0.5, and so no AUROC.
             assert numbers[kind][name] == (pytest.approx(there.mean()) if len(there) else None)
+        assert numbers["without_mask"] == np.isnan(heat[f"{kind}_auroc"]).sum()
         assert 0 <= numbers[kind]["heat_share"] <= 1
     if attack == "badnets":
         assert numbers["mask_area"] == pytest.approx(9 / 784)

@@ -9,7 +9,13 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from inputaware.console.tables import benchmark_tables, defense_table, evaluation_table, poison_table
+from inputaware.console.tables import (
+    benchmark_tables,
+    defense_table,
+    evaluation_table,
+    inspection_table,
+    poison_table,
+)
 
 RESULT: dict[str, Any] = {
     "test_images": 360,
@@ -87,6 +93,19 @@ def test_a_model_that_learned_nothing_says_so() -> None:
 @pytest.mark.parametrize("title", ["runs/[bold]x[/bold]", "[/red]", "a [link=x]b"])
 def test_a_folders_name_is_shown_as_it_is(title: str) -> None:
     assert title in drawn(evaluation_table(RESULT, None, title))
+
+
+def test_images_without_a_mask_are_named_below_the_heat_where_there_are_some() -> None:
+    means = {"heat_share": 0.25, "concentration": 2.0, "auroc": None, "without_heat": 0}
+    heat = {"images": 360, "mask_area": 0.05, "backdoor": means, "clean": means}
+    caption = "means over 360 test images; the masks cover 5.0 % of the area"
+    older = inspection_table({"heat_on_trigger": heat}, "run")
+    assert older.caption == caption
+    assert cells(older, 1) == ["25.00", "2.00", "-"]
+    assert inspection_table({"heat_on_trigger": heat | {"without_mask": 0}}, "run").caption == caption
+    assert inspection_table({"heat_on_trigger": heat | {"without_mask": 52}}, "run").caption == (
+        f"{caption}\nAUROC: without 52 of them, whose mask has no pixel above 0.5, or no other"
+    )
 
 
 def row(**changes: Any) -> dict[str, Any]:

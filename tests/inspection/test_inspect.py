@@ -55,7 +55,7 @@ def test_heat_lies_where_the_network_looks() -> None:
     numbers = found.record["heat_on_trigger"]
     # On a black image with a white corner the weights are the same everywhere, and so is the map's sign.
     assert numbers["images"] == 12
-    assert numbers["mask_area"] == 4 / 64
+    assert (numbers["mask_area"], numbers["without_mask"]) == (4 / 64, 0)
     assert numbers["backdoor"]["heat_share"] == 1
     assert numbers["backdoor"]["concentration"] == 16
     assert numbers["backdoor"]["auroc"] == 1
@@ -93,6 +93,28 @@ def test_a_gallery_holds_what_was_applied() -> None:
     assert not gallery["mask"][:, :, 2:].any()
     assert (gallery["pattern"] == 1).all()
     assert gallery["target"].tolist() == [1, 1, 1]
+
+
+class Uneven(Backdoor):
+    """Masks by the image's first pixel: of no pixel, of all, or of the corner."""
+
+    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        first = (images[:, 0, 0, 0] * 255).round()
+        mask = torch.full((len(images), 1, *SHAPE[1:]), 0.5)
+        mask[:, :, 6:, 6:] = torch.where(first == 0, 0.5, 0.75)[:, None, None, None]
+        mask[first == 2] = 0.75
+        return mask, torch.ones_like(images)
+
+
+def test_images_whose_mask_has_no_edge_are_counted() -> None:
+    images = data()[0]
+    images[:, 0, 0, 0] = torch.tensor([0, 0, 0, 2, 2, *[1] * 7])
+    backdoor = Uneven(shape=SHAPE, classes=2, target="all-to-one", target_class=1)
+    classifier = Corner()
+    found = inspect_classifier(classifier, classifier.layer, backdoor, images, data()[1], ("dark", "bright"))
+    assert found.record["heat_on_trigger"]["without_mask"] == 5
+    for kind in ("backdoor", "clean"):
+        assert np.isnan(found.grad_cam[f"{kind}_auroc"]).sum() == 5
 
 
 def test_the_seed_decides_which_images_are_shown() -> None:

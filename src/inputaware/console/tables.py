@@ -119,6 +119,8 @@ def inspection_table(record: dict[str, Any], title: str) -> Table:
     table.caption = (
         f"means over {heat['images']} test images; the masks cover {100 * heat['mask_area']:.1f} % of the area"
     )
+    if without := heat.get("without_mask"):  # an older inspection does not say
+        table.caption += f"\nAUROC: without {without} of them, whose mask has no pixel above 0.5, or no other"
     return table
 
 

@@ -222,9 +222,12 @@ def _heat_on_triggers(
     poisoned = backdoor.poison(images, labels)
     # The numbers are computed in float64 on the CPU, for not every device has it.
     masks = poisoned.masks[:, 0].cpu()
+    inside = (masks > 0.5).flatten(1)
     numbers: dict[str, Any] = {
         "images": len(images),
         "mask_area": float(masks.double().mean()),
+        # With no pixel inside or none outside there is no AUROC.
+        "without_mask": int((~inside.any(1) | inside.all(1)).sum()),
     }
     arrays: dict[str, NDArray[Any]] = {}
     for done, (name, shown) in enumerate((("backdoor", poisoned.images), ("clean", images))):
