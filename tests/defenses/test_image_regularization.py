@@ -214,8 +214,8 @@ def test_the_score_names_the_best_filter_that_a_defender_can_afford() -> None:
     score = defense.score(defense.run(suspect(), data()), suspect(), Trial(data(), backdoor()))
     assert score.sentence == (
         "Without a filter the attack succeeds on 100.0 % of the images; of the filters that cost at most 4 points of "
-        "clean accuracy on the defender's images the best (feature-squeezing, k=3, after the trigger) leaves "
-        "50.0 % (0.0 % without the target's own), "
+        "clean accuracy on the defender's images the best in hindsight (feature-squeezing, k=3, after the trigger) "
+        "leaves 50.0 % (0.0 % without the target's own), "
         "with clean accuracy 100.0 %."
     )
     finding = defense.run(suspect(), data())

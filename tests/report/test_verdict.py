@@ -154,8 +154,8 @@ def test_what_repairs_leave_of_the_attack_is_said(whole_runs: dict[str, Path]) -
     run = known(whole_runs, "badnets", "flagged")
     assert verdict(dataclasses.replace(run, defenses=run.defenses | repaired(0.104))).endswith(
         "Neural Cleanse flags it. After pruning and fine-tuning the attack works on 10.4 % (5.4 % without the target's "
-        "own) of the images, and clean accuracy is 98.8 %. Under the best filter (release, k=3) the attack works on "
-        "10.4 % (5.4 % without the target's own) of the images, and clean accuracy is 98.0 %."
+        "own) of the images, and clean accuracy is 98.8 %. Under the best filter in hindsight (release, k=3) the "
+        "attack works on 10.4 % (5.4 % without the target's own) of the images, and clean accuracy is 98.0 %."
     )
     clean = known(whole_runs, "none", "not-flagged")
     assert verdict(dataclasses.replace(clean, defenses=clean.defenses | repaired(None))).endswith("does not flag it.")

@@ -197,7 +197,7 @@ class ImageRegularization(Defense):
 
 
 def _sentence(known: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
-    """Say what the best filter that a defender can afford leaves."""
+    """Say what the filter leaves that turned out to be the best of those that a defender can afford."""
     original, best = scored["original"], best_filter(known, scored)
     clean = in_percent(original["clean_accuracy"], 1)
     if original["attack"] is None:
@@ -208,8 +208,8 @@ def _sentence(known: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
     if best is None:
         return f"{before}; every filter costs more than {limit}."
     return (
-        f"{before}; of the filters that cost at most {limit} the best ({best.name}, after the trigger) leaves "
-        f"{success_in_words(best.attack)}, with clean accuracy {in_percent(best.clean_accuracy, 1)}."
+        f"{before}; of the filters that cost at most {limit} the best in hindsight ({best.name}, after the trigger) "
+        f"leaves {success_in_words(best.attack)}, with clean accuracy {in_percent(best.clean_accuracy, 1)}."
     )
 
 

@@ -36,7 +36,8 @@ def best_filter(known: Mapping[str, Any], scored: Mapping[str, Any]) -> Filter |
     """Return the best filter of image regularization; none where no filter qualifies.
 
     It is the one that, laid over the triggered image, leaves the attack least, of those that cost at most 4 points of
-    clean accuracy on the defender's images; of several the one with the best clean accuracy.
+    clean accuracy on the defender's images; of several the one with the best clean accuracy. This is a choice in
+    hindsight, by the attack on the test set: a defender, who has no triggers, cannot make it.
 
     Args:
         known: the scores of the examination, on the defender's images.

@@ -128,8 +128,9 @@ def _left(run: CollectedRun) -> list[str]:
         best = best_filter(filters.record["scores"], filters.record["scoring"]["scores"])
         if best is not None:
             found.append(
-                f"Under the best filter ({best.name}) the attack works on {success_in_words(best.attack)} of the "
-                f"images, and clean accuracy is {in_percent(best.clean_accuracy, 1)}."
+                f"Under the best filter in hindsight ({best.name}) the attack works on "
+                f"{success_in_words(best.attack)} of the images, and clean accuracy is "
+                f"{in_percent(best.clean_accuracy, 1)}."
             )
     return found
 
