@@ -68,7 +68,11 @@ def test_rates_are_percent_with_the_paper_beside_them() -> None:
     assert cells(table, 0) == ["clean", "attack", "attack, other classes", "cross"]
     assert cells(table, 1) == ["99.00", "100.00", "98.77", "95.00 ± 0.12"]
     assert cells(table, 2) == ["99.54", "99.54", "-", "95.25"]
-    assert table.caption == "360 images; trigger: 3.2 % of the image's area, PSNR 20.0 dB"
+    without = "360 images; trigger: 3.2 % of the image's area, PSNR 20.0 dB"
+    spread = "cross: ± is the standard deviation of three pairings on these images, not over seeds"
+    assert table.caption == f"{without}\n{spread}"
+    universal = evaluation_table(RESULT | dict.fromkeys(("cross_accuracy", "cross_accuracy_std")), PAPER, "run")
+    assert (cells(universal, 1)[-1], universal.caption) == ("-", without)
     nearest = {"images": 2000, "keeps_label": 0.25, "gets_target": 0.5}
     assert evaluation_table(RESULT | {"reuse": {"nearest": nearest}}, PAPER, "run").caption == (
         f"{table.caption}\nWith the most similar other image's trigger (of 2000 images) 25.0 % keep their true label, "

@@ -83,6 +83,8 @@ def evaluation_table(result: dict[str, Any], paper: dict[str, float] | None, tit
     if trigger is not None:
         size = f"{100 * trigger['mask_area']:.1f} % of the image's area, PSNR {trigger['psnr_db']:.1f} dB"
         table.caption = f"{result['test_images']} images; trigger: {size}"
+        if result.get("cross_accuracy_std") is not None:
+            table.caption += "\ncross: ± is the standard deviation of three pairings on these images, not over seeds"
     else:
         table.caption = f"{result['test_images']} images; a clean model has no trigger"
     table.caption = "\n".join([table.caption, *reuse_in_words(result), *doubts(result)])
