@@ -22,7 +22,7 @@ from inputaware.defenses.examine import examine
 from inputaware.defenses.registry import build_defense
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, StripSettings
 from inputaware.errors import ConfigError, DefenseError, RunFolderError
-from inputaware.runs.files import read_json, write_json
+from inputaware.runs.files import read_arrays, read_json, write_arrays, write_json
 from inputaware.runs.results import collect_result
 
 FEW = DefenseSettings(strip=StripSettings(overlays=5))
@@ -182,6 +182,18 @@ def test_a_setting_younger_than_a_result_counts_as_its_default(run: Run) -> None
     assert kept == {**first, "settings": record["settings"]}
     with pytest.raises(RunFolderError, match=f"found false_rejection_rate {usual} there, 0.05 here; "):
         run.defend(["strip"], DefenseSettings(strip=replace(FEW.strip, false_rejection_rate=0.05)))
+
+
+def test_a_result_without_an_array_that_came_later_is_known_as_the_same(run: Run) -> None:
+    first = run.defend(["strip"], FEW)["strip"]
+    path = run.folder.defenses / "strip.npz"
+    arrays = read_arrays(path)
+    assert "scoring_indices" in arrays
+    del arrays["scoring_indices"]
+    write_arrays(path, arrays)
+    with run.folder.lock():
+        assert run.defend(["strip"], FEW)["strip"] == first
+    assert "scoring_indices" not in read_arrays(path)
 
 
 @pytest.mark.parametrize("seed", [-1, 10**23])

@@ -242,7 +242,7 @@ def test_ranking_and_choice_use_different_images(examined: tuple[Suspect, FinePr
     channels = 64 if isinstance(found.classifier, MnistCnn) else 24
     assert finding.scores["channels"] == channels
     assert (finding.scores["ranking_images"], finding.scores["held_out_images"]) == (12, 12)
-    ranking, held_out = FinePruning(FinePruningSettings())._divide(data().labels, 1)
+    ranking, held_out = (torch.from_numpy(finding.arrays[f"{name}_indices"]) for name in ("ranking", "held_out"))
     assert set(ranking.tolist()) | set(held_out.tolist()) == set(range(24))
     assert not set(ranking.tolist()) & set(held_out.tolist())
     assert torch.bincount(data().labels[held_out]).tolist() == [4, 4, 4]
@@ -250,6 +250,9 @@ def test_ranking_and_choice_use_different_images(examined: tuple[Suspect, FinePr
     np.testing.assert_allclose(finding.arrays["activity"], activity, rtol=1e-6)
     assert finding.arrays["order"].tolist() == np.argsort(activity.numpy(), kind="stable").tolist()
     curve = finding.arrays["held_out_accuracy"]
+    with torch.no_grad():
+        hits = found.classifier(data().pixels[held_out]).argmax(1) == data().labels[held_out]
+    assert curve[0] == float(hits.double().mean())
     assert len(curve) == channels + 1
     assert finding.scores["pruned_channels"] == max(np.flatnonzero(curve >= curve[0] - 0.04))
 

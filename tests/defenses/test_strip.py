@@ -192,8 +192,10 @@ def test_a_score_tells_triggered_from_clean_images() -> None:
     stamped = clean.copy()
     stamped[:, 0, 0, 0] = 1
     low, high = expected_entropies(stamped, overlays), expected_entropies(clean, overlays)
-    np.testing.assert_allclose(np.sort(score.arrays["triggered_entropies"]), np.sort(low), atol=1e-5)
-    np.testing.assert_allclose(np.sort(score.arrays["clean_entropies"]), np.sort(high), atol=1e-5)
+    indices = score.arrays["indices"]
+    assert sorted(indices) == [*range(45)] != indices.tolist()
+    np.testing.assert_allclose(score.arrays["triggered_entropies"], low[indices], atol=1e-5)
+    np.testing.assert_allclose(score.arrays["clean_entropies"], high[indices], atol=1e-5)
     scores, threshold = score.scores, finding.scores["threshold"]
     assert scores["images"] == 45
     assert scores["false_rejection_rate"] == np.mean(high < threshold)
@@ -213,6 +215,7 @@ def test_a_score_takes_the_same_images_with_and_without_triggers() -> None:
     _, score, _ = scored(Bright(), images=20)
     assert score.scores["images"] == 20
     assert len(score.arrays["clean_entropies"]) == len(score.arrays["triggered_entropies"]) == 20
+    assert len(set(score.arrays["indices"].tolist())) == 20
 
 
 def test_a_clean_model_has_nothing_to_catch() -> None:

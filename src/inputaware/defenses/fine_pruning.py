@@ -276,6 +276,8 @@ class FinePruning(Defense):
                 },
             },
             {
+                "ranking_indices": ranking.cpu().numpy(),
+                "held_out_indices": held_out.cpu().numpy(),
                 "order": order.numpy(),
                 "activity": activity.numpy(),
                 "held_out_accuracy": accuracy.numpy(),

@@ -228,7 +228,8 @@ class Strip(Defense):
     ) -> Score:
         """Return how many clean and triggered test images are refused, and how well entropy tells them apart.
 
-        The images are drawn by the finding's seed, the same with and without their triggers.
+        The images are drawn by the finding's seed, the same with and without their triggers; the array ``indices`` says
+        which these are, in the order of their entropies.
         """
         pixels = trial.clean.pixels
         overlays = to_pixels(torch.from_numpy(finding.arrays["overlays"])).to(pixels.device)
@@ -258,6 +259,7 @@ class Strip(Defense):
             "mean_entropy_triggered": None,
         }
         arrays = {
+            "indices": chosen.cpu().numpy(),
             "bin_edges": edges,
             "clean_entropies": clean.cpu().numpy(),
             "clean_histogram": _histogram(clean, edges),
