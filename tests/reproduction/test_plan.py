@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from inputaware.defenses.settings import (
     StripSettings,
 )
 from inputaware.errors import ConfigError, DataError, RunFolderError
+from inputaware.report.collect import collect_run
 from inputaware.reproduction import plan_reproduction, reproduce
-from inputaware.reproduction.items import ITEM_NAMES, ITEMS
+from inputaware.reproduction.items import ITEM_NAMES, ITEMS, Found
 from inputaware.reproduction.works import Place, RunKey, Work
 from inputaware.runs.files import read_json, write_json
 
@@ -136,6 +137,24 @@ def test_tables_hold_each_seed_with_mean_and_spread(made: Path) -> None:
         assert float(rows[test]["ours, %"]) == pytest.approx(np.mean(found), abs=0.0051)
         assert float(rows[test]["standard deviation"]) == pytest.approx(np.std(found, ddof=1), abs=0.0051)
         assert rows[test]["paper, %"] == rows[test]["difference, points"] == "-"  # the paper has no digits
+
+
+def test_the_note_names_each_way_in_which_seeds_were_trained(made: Path) -> None:
+    keys = {seed: RunKey("digits", "input-aware", "all-to-all", seed) for seed in (0, 1)}
+    runs = {key: collect_run(made / f"runs/digits-input-aware-all-to-all-seed-{seed}") for seed, key in keys.items()}
+    same = ITEMS["table3"].make(Found("digits", (0, 1), runs)).note
+    assert same.endswith(f", precision {runs[keys[0]].result['precision']}.")
+    assert "(seed" not in same
+    for number, key in keys.items():
+        changed = {"device": f"machine {number}", "threads": 1 + number, "precision": ("32", "bf16")[number]}
+        runs[key] = replace(runs[key], result=runs[key].result | changed)
+    assert (
+        ITEMS["table3"]
+        .make(Found("digits", (0, 1), runs))
+        .note.endswith(
+            "seconds on machine 0, 1 thread, precision 32 (seed 0); machine 1, 2 threads, precision bf16 (seed 1)."
+        )
+    )
 
 
 def test_figures_have_their_numbers(made: Path) -> None:

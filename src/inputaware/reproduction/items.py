@@ -160,16 +160,23 @@ def _accuracies(target: TargetName) -> Callable[[Found], Made]:
 
 
 def _words(runs: Sequence[CollectedRun]) -> str:
-    """Return how the runs were made."""
+    """Return how the runs were made; where not all in one way, each way with its seeds."""
     results = [run.result for run in runs if run.result is not None]
     first = results[0]
-    seeds = ", ".join(str(result["seed"]) for result in results)
+    ways: dict[str, list[str]] = {}
+    for result in results:
+        way = f"{result['device']}, {_threads(result['threads'])}, precision {result['precision']}"
+        ways.setdefault(way, []).append(str(result["seed"]))
+    made = "; ".join(f"{way} ({_seeds(own)})" if len(ways) > 1 else way for way, own in ways.items())
     seconds = ", ".join(f"{result['wall_seconds']:.0f}" for result in results)
     return (
         f"{first['evaluation']['test_images']} test images; preset {first['preset']}, trained on "
-        f"{first['trained_on']}, seed{'s' if len(results) > 1 else ''} {seeds}: {seconds} seconds on "
-        f"{first['device']}, {_threads(first['threads'])}, precision {first['precision']}."
+        f"{first['trained_on']}, {_seeds([str(result['seed']) for result in results])}: {seconds} seconds on {made}."
     )
+
+
+def _seeds(seeds: Sequence[str]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
 
 
 def _latencies(found: Found) -> Made:
