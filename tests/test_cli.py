@@ -382,6 +382,7 @@ def test_poison_exports_the_test_set(run: Path, tmp_path: Path) -> None:
         "split": "test",
         "attack": "input-aware",
         "target": "all-to-one",
+        "target_class": "0",
         "run": Run.load(run).folder.identity(),
     }
     assert set(table["target"].to_pylist()) == {0}

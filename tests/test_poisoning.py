@@ -90,3 +90,12 @@ def test_a_split_comes_out_the_same_in_parts(run: Run, tmp_path: Path, monkeypat
     export_poisoned_split(run, "validation", str(tmp_path / "parts.parquet"), progress=told.append)
     assert told == [100 / 144, 1.0]
     assert pq.read_table(tmp_path / "parts.parquet").equals(pq.read_table(tmp_path / "together.parquet"))
+
+
+def test_a_file_names_its_target_class_where_there_is_one(tmp_path: Path) -> None:
+    for target, wanted in (("all-to-one", b"3"), ("all-to-all", None)):
+        made = train(small_config(target=target, target_class=3), tmp_path / target)
+        export_poisoned_split(made, "validation", tmp_path / f"{target}.parquet")
+        metadata = pq.read_schema(tmp_path / f"{target}.parquet").metadata
+        assert metadata[b"target"] == target.encode()
+        assert metadata.get(b"target_class") == wanted

@@ -222,6 +222,7 @@ def export_poisoned_split(
             "split": split,
             "attack": run.config.attack,
             "target": run.config.target,
+            **({"target_class": str(run.config.target_class)} if run.config.target == "all-to-one" else {}),
             "run": run.folder.identity(),
             "huggingface": json.dumps({"info": {"features": _features(run.spec.class_names)}}),
         },
