@@ -250,8 +250,8 @@ def test_help_may_stand_before_the_class(capsys: pytest.CaptureFixture[str]) -> 
             "split: expected one of test, validation, defender; found 'Test'; did you mean test?",
         ),
         (
-            ["runs/a", "--split=validaton"],
-            "split: expected one of test, validation, defender; found 'validaton'; did you mean validation?",
+            ["runs/a", "--split=Validation"],
+            "split: expected one of test, validation, defender; found 'Validation'; did you mean validation?",
         ),
     ],
 )
