@@ -264,11 +264,7 @@ def test_a_misspelt_choice_is_guessed(words: list[str], message: str) -> None:
 def test_a_misspelt_choice_of_a_configuration_is_guessed() -> None:
     given = ["--dataset", "digits", "--output", "o"]
     for words, name, found in (
-        (
-            ["--attack", "badnet"],
-            "attack: expected one of input-aware, badnets, none",
-            "'badnet'; did you mean badnets?",
-        ),
+        (["--target=all2one"], "target: expected one of all-to-one, all-to-all", "'all2one'; did you mean all-to-one?"),
         (["--patch=White"], "patch: expected one of checkerboard, white", "'White'; did you mean white?"),
         (
             ["--joint-stage.generator.name", "adma"],
