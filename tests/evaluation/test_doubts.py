@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from inputaware.evaluation.doubts import doubts
+from inputaware.evaluation.doubts import doubts, doubts_over_seeds
 
 NOTHING_LEARNED = (
     "The classifier is right on 33.3 % of clean images, where always saying one class is right on 33.3 %: it has "
@@ -83,3 +83,28 @@ def test_triggers_that_work_on_all_images_are_none_of_the_input_aware_attack() -
     assert doubts(rates(0.99, 0.99, [10, 10, 10], cross=0.4)) == [OF_NO_IMAGE + LONGER]
     assert doubts(rates(0.99, 0.99, [10, 10, 10], cross=0.5)) == []
     assert doubts(rates(0.8, 0.99, [10, 10, 10], cross=0.4)) == []
+
+
+def test_over_seeds_it_is_said_of_how_many_and_which() -> None:
+    good = rates(0.99, 0.99, [10, 10, 10], cross=0.9)
+    failed = rates(0.99, 0.02, [10, 10, 10], cross=0.98)
+    not_taken = (
+        "The attack did not take with {}: a high cross accuracy is no merit there, and a defense that sees nothing is "
+        "right."
+    )
+    assert doubts_over_seeds({0: good, 1: good}) == []
+    assert doubts_over_seeds({2: failed, 0: good, 1: good}) == [not_taken.format("1 of 3 seeds (2)")]
+    assert doubts_over_seeds({7: failed}) == [not_taken.format("1 of 1 seed (7)")]
+    weak = rates(0.99, 0.5, [10, 10, 10], cross=0.3)
+    assert doubts_over_seeds({5: weak, 3: weak, 4: failed}) == [
+        not_taken.format("1 of 3 seeds (4)"),
+        "The attack is weak with 2 of 3 seeds (3, 5): a defense that misses it there may catch it where it works.",
+        "Triggers work on other images too with 2 of 3 seeds (3, 5): a defense that catches these models may miss an "
+        "input-aware one.",
+    ]
+    # Of all of them nobody has to be told which, and a control has no cross test.
+    badnets = rates(1 / 3, 0.02, [10, 10, 10])
+    assert doubts_over_seeds({0: badnets, 1: badnets}) == [
+        "The classifier has learned next to nothing with 2 of 2 seeds: its other rates mean nothing.",
+        "The attack did not take with 2 of 2 seeds: a defense that sees nothing there is right.",
+    ]

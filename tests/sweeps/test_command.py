@@ -234,3 +234,25 @@ def test_tables_of_a_summary() -> None:
     assert f"{none} clean images that STRIP refuses 2.00 (1.00 to 3.00)" in lines
     undefended = {**setting, "measures": {"clean_accuracy": measure}}
     assert len(sweep_tables({**summary, "configurations": [undefended], "comparisons": []})) == 1
+
+
+def test_runs_in_doubt_are_marked_in_the_tables() -> None:
+    measure = {"mean": 0.5, "lowest": 0.46, "highest": 0.54, "count": 2}
+    setting: dict[str, Any] = {
+        **{"dataset": "digits", "attack": "none", "target": "all-to-one", "target_class": 0, "preset": "fast"},
+        **{"changes": {}, "seeds": [0, 1], "measures": {"clean_accuracy": measure}},
+    }
+    weak = {**setting, "attack": "badnets", "doubted_seeds": [1], "doubts": ["It is weak with 1 of 2 seeds (1)."]}
+    summary = {
+        "configurations": [{**setting, "doubted_seeds": [], "doubts": []}, weak],
+        "comparisons": [{"first": 0, "second": 1, "words": "clean accuracy: the same"}],
+    }
+    console = Console(file=StringIO(), width=200)
+    for table in sweep_tables(summary):
+        console.print(table)
+    lines = [" ".join(line.split()) for line in console.file.getvalue().split("\n")]  # type: ignore[attr-defined]
+    told = lines.index("Runs in doubt are in all means and differences:")
+    assert lines[told + 1] == "digits, badnets, all-to-one, class 0, fast: It is weak with 1 of 2 seeds (1)."
+    marked = "digits, badnets, all-to-one, class 0, fast (in doubt: 1 of 2)"
+    assert sum(marked in line for line in lines) == 2
+    assert sum("(in doubt" in line for line in lines) == 2

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 from inputaware.api import train
 from inputaware.defenses.settings import DefenseSettings, StripSettings
+from inputaware.evaluation.doubts import doubts, doubts_over_seeds
+from inputaware.runs.files import read_json, write_json
 from inputaware.sweeps.grid import plan_sweep
 from inputaware.sweeps.progress import CellState
 from inputaware.sweeps.results import _csv, write_results
@@ -53,6 +55,29 @@ def test_a_defense_that_broke_a_cell_leaves_its_evaluation(tmp_path: Path) -> No
     assert [row["status"] for row in rows] == ["broken", "broken"]
     assert [row["clean_accuracy"] is None for row in rows] == [False, True]
     assert [row["config.seed"] for row in rows] == [0, 1]
+
+
+def test_runs_that_are_no_example_are_told(tmp_path: Path) -> None:
+    # One epoch of two steps teaches nothing; what the other one found is written in its place.
+    sweep = plan_sweep({"base": {**TINY, "seed": [0, 1, 2]}}, {})
+    first, second, left = sweep.cells
+    train(first.config, tmp_path / "runs" / first.name)
+    run = train(second.config, tmp_path / "runs" / second.name)
+    evaluation = {name: value for name, value in run.evaluate().items() if name != "sha256"}
+    others = {"clean_accuracy": 0.9, "attack_success_rate": 0.95, "attack_success_rate_excluding_target": 0.94}
+    write_json(run.folder.evaluation, {**evaluation, **others})
+    states = {cell.name: CellState(cell.name, "finished") for cell in (first, second)}
+    summary = write_results(sweep, tmp_path, {**states, left.name: CellState(left.name)})
+    (record,) = summary["configurations"]
+    assert record["doubted_seeds"] == [0]
+    assert record["doubts"] == doubts_over_seeds(
+        {0: read_json(tmp_path / "runs" / first.name / "evaluation.json"), 1: {**evaluation, **others}}
+    )
+    assert "1 of 2 seeds (0)" in record["doubts"][0]
+    words = " ".join(doubts(read_json(tmp_path / "runs" / first.name / "evaluation.json")))
+    assert pq.read_table(tmp_path / "results.parquet")["doubts"].to_pylist() == [words, "", None]
+    with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["doubts"] for row in csv.DictReader(file)] == [words, "", ""]
 
 
 def test_the_rows_stand_as_csv_too_without_lists(tmp_path: Path) -> None:

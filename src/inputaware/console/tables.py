@@ -298,10 +298,17 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
         "seeds",
         *RATES,
     )
-    settings = [setting_in_words(record) for record in summary["configurations"]]
+    settings = [_doubted_setting(record) for record in summary["configurations"]]
     for words, record in zip(settings, summary["configurations"], strict=True):
         cells = [spread(record["measures"].get(key)) for key in RATES.values()]
         table.add_row(plain(words), str(len(record["seeds"])), *cells)
+    if reasons := [
+        plain(f"{setting_in_words(record)}: {' '.join(record['doubts'])}")
+        for record in summary["configurations"]
+        if record.get("doubts")
+    ]:
+        told = "Runs in doubt are in all means and differences:"
+        table.caption, table.caption_justify = "\n".join([told, *reasons]), "left"
     tables = [table]
     title = "What defenses make of it: percent, models, areas"
     defenses = Table("setting", "what", title=title, title_justify="left")
@@ -321,3 +328,10 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
         cells = [settings[record["second"]], settings[record["first"]], record["words"]]
         differences.add_row(*(plain(cell) for cell in cells))
     return [*tables, differences]
+
+
+def _doubted_setting(record: dict[str, Any]) -> str:
+    """Return what a setting is called, and how many of its runs are no example of it; an older sweep does not say."""
+    doubted = record.get("doubted_seeds")
+    words = setting_in_words(record)
+    return f"{words} (in doubt: {len(doubted)} of {len(record['seeds'])})" if doubted else words

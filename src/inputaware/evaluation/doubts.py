@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from inputaware.evaluation.words import in_percent
 
-__all__ = ["doubts"]
+__all__ = ["doubts", "doubts_over_seeds"]
 
 _HARDLY_MORE = 0.1
 """Share of what always saying one class gets wrong; a classifier that gets less of it right has learned nothing."""
@@ -21,6 +21,33 @@ _KEPT = 0.5
 """Cross accuracy, as a share of the clean one, below which triggers are not each image's own."""
 
 
+class _Doubt(NamedTuple):
+    """What an evaluation says against its model.
+
+    Attributes:
+        kind: one of :data:`_OVER_SEEDS`.
+        sentence: with the model's rates, and what may help.
+    """
+
+    kind: str
+    sentence: str
+
+
+_OVER_SEEDS = {
+    "learned nothing": "The classifier has learned next to nothing with {}: its other rates mean nothing.",
+    "not taken": "The attack did not take with {}: a defense that sees nothing there is right.",
+    "not taken, crossed": (
+        "The attack did not take with {}: a high cross accuracy is no merit there, and a defense that sees nothing is "
+        "right."
+    ),
+    "weak": "The attack is weak with {}: a defense that misses it there may catch it where it works.",
+    "of no image": (
+        "Triggers work on other images too with {}: a defense that catches these models may miss an input-aware one."
+    ),
+}
+"""What is said of some of a setting's runs, by kind."""
+
+
 def doubts(evaluation: Mapping[str, Any]) -> list[str]:
     """Return why a model is no example of what it was trained to be, a sentence each; none where it is one.
 
@@ -30,35 +57,62 @@ def doubts(evaluation: Mapping[str, Any]) -> list[str]:
     Args:
         evaluation: what ``evaluation.json`` holds.
     """
+    return [doubt.sentence for doubt in _doubts(evaluation)]
+
+
+def doubts_over_seeds(evaluations: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Return why some of a setting's runs are no example of it, a sentence for each reason, with how many and which.
+
+    Their rates are in the setting's means all the same.
+
+    Args:
+        evaluations: what ``evaluation.json`` holds, by seed.
+    """
+    seeds_of: dict[str, list[int]] = {}
+    for seed in sorted(evaluations):
+        for doubt in _doubts(evaluations[seed]):
+            seeds_of.setdefault(doubt.kind, []).append(seed)
+    total = len(evaluations)
+    return [
+        words.format(
+            f"{len(seeds)} of {total} seed{'' if total == 1 else 's'}"
+            + ("" if len(seeds) == total > 1 else f" ({', '.join(map(str, seeds))})")
+        )
+        for kind, words in _OVER_SEEDS.items()
+        if (seeds := seeds_of.get(kind))
+    ]
+
+
+def _doubts(evaluation: Mapping[str, Any]) -> list[_Doubt]:
     found = []
     images = evaluation["per_class"]["images"]
     clean, constant = evaluation["clean_accuracy"], max(images) / sum(images)
     if clean < constant + _HARDLY_MORE * (1 - constant):
-        found.append(
+        words = (
             f"The classifier is right on {in_percent(clean, 1)} of clean images, where always saying one class is "
             f"right on {in_percent(constant, 1)}: it has learned next to nothing, and its other rates mean nothing."
         )
-    attack = evaluation["attack_success_rate_excluding_target"]
+        found.append(_Doubt("learned nothing", words))
+    attack, cross = evaluation["attack_success_rate_excluding_target"], evaluation["cross_accuracy"]
     # All-to-all, where no image is left out, the attacker's class follows from the image's own, which has to be known.
     reach = clean if attack == evaluation["attack_success_rate"] else 1.0
     if attack is not None and attack < _WORKS * reach:
+        took = attack >= _TOOK * reach
         verdict = (
-            "it did not take, so that a defense that sees nothing here is right."
-            if attack < _TOOK * reach
-            else "it is weak, and a defense that misses it here may catch it where it works."
+            "it is weak, and a defense that misses it here may catch it where it works."
+            if took
+            else "it did not take, so that a defense that sees nothing here is right."
         )
         rate = in_percent(attack, 1)
         words = f"The attack works on {rate} of the images that are not of the attacker's class anyway: {verdict}"
-        if evaluation["cross_accuracy"] is None:
-            words += " Longer training may help (--joint-stage.epochs)."
-        else:
-            words += _BOTH_STAGES
-        found.append(words)
-    cross = evaluation["cross_accuracy"]
+        words += " Longer training may help (--joint-stage.epochs)." if cross is None else _BOTH_STAGES
+        failed = "not taken" if cross is None else "not taken, crossed"
+        found.append(_Doubt("weak" if took else failed, words))
     if cross is not None and cross < _KEPT * clean:
-        found.append(
+        words = (
             f"With another image's trigger only {in_percent(cross, 1)} keep their true label, where "
             f"{in_percent(clean, 1)} have it without: triggers work on other images too, so that a defense that "
             f"catches this model may miss an input-aware one.{_BOTH_STAGES}"
         )
+        found.append(_Doubt("of no image", words))
     return found

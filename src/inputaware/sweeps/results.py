@@ -11,7 +11,8 @@ from typing import Any
 
 from inputaware.config.record import config_to_dict, flatten
 from inputaware.errors import InputAwareError
-from inputaware.evaluation.aggregate import aggregate, comparisons, measures
+from inputaware.evaluation.aggregate import aggregate, by_setting, comparisons, measures
+from inputaware.evaluation.doubts import doubts, doubts_over_seeds
 from inputaware.runs.environment import command_line
 from inputaware.runs.files import write_atomically, write_json, write_text
 from inputaware.runs.results import collect_result
@@ -83,14 +84,27 @@ def summarize(results: Sequence[Mapping[str, Any]], states: Mapping[str, CellSta
         **{key: sorted({str(result[key]) for result in results}) for key in _MACHINE},
         "torch": sorted({result["versions"]["torch"] for result in results}),
         "seconds_of_all_trainings": round(sum(result["wall_seconds"] for result in results), 1),
-        "configurations": aggregate(results),
+        "configurations": [
+            {**record, **_doubted(by_seed)}
+            for record, by_seed in zip(aggregate(results), by_setting(results), strict=True)
+        ],
         "comparisons": comparisons(results),
+    }
+
+
+def _doubted(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return which of a setting's runs are no example of it, and why, in words."""
+    evaluations = {seed: result["evaluation"] for seed, result in by_seed.items()}
+    return {
+        "doubted_seeds": sorted(seed for seed, evaluation in evaluations.items() if doubts(evaluation)),
+        "doubts": doubts_over_seeds(evaluations),
     }
 
 
 def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run found, beside its configuration."""
     return {
+        "doubts": " ".join(doubts(result["evaluation"])),
         **measures(result),
         **{f"defenses.{name}.verdict": record["verdict"] for name, record in result["defenses"].items()},
         **{key: result[key] for key in (*_MACHINE, "resumed")},
