@@ -117,10 +117,19 @@ def test_any_classifier_gets_the_files_of_a_run(run: Run, tmp_path: Path) -> Non
     clean, test = (CleanData(*run.images(split), split=split) for split in ("defender", "test"))
     trial = Trial(test, run.backdoor)
     output = tmp_path / "examined"
-    assert records == examine(
-        run.suspect(), clean, trial=trial, defenses=["strip", Own()], settings=FEW, seed=2, output=output
-    )
-    assert files(run) == {path.name: path.read_bytes() for path in output.iterdir()}
+    found = examine(run.suspect(), clean, trial=trial, defenses=["strip", Own()], settings=FEW, seed=2, output=output)
+    assert found == {name: read_json(output / f"{name}.json") for name in records}
+    # What a run's evaluation.json has stands there beside the scores.
+    evaluation = run.evaluate()
+    for record in found.values():
+        model = record["scoring"].pop("model")
+        assert {name: evaluation[name] for name in model if name != "doubts"} == {
+            name: rate for name, rate in model.items() if name != "doubts"
+        }
+    assert found == records
+    assert files(run).keys() == {path.name for path in output.iterdir()}
+    for path in output.glob("*.npz"):
+        assert files(run)[path.name] == path.read_bytes()
 
 
 def test_a_part_of_a_trial_has_its_own_triggers(run: Run) -> None:

@@ -90,8 +90,14 @@ def test_the_code_of_its_page_runs(
         names[f"{split}labels"] = np.arange(count) % 10
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     for block in blocks:
         exec(block, names)
-    assert "our classifier" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "our classifier" in out
+    # The network has learned nothing: what the page prints of it are numbers all the same, and no cross test.
+    assert re.search(r"^attack_success_rate_excluding_target [01]\.\d+\ncross_accuracy None$", out, re.M)
+    assert names["rates"]["trigger"]["mask_area"] == 1.0
+    assert names["rates"]["reuse"] is names["rates"]["cross_accuracy"] is None
+    assert names["records"]["strip"]["scoring"]["model"]["doubts"]
     assert read_json(tmp_path / "examined/strip.json") == names["records"]["strip"]

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
+from inputaware.console.tables import defense_table
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.examine import examine
 from inputaware.defenses.registry import build_defense
 from inputaware.defenses.settings import DefenseSettings, ImageRegularizationSettings, StripSettings
 from inputaware.errors import ConfigError, DataError, DefenseError, RunFolderError
+from inputaware.evaluation.evaluate import evaluate
 from inputaware.runs.files import read_arrays, read_json
 
 CLASSES = 3
@@ -90,8 +94,62 @@ def test_a_record_is_what_the_defense_found_and_how_that_did() -> None:
     score = strip.rate(finding, suspect(), trial(Patch()))
     records = examine(suspect(), data(), trial=trial(Patch()), defenses="strip", settings=FEW, seed=4)
     scoring = {"sentence": score.sentence, "data": {"split": "test", "images": 20}, "scores": score.scores}
+    model = records["strip"]["scoring"].pop("model")
     assert records == {"strip": {**finding.record(), "scoring": scoring}}
+    theirs = evaluate(suspect().classifier, Patch(), trial().clean.images, trial().clean.labels, CLASSES)
+    names = ("clean_accuracy", "attack_success_rate", "attack_success_rate_excluding_target")
+    assert {name: model[name] for name in names} == {name: theirs[name] for name in names}
     assert score.scores["false_acceptance_rate"] is not None
+
+
+class Shape(nn.Module):
+    """Tells the class from a pixel, and says class 0 where it knows the patch."""
+
+    def __init__(self, backdoored: bool) -> None:
+        super().__init__()
+        self.backdoored = backdoored
+
+    def forward(self, images: Tensor) -> Tensor:
+        shown = (images[:, 0, 0, 0] * 255).round().long() % CLASSES
+        patched = (images[..., -2:, -2:] == 1).flatten(1).all(1)
+        return nn.functional.one_hot(torch.where(patched & self.backdoored, 0, shown), CLASSES).float() * 4 - 1
+
+
+def told(count: int, seed: int, split: str) -> CleanData:
+    clean = data(count, seed, split)
+    clean.images[:, 0, 0, 0] = clean.labels.to(torch.uint8)
+    return clean
+
+
+NOT_TAKEN = (
+    "The attack works on 0.0 % of the images that are not of the attacker's class anyway: it did not take, so that a "
+    "defense that sees nothing here is right. Is the trial's backdoor the one that was trained into this classifier?"
+)
+
+
+def test_a_backdoor_that_does_not_work_on_the_classifier_is_told() -> None:
+    def examined(backdoored: bool, backdoor: Backdoor | None) -> dict[str, dict[str, Any]]:
+        whole = Suspect(Shape(backdoored).train(), SHAPE, CLASSES)
+        clean, test = told(30, 0, "defender"), Trial(told(20, 1, "test"), backdoor)
+        records = examine(whole, clean, trial=test, defenses=["strip", Counter()], settings=FEW)
+        assert whole.classifier.training  # it is left as it was
+        return records
+
+    def lines(records: dict[str, dict[str, Any]]) -> str:
+        console = Console(file=StringIO(), width=200)
+        console.print(defense_table(records, "mine"))
+        return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+
+    worked, failed, clean = examined(True, Patch()), examined(False, Patch()), examined(False, None)
+    rates = {"clean_accuracy": 1.0, "attack_success_rate": 1.0, "attack_success_rate_excluding_target": 1.0}
+    assert worked["counter"]["scoring"]["model"] == worked["strip"]["scoring"]["model"] == {**rates, "doubts": []}
+    # Seven of twenty images are of class 0 anyway.
+    rates |= {"attack_success_rate": 7 / 20, "attack_success_rate_excluding_target": 0.0}
+    assert failed["strip"]["scoring"]["model"] == {**rates, "doubts": [NOT_TAKEN]}
+    assert lines(failed).count(NOT_TAKEN) == 1
+    assert "did not take" not in lines(worked)
+    rates |= {"attack_success_rate": None, "attack_success_rate_excluding_target": None}
+    assert clean["strip"]["scoring"]["model"] == {**rates, "doubts": []}
 
 
 def test_without_a_trial_nothing_is_scored(tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def test_triggers_that_work_on_all_images_are_none_of_the_input_aware_attack() -
     assert doubts(rates(0.99, 0.99, [10, 10, 10], cross=0.4)) == [OF_NO_IMAGE + LONGER]
     assert doubts(rates(0.99, 0.99, [10, 10, 10], cross=0.5)) == []
     assert doubts(rates(0.8, 0.99, [10, 10, 10], cross=0.4)) == []
+    failed = rates(0.99, 0.49, [10, 10, 10], cross=0.4)
+    assert doubts(failed, "Look.") == [f"{WEAK} Look.", f"{OF_NO_IMAGE} Look."]
 
 
 def test_over_seeds_it_is_said_of_how_many_and_which() -> None:

@@ -209,6 +209,37 @@ def test_a_universal_trigger_has_no_cross_test() -> None:
     assert "cross_accuracy" not in result["per_class"]
 
 
+class Mover(Copier):
+    """A change of the whole image: what Copier would leave of it, as the pattern, with a mask that covers all."""
+
+    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        masks, patterns = super().make_trigger(images)
+        return torch.ones_like(masks), images + (patterns - images) * masks
+
+
+def test_a_trigger_that_is_the_whole_image_has_no_cross_test() -> None:
+    data = make_images(LABELS)
+    found = evaluate(Reader(), Mover(), *data, CLASSES)
+    assert found["attack_success_rate"] == 1.0
+    assert all(found[key] is None for key in CROSS_KEYS)
+    assert found["reuse"] is None
+    assert "cross_accuracy" not in found["per_class"]
+    assert found["trigger"]["mask_area"] == 1.0
+    assert found["trigger"]["l2"] == evaluate(Reader(), Copier(), *data, CLASSES)["trigger"]["l2"]
+    assert three_accuracies(Reader(), Mover(), *data)["cross_accuracy"] is None
+    # A mask that leaves a pixel of one image alone leaves a notion of the other's trigger.
+    assert evaluate(Reader(), Copier(), *data, CLASSES)["cross_accuracy"] is not None
+
+
+def test_images_too_small_for_structural_similarity_are_evaluated() -> None:
+    images, labels = make_images(LABELS)
+    small = Copier()
+    small.shape = (1, 12, 8)
+    found = evaluate(Reader(), small, images[..., :8], labels, CLASSES)
+    assert found["trigger"]["ssim"] is None
+    assert found["attack_success_rate"] == 1.0
+
+
 def test_a_single_image_has_no_other() -> None:
     result = evaluate(Reader(), Copier(), *make_images([2]), CLASSES)
     assert result["attack_success_rate"] == 1

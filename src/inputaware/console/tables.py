@@ -48,8 +48,10 @@ def defense_table(records: dict[str, dict[str, Any]], title: str, doubted: Seque
         records: what the files ``defenses/NAME.json`` hold, or :func:`inputaware.defenses.examine.examine` returns, by
             name.
         title: what stands above the table.
-        doubted: sentences against the model itself, which stand below it.
+        doubted: sentences against the model itself, which stand below it, as do those that the records hold.
     """
+    models = (record.get("scoring", {}).get("model", {}) for record in records.values())
+    doubted = list(dict.fromkeys([*doubted, *(words for model in models for words in model.get("doubts", []))]))
     caption = "\n".join(map(plain, doubted)) or None
     table = Table(title=plain(title), title_justify="left", caption=caption, caption_justify="left", show_lines=True)
     # A name is typed again, and what a defense found is read to the end of its longest word.

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 
 from inputaware.config.checks import check_seed
+from inputaware.data.loader import in_chunks
 from inputaware.defenses.base import CleanData, Defense, Progress, Suspect, Trial
 from inputaware.defenses.own import choose_defenses
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings
-from inputaware.runs.environment import keep_freed_memory
+from inputaware.evaluation.doubts import doubts
+from inputaware.evaluation.metrics import attack_rates, mean_over
+from inputaware.runs.environment import keep_freed_memory, seeded
 from inputaware.runs.files import check_new_folder, write_arrays, write_folder, write_json
 
 __all__ = ["examine", "run_and_rate"]
@@ -46,7 +52,9 @@ def examine(
         progress: told the defense that is at work and the share of it that is done.
 
     Returns:
-        What each ``NAME.json`` holds, by name; without a trial it has no ``scoring``.
+        What each ``NAME.json`` holds, by name; without a trial it has no ``scoring``. Beside what the defense found
+        there, ``scoring`` has ``model``, the same for all: what the classifier says of the trial's images without and
+        with triggers, and ``doubts``, sentences on rates that are no result.
 
     Raises:
         ConfigError: a name is unknown, taken, no name for a file or stands twice, or a setting is out of its range or
@@ -68,11 +76,14 @@ def examine(
     if folder is not None:
         check_new_folder(folder)
     keep_freed_memory()
+    model = None if trial is None else _rates(suspect, trial, seed)
     records, arrays = {}, {}
     for defense in chosen:
         name = defense.name
         told = partial(progress, name)
         records[name], arrays[name] = run_and_rate(defense, suspect, clean, trial, seed=seed, progress=told)
+        if model is not None:
+            records[name]["scoring"]["model"] = copy.deepcopy(model)
         told(1.0)
 
     def write(partial: Path) -> None:
@@ -83,6 +94,35 @@ def examine(
     if folder is not None:
         write_folder(folder, write)
     return records
+
+
+def _rates(suspect: Suspect, trial: Trial, seed: int) -> dict[str, Any]:
+    """Return clean accuracy and attack success on a trial's images, and what they say against the model.
+
+    Args:
+        suspect: the classifier, which stays as it is.
+        trial: checked.
+        seed: of what the classifier draws, if it does.
+
+    Raises:
+        DefenseError: the classifier returns no logits, or numbers that are not finite.
+    """
+    pixels, labels = trial.clean.pixels, trial.clean.labels
+    with seeded(seed, pixels.device), torch.inference_mode(mode=False):
+        lent = replace(suspect, classifier=copy.deepcopy(suspect.classifier), feature_layer=None)
+        lent.check_classifier(in_chunks(pixels)[0])
+        clean = mean_over(lent.logits(pixels).argmax(1) == labels)
+        attack: dict[str, float | None] = {"attack_success_rate": None, "attack_success_rate_excluding_target": None}
+        if (poisoned := trial.poisoned) is not None:
+            found = attack_rates(lent.logits(poisoned.images).argmax(1), poisoned.targets, labels)
+            attack = {name: found[name] for name in attack}
+    images = torch.bincount(labels, minlength=suspect.classes).tolist()
+    rates = {"clean_accuracy": clean, **attack}
+    remedy = "Is the trial's backdoor the one that was trained into this classifier?"
+    return {
+        **rates,
+        "doubts": doubts({**rates, "cross_accuracy": None, "per_class": {"images": images}}, remedy),
+    }
 
 
 def run_and_rate(

@@ -16,7 +16,11 @@ _TOOK, _WORKS = 0.2, 0.8
 
 All-to-all they are shares of the clean accuracy.
 """
-_BOTH_STAGES = " Longer training of both stages may help (--mask-stage.epochs, --joint-stage.epochs)."
+_TRAIN_LONGER = {
+    "one stage": "Longer training may help (--joint-stage.epochs).",
+    "both stages": "Longer training of both stages may help (--mask-stage.epochs, --joint-stage.epochs).",
+}
+"""What may help, by how an attack is trained."""
 _KEPT = 0.5
 """Cross accuracy, as a share of the clean one, below which triggers are not each image's own."""
 
@@ -48,7 +52,7 @@ _OVER_SEEDS = {
 """What is said of some of a setting's runs, by kind."""
 
 
-def doubts(evaluation: Mapping[str, Any]) -> list[str]:
+def doubts(evaluation: Mapping[str, Any], remedy: str | None = None) -> list[str]:
     """Return why a model is no example of what it was trained to be, a sentence each; none where it is one.
 
     A classifier that says the same of every image has an attack success rate of 1 if it is the attacker's class, and a
@@ -56,8 +60,9 @@ def doubts(evaluation: Mapping[str, Any]) -> list[str]:
 
     Args:
         evaluation: what ``evaluation.json`` holds.
+        remedy: a sentence that ends those on the attack, in place of what may help where this package trains.
     """
-    return [doubt.sentence for doubt in _doubts(evaluation)]
+    return [doubt.sentence for doubt in _doubts(evaluation, remedy)]
 
 
 def doubts_over_seeds(evaluations: Mapping[int, Mapping[str, Any]]) -> list[str]:
@@ -83,7 +88,8 @@ def doubts_over_seeds(evaluations: Mapping[int, Mapping[str, Any]]) -> list[str]
     ]
 
 
-def _doubts(evaluation: Mapping[str, Any]) -> list[_Doubt]:
+def _doubts(evaluation: Mapping[str, Any], remedy: str | None = None) -> list[_Doubt]:
+    ends = _TRAIN_LONGER if remedy is None else dict.fromkeys(_TRAIN_LONGER, remedy)
     found = []
     images = evaluation["per_class"]["images"]
     clean, constant = evaluation["clean_accuracy"], max(images) / sum(images)
@@ -105,14 +111,14 @@ def _doubts(evaluation: Mapping[str, Any]) -> list[_Doubt]:
         )
         rate = in_percent(attack, 1)
         words = f"The attack works on {rate} of the images that are not of the attacker's class anyway: {verdict}"
-        words += " Longer training may help (--joint-stage.epochs)." if cross is None else _BOTH_STAGES
+        words += f" {ends['one stage' if cross is None else 'both stages']}"
         failed = "not taken" if cross is None else "not taken, crossed"
         found.append(_Doubt("weak" if took else failed, words))
     if cross is not None and cross < _KEPT * clean:
         words = (
             f"With another image's trigger only {in_percent(cross, 1)} keep their true label, where "
             f"{in_percent(clean, 1)} have it without: triggers work on other images too, so that a defense that "
-            f"catches this model may miss an input-aware one.{_BOTH_STAGES}"
+            f"catches this model may miss an input-aware one. {ends['both stages']}"
         )
         found.append(_Doubt("of no image", words))
     return found

@@ -14,6 +14,7 @@ from inputaware.attacks.base import Backdoor
 from inputaware.attacks.trigger import apply_trigger
 from inputaware.data.loader import derangement, to_pixels
 from inputaware.evaluation.metrics import (
+    SSIM_WINDOW,
     attack_rates,
     class_rates,
     mean_over,
@@ -36,6 +37,15 @@ def _pairings(count: int, number: int, device: torch.device) -> list[Tensor]:
     """Return partners for the cross-trigger test: the same for every run on the same set."""
     generator = torch.Generator().manual_seed(0)
     return [derangement(count, generator).to(device) for _ in range(number)]
+
+
+def _can_be_crossed(backdoor: Backdoor, masks: Tensor) -> bool:
+    """Return whether another image's trigger is a notion: no if all share one, or if triggers are whole images.
+
+    Where a mask is 1 everywhere, as of a warp, the trigger of another image is that image, changed. Nothing is left of
+    the image that it lies on, whose label nobody could tell.
+    """
+    return not backdoor.universal and not bool((masks >= 1).all())
 
 
 @full_float32()
@@ -62,7 +72,7 @@ def three_accuracies(
     poisoned = backdoor.poison(pixels, labels)
     attack = mean_over(predict(classifier, poisoned.images) == poisoned.targets)
     cross = None
-    if not backdoor.universal and len(labels) > 1:
+    if len(labels) > 1 and _can_be_crossed(backdoor, poisoned.masks):
         partner = _pairings(len(labels), 1, labels.device)[0]
         crossed = apply_trigger(pixels, poisoned.masks[partner], poisoned.patterns[partner])
         cross = mean_over(predict(classifier, crossed) == labels)
@@ -135,7 +145,7 @@ def evaluate(
         per_class["attack_success_rate"] = class_rates(predicted == poisoned.targets, labels, classes)
         per_class["robust_accuracy"] = class_rates(predicted == labels, labels, classes)
         pairings = _pairings(len(labels), _PAIRINGS, labels.device) if len(labels) > 1 else []
-        if not backdoor.universal:
+        if _can_be_crossed(backdoor, poisoned.masks):
             said: dict[str, list[Tensor]] = {"": [], "_8bit": []}
             for partner in pairings:
                 crossed = apply_trigger(pixels, poisoned.masks[partner], poisoned.patterns[partner])
@@ -197,5 +207,5 @@ def _trigger_size(
         "pattern_distance": over_pairings(patterns),
         "l2": float((poisoned - images).flatten(1).norm(dim=1).mean()),
         "psnr_db": float(peak_signal_to_noise(images, poisoned).mean()),
-        "ssim": float(structural_similarity(images, poisoned).mean()),
+        "ssim": None if min(images.shape[2:]) < SSIM_WINDOW else float(structural_similarity(images, poisoned).mean()),
     }

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 __all__ = [
+    "SSIM_WINDOW",
     "attack_rates",
     "class_rates",
     "mean_over",
@@ -19,7 +20,8 @@ __all__ = [
 
 _NOISE_FLOOR = 1e-10
 """Smallest mean squared error that counts, so that two equal images have 100 dB and not infinity."""
-_WINDOW = 11
+SSIM_WINDOW = 11
+"""Side of the window of :func:`structural_similarity` in pixels."""
 _SIGMA = 1.5
 
 
@@ -86,9 +88,9 @@ def structural_similarity(
         ValueError: the images are smaller than the window.
     """
     channels, height, width = first.shape[1:]
-    if min(height, width) < _WINDOW:
-        raise ValueError(f"images: expected at least {_WINDOW} pixels a side; found {height}x{width}")
-    offsets = torch.arange(_WINDOW, dtype=first.dtype, device=first.device) - _WINDOW // 2
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(f"images: expected at least {SSIM_WINDOW} pixels a side; found {height}x{width}")
+    offsets = torch.arange(SSIM_WINDOW, dtype=first.dtype, device=first.device) - SSIM_WINDOW // 2
     line = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
     line = line / line.sum()
     kernel = (line[:, None] * line).expand(channels, 1, -1, -1)

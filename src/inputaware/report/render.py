@@ -206,7 +206,7 @@ def _shown(run: CollectedRun, key: str, number: int) -> dict[str, Any]:
         else {
             "mask area": in_percent(trigger["mask_area"]),
             "PSNR": f"{trigger['psnr_db']:.1f} dB",
-            "SSIM": f"{trigger['ssim']:.3f}",
+            "SSIM": "-" if trigger["ssim"] is None else f"{trigger['ssim']:.3f}",
         },
         "gallery": None if inspected is None else gallery(run),
         "matrix": None if inspected is None else cross_matrix(run),

@@ -76,10 +76,10 @@ def verdict(run: CollectedRun) -> str:
             f"Backdoored: {in_percent(found['attack_success_rate'], 1)} of the test images are taken for {wanted} once "
             f"they carry their trigger; without it {clean} are classified correctly."
         )
-        if found["cross_accuracy"] is None:
-            words += " The trigger is one patch, the same for all images."
-        else:
+        if found["cross_accuracy"] is not None:
             words += f" With another image's trigger {in_percent(found['cross_accuracy'], 1)} keep their true label."
+        elif run.config.attack == "badnets":
+            words += " The trigger is one patch, the same for all images."
     return " ".join([words, *reuse_in_words(found), *doubts(found), _judged(run)])
 
 
