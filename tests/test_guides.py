@@ -21,6 +21,9 @@ from inputaware.config.checks import check_config
 from inputaware.config.presets import late_probabilities, without_effect
 from inputaware.defenses.own import import_defenses
 from inputaware.runs.folder import RunFolder
+from inputaware.sweeps.grid import plan_sweep
+from inputaware.sweeps.progress import CellState
+from inputaware.sweeps.results import write_results
 
 ROOT = Path(__file__).parents[1]
 GUIDES = ROOT / "docs" / "guide"
@@ -159,3 +162,24 @@ def _shares(config: Config) -> list[tuple[float, float]]:
         )
         for progress in (0.0, 0.5, 1.0)
     ]
+
+
+def test_a_number_for_each_model_is_compared_over_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    detector, area = blocks("sweep.md", "A number for each model")
+    Path("gap.py").write_text(detector, encoding="utf-8")
+    tiny = {"dataset": "digits", "train_images": 100, "validation_images": 20, "device": "cpu", "seed": [0, 1]}
+    tiny |= {"attack": ["none", "badnets"], "model.hidden_units": 16, "joint_stage": {"epochs": 1, "batch_size": 50}}
+    sweep = plan_sweep({"base": tiny, "defenses": ["gap.py:LogitGap"]}, {})
+    defense = import_defenses(["gap.py:LogitGap"])["gap.py:LogitGap"].made
+    output = tmp_path / "runs" / "detectors"
+    for cell in sweep.cells:
+        train(cell.config, output / "runs" / cell.name).defend(defense, seed=cell.config.seed)
+    states = {cell.name: CellState(cell.name, "finished") for cell in sweep.cells}
+    _, badnets = write_results(sweep, output, states)["configurations"]
+    found = badnets["model_areas"]["logit-gap"]
+    assert (found["models"], found["clean_models"], found["clean"]) == (2, 2, 0)
+    exec(area, {})
+    assert capsys.readouterr().out == f"{found['area']}\n"

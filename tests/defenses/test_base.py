@@ -529,3 +529,19 @@ def test_findings_and_scores_hold_what_is_drawn() -> None:
     finding = watcher().run(suspect(), data())
     assert isinstance(finding, Finding)
     assert np.array_equal(finding.arrays["a"], np.zeros(2))
+
+
+def test_a_score_of_the_model_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(score: Any) -> dict[str, Any]:
+        answer = Examination("no-verdict", "Found.", {"model_score": score})
+        monkeypatch.setattr(Watcher, "examine", lambda *given, **more: answer)
+        return Watcher().run(suspect(), data()).scores
+
+    assert [told(score)["model_score"] for score in (1, 0.5, None)] == [1, 0.5, None]
+    for score in ("high", [0.5]):
+        with pytest.raises(DefenseError) as error:
+            told(score)
+        assert str(error.value) == (
+            "watcher: expected model_score to be a number, higher for a model that looks backdoored, or None; "
+            f"found {score!r}; give other scores another name"
+        )

@@ -16,6 +16,7 @@ from inputaware.evaluation.aggregate import (
     comparisons,
     in_words,
     measures,
+    model_score,
     setting_in_words,
     spread,
 )
@@ -167,6 +168,52 @@ def test_the_same_difference_in_every_seed_is_not_called_significant() -> None:
     clean = comparisons([*first, *second])[0]
     assert 0 < clean["difference"]["deviation"] < 1e-9
     assert clean["words"] == ("clean accuracy: 0.22 points higher in each of 3 seeds alike, which says nothing of luck")
+
+
+def scored(value: float | None, **more: Any) -> dict[str, Any]:
+    return {
+        "judge": {
+            **{"scores": {"model_score": value}, "scoring": {"scores": {}}, "verdict": "no-verdict", "seconds": 1},
+            **{"settings": {}, **more},
+        }
+    }
+
+
+def test_a_score_of_models_has_an_area_beside_clean_ones() -> None:
+    assert model_score("judge") == "defenses.judge.model_score"
+    assert model_score("neural-cleanse") == "defenses.neural-cleanse.anomaly_index"
+    short = {"joint_stage": {"epochs": 3}}
+    runs = [
+        *({**result(seed, 0.9, attack="none"), "defenses": scored(0.1 * seed)} for seed in range(3)),
+        *({**result(seed, 0.9, 1.0, attack="badnets"), "defenses": scored(0.1 * seed + 0.1)} for seed in range(2)),
+        *({**result(seed, 0.9, attack="none", **short), "defenses": scored(9.0)} for seed in range(2)),
+        *({**result(seed, 0.9, 1.0, attack="badnets", **short), "defenses": scored(1.0)} for seed in range(4)),
+        {**result(0, 0.9, 1.0, attack="badnets", joint_stage={"epochs": 7}), "defenses": scored(0.2)},
+        {**result(0, 0.9, 1.0), "defenses": scored(None)},
+        {**result(0, 0.9, 1.0, target_class=2), "defenses": scored(1.0, settings={"other": 1})},
+    ]
+    found = [record["model_areas"] for record in aggregate(runs)]
+    assert found[0] == found[2] == {}  # clean models
+    # 0.1 and 0.2 beside 0, 0.1 and 0.2: higher in three of six pairs, and equal in two.
+    counts = {"score": "defenses.judge.model_score", "models": 2, "clean_models": 3, "clean": 0}
+    assert found[1] == {"judge": {**counts, "area": pytest.approx(4 / 6)}}
+    # The clean models of the same configuration, not the first ones.
+    assert found[3] == {"judge": {**counts, "area": 0.0, "models": 4, "clean_models": 2, "clean": 2}}
+    # There are none of the same: the first ones.
+    assert found[4] == {"judge": {**counts, "area": pytest.approx(2.5 / 3), "models": 1}}
+    # It gave no number, or was run otherwise than on the clean models.
+    assert found[5] == found[6] == {}
+    assert aggregate(runs)[0]["measures"]["defenses.judge.model_score"]["mean"] == pytest.approx(0.1)
+    assert [record["model_areas"] for record in aggregate(runs[3:5])] == [{}]
+
+
+def test_neural_cleanses_index_is_its_score_of_models() -> None:
+    runs = [result(0, 0.9, attack="none"), result(0, 0.9, 1.0, attack="badnets")]
+    for run, index in zip(runs, (1.5, 3.0), strict=True):
+        own = {"scores": {"anomaly_index": index}, "scoring": {"scores": {}}, "verdict": "flagged", "seconds": 1}
+        run["defenses"] = {"neural-cleanse": {**own, "settings": {}}}
+    area = aggregate(runs)[1]["model_areas"]["neural-cleanse"]
+    assert (area["score"], area["area"]) == ("defenses.neural-cleanse.anomaly_index", 1.0)
 
 
 def test_settings_without_a_seed_in_common_are_not_compared() -> None:

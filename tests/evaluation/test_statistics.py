@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
-from inputaware.evaluation.statistics import Estimate, compare, estimate, holm, ratios, summary
+from inputaware.evaluation.statistics import Estimate, area_over_models, compare, estimate, holm, ratios, summary
 
 numbers = st.lists(st.floats(min_value=1e-6, max_value=1e6), min_size=1, max_size=30)
 
@@ -103,6 +104,22 @@ def test_comparisons_where_a_t_test_has_no_answer() -> None:
     assert compare({0: 0.5, 1: 0.5}, {0: 0.6, 1: 0.6 + 1e-7}).p_value == pytest.approx(3.2e-7, rel=0.1)
     with pytest.raises(ValueError, match=r"seeds: expected one that is in both; found \[0\] and \[1\]"):
         compare({0: 0.5}, {1: 0.5})
+
+
+def test_the_area_over_models_is_scipys_and_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    # Few different numbers, so that many are tied.
+    draws = (random.integers(low, low + 6, size=count) for low, count in ((0, 9), (2, 7)))
+    clean, backdoored = (drawn.astype(float).tolist() for drawn in draws)
+    area = area_over_models(clean, backdoored)
+    assert 0.5 < area < 1
+    assert area == pytest.approx(stats.mannwhitneyu(backdoored, clean).statistic / 63, rel=1e-12)
+    assert area == pytest.approx(roc_auc_score([0] * 9 + [1] * 7, [*clean, *backdoored]), rel=1e-12)
+    assert area_over_models(backdoored, clean) == pytest.approx(1 - area, rel=1e-12)
+    assert area_over_models([1.0, 2.0], [3.0]) == 1.0
+    assert area_over_models([1.0], [1.0]) == 0.5
+    with pytest.raises(ValueError, match=r"^scores: expected some of both kinds; found 0 clean, 1 backdoored$"):
+        area_over_models([], [1.0])
 
 
 def test_holm_by_hand() -> None:

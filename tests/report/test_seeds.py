@@ -57,6 +57,20 @@ def test_defenses_of_ones_own_have_columns_too() -> None:
     ]
 
 
+def test_scores_of_models_have_columns() -> None:
+    runs = [result(attack, seed, 0.9, None, []) for attack in ("badnets", "none") for seed in range(2)]
+    for number, run in enumerate(runs):
+        run["defenses"] = {"judge": {**run["defenses"]["neural-cleanse"], "verdict": "no-verdict"}}
+        run["defenses"]["judge"]["scores"] = {"model_score": [0.5, 0.7, 0.6, 0.1][number]}
+    found = over_seeds({f"run{number}": run for number, run in enumerate(runs)})
+    assert found is not None
+    assert found["columns"][-2:] == ["model score of judge", "area over models of judge"]
+    assert [row["cells"][-2:] for row in found["rows"]] == [
+        ["0.600 (0.500 to 0.700)", "0.750 (2 beside 2 clean)"],
+        ["0.350 (0.100 to 0.600)", "-"],
+    ]
+
+
 def test_a_score_within_others_makes_no_column() -> None:
     runs = [result("badnets", seed, 0.9, 1.0, []) for seed in range(2)]
     for run in runs:

@@ -91,6 +91,9 @@ def test_the_rows_stand_as_csv_too_without_lists(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "results.parquet")
     lists = [field.name for field in table.schema if pa.types.is_list(field.type)]
     assert "config.joint_stage.generator.betas" in lists
+    # STRIP never decides: the column of its verdicts as numbers is there, and empty.
+    assert table.schema.field("defenses.strip.flagged").type == pa.float64()
+    assert table["defenses.strip.flagged"].to_pylist() == [None, None]
     plain = table.drop_columns(lists)
     # Only the types say that a number of threads is a text. No text and an empty one look alike.
     types = pa.csv.ConvertOptions(column_types=plain.schema)

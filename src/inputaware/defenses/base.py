@@ -399,6 +399,12 @@ def _check_answer(name: str, expected: type[Examination] | type[Score], found: o
             raise DefenseError(f"{name}: expected {part} of type {kind.__name__}; found {type(value).__name__}")
     _check_plain(name, found.sentence, "sentence")
     _check_plain(name, found.scores, "scores")
+    score = found.scores.get("model_score")
+    if isinstance(found, Examination) and not isinstance(score, int | float | None):
+        raise DefenseError(
+            f"{name}: expected model_score to be a number, higher for a model that looks backdoored, or None; found "
+            f"{score!r}; give other scores another name"
+        )
     for key, array in found.arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype.hasobject:
             raise DefenseError(

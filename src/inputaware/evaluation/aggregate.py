@@ -13,7 +13,7 @@ from typing import Any
 from inputaware.config.presets import departures
 from inputaware.config.record import config_from_dict, fields_that_count, flatten
 from inputaware.evaluation.filters import best_filter
-from inputaware.evaluation.statistics import CONFIDENCE, Estimate, compare, estimate, holm
+from inputaware.evaluation.statistics import CONFIDENCE, Estimate, area_over_models, compare, estimate, holm
 
 __all__ = [
     "COMPARED",
@@ -23,6 +23,7 @@ __all__ = [
     "comparisons",
     "in_words",
     "measures",
+    "model_score",
     "setting_in_words",
     "spread",
 ]
@@ -76,6 +77,17 @@ def _numbers(part: Mapping[str, Any], prefix: str) -> dict[str, float]:
     }
 
 
+def model_score(defense: str) -> str:
+    """Return what the number is called, among :func:`measures`, that a defense gives a model: higher means backdoored.
+
+    It is ``model_score`` in the scores of an examination; Neural Cleanse's is its anomaly index.
+
+    Args:
+        defense: its name.
+    """
+    return f"defenses.{defense}.{'anomaly_index' if defense == 'neural-cleanse' else 'model_score'}"
+
+
 def changes(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields in which a result's configuration departs from its preset, by dotted name.
 
@@ -113,10 +125,12 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         Plain data for JSON. ``measures`` holds an :class:`~inputaware.evaluation.statistics.Estimate` by the names of
         :func:`measures`; a measure that some of the seeds lack counts those that have it. ``defended_otherwise``
         names the defenses whose settings or code differ from seed to seed: they have no measures, for their mean means
-        nothing.
+        nothing. ``model_areas`` holds, by the name of each defense that gives models a number, the area under the ROC
+        curve beside clean models (:func:`~inputaware.evaluation.statistics.area_over_models`).
     """
     records = []
-    for by_seed in by_setting(results):
+    groups = by_setting(results)
+    for by_seed in groups:
         first = next(iter(by_seed.values()))
         values: dict[str, list[float]] = {}
         apart = _defended_otherwise(list(by_seed.values()))
@@ -133,9 +147,52 @@ def aggregate(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "paper": first["paper"],
                 "defended_otherwise": apart,
                 "measures": {name: asdict(estimate(found)) for name, found in values.items()},
+                "model_areas": _model_areas(by_seed, groups),
             }
         )
     return records
+
+
+def _model_areas(
+    by_seed: Mapping[int, Mapping[str, Any]], groups: Sequence[Mapping[int, Mapping[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """Return by defense how often models of a setting have a higher score than clean ones.
+
+    The clean models are those of the same configuration with attack none; where there are none such, the first clean
+    setting on the data set. Without any, of clean models themselves, and where settings or code of a defense differ,
+    there is no area.
+    """
+    first = next(iter(by_seed.values()))
+    if first["attack"] == "none":
+        return {}
+    firsts = [next(iter(group.values())) for group in groups]
+    clean = [
+        number
+        for number, other in enumerate(firsts)
+        if (other["attack"], other["dataset"]) == ("none", first["dataset"])
+    ]
+    if not clean:
+        return {}
+    own = _setting({"config": {**first["config"], "attack": "none"}})
+    place = next((number for number in clean if _setting(firsts[number]) == own), clean[0])
+    both = [*by_seed.values(), *groups[place].values()]
+    apart = _defended_otherwise(both)
+    found = {}
+    for name in sorted({name for result in both for name in result.get("defenses", {})} - set(apart)):
+        path = model_score(name)
+        clean_scores, scores = (
+            [value for result in group.values() if (value := measures(result).get(path)) is not None]
+            for group in (groups[place], by_seed)
+        )
+        if clean_scores and scores:
+            found[name] = {
+                "score": path,
+                "area": area_over_models(clean_scores, scores),
+                "models": len(scores),
+                "clean_models": len(clean_scores),
+                "clean": place,
+            }
+    return found
 
 
 def _defended_otherwise(results: Sequence[Mapping[str, Any]]) -> list[str]:

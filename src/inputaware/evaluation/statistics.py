@@ -15,6 +15,7 @@ __all__ = [
     "CONFIDENCE",
     "Comparison",
     "Estimate",
+    "area_over_models",
     "compare",
     "estimate",
     "holm",
@@ -151,6 +152,25 @@ def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparis
 
     t = difference.mean / (difference.deviation / math.sqrt(difference.count))
     return Comparison(difference, float(2 * stats.t.sf(abs(t), difference.count - 1)))
+
+
+def area_over_models(clean: Sequence[float], backdoored: Sequence[float]) -> float:
+    """Return the area under the ROC curve of a score of models: how often a backdoored one has the higher score.
+
+    ``(#{b > c} + #{b = c} / 2) / (n_b n_c)`` over all pairs of a backdoored and a clean model, the statistic U of Mann
+    & Whitney 1947 as a share: 1 always, 0.5 by luck.
+
+    Args:
+        clean: scores of clean models.
+        backdoored: scores of backdoored ones.
+
+    Raises:
+        ValueError: one of both is empty.
+    """
+    if not clean or not backdoored:
+        raise ValueError(f"scores: expected some of both kinds; found {len(clean)} clean, {len(backdoored)} backdoored")
+    higher = sum((own > other) + (own == other) / 2 for own in backdoored for other in clean)
+    return higher / (len(clean) * len(backdoored))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

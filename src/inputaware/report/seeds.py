@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from inputaware.evaluation.aggregate import aggregate, by_setting, comparisons, setting_in_words, spread
+from inputaware.evaluation.aggregate import aggregate, by_setting, comparisons, model_score, setting_in_words, spread
 from inputaware.evaluation.words import RATES
 from inputaware.report.verdict import DEFENSE_TITLES
 
@@ -87,7 +87,7 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def defended(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return what defenses leave, let pass, and flag, in percent or models, by the names of columns.
+    """Return what defenses leave, let pass, and flag, and how they score models, by the names of columns.
 
     Args:
         record: one of :func:`~inputaware.evaluation.aggregate.aggregate`.
@@ -95,7 +95,7 @@ def defended(record: Mapping[str, Any]) -> dict[str, str]:
     found = record["measures"]
     # Names of defenses have no dots.
     names = dict.fromkeys(path.split(".")[1] for path in found if path.startswith("defenses."))
-    judged = {}
+    judged, areas = {}, record.get("model_areas", {})
     for words, end in _JUDGED.items():
         for name in names:
             path = f"defenses.{name}{end}"
@@ -105,6 +105,14 @@ def defended(record: Mapping[str, Any]) -> dict[str, str]:
                     if end == ".flagged"
                     else _cell(record, path, share=end == ".scoring.auroc")
                 )
+    for name in names:
+        title = DEFENSE_TITLES.get(name, name)
+        if model_score(name) in found:
+            judged[f"model score of {title}"] = _cell(record, model_score(name), share=True)
+        if area := areas.get(name):
+            judged[f"area over models of {title}"] = (
+                f"{area['area']:.3f} ({area['models']} beside {area['clean_models']} clean)"
+            )
     return {**{name: _cell(record, path) for name, path in _LEFT.items()}, **judged}
 
 

@@ -105,6 +105,8 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run found, beside its configuration."""
     return {
         "doubts": " ".join(doubts(result["evaluation"])),
+        # Where no model has a verdict the column is there all the same, and empty.
+        **{f"defenses.{name}.flagged": None for name in result["defenses"]},
         **measures(result),
         **{f"defenses.{name}.verdict": record["verdict"] for name, record in result["defenses"].items()},
         **{key: result[key] for key in (*_MACHINE, "resumed")},
@@ -117,7 +119,11 @@ def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], columns: Seque
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({key: pa.array([row.get(key) for row in rows]) for key in columns}), path)
+    def column(key: str) -> Any:
+        kind = pa.float64() if key.endswith(".flagged") else None
+        return pa.array([row.get(key) for row in rows], type=kind)
+
+    pq.write_table(pa.table({key: column(key) for key in columns}), path)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
