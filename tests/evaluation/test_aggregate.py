@@ -12,11 +12,14 @@ from inputaware.config.presets import preset_config
 from inputaware.config.record import config_to_dict
 from inputaware.evaluation.aggregate import (
     aggregate,
+    by_setting,
     changes,
     comparisons,
     in_words,
     measures,
     model_score,
+    planned_questions,
+    power_in_words,
     setting_in_words,
     spread,
 )
@@ -218,6 +221,53 @@ def test_neural_cleanses_index_is_its_score_of_models() -> None:
 
 def test_settings_without_a_seed_in_common_are_not_compared() -> None:
     assert comparisons([result(0, 0.9), result(1, 0.8, attack="none")]) == []
+
+
+def test_an_interval_without_zero_beside_an_adjusted_p_is_explained() -> None:
+    falls = Estimate(-0.47, 0.094, (-0.707, -0.238), (-0.56, -0.38), 3, -0.56, -0.38)
+    start = "cross accuracy: 47.00 points lower (95 % interval -70.70 to -23.80, 3 seeds, p = 0.117): not significant"
+    assert in_words("cross accuracy", falls, 0.117, questions=9) == (
+        f"{start}, adjusted for 9 comparisons, though the interval of this one alone leaves out zero"
+    )
+    around = Estimate(0.0, 0.094, (-0.233, 0.233), (-0.1, 0.1), 3, -0.1, 0.1)
+    assert in_words("cross accuracy", around, 1.0, questions=9).endswith(
+        "p = 1.000): not significant: luck may explain it"
+    )
+    assert in_words("cross accuracy", falls, 0.04, questions=9).endswith("p = 0.040): significant")
+
+
+def test_the_number_of_comparisons_stands_in_their_words() -> None:
+    # Of four comparisons one is of seeds that are alike, and none to adjust for.
+    first = [result(seed, 0.90 + seed / 100, 0.8 - seed**2 / 100) for seed in range(3)]
+    second = [result(seed, 0.96 + seed / 90, 0.8, joint_stage={"lambda_div": 0.0}) for seed in range(3)]
+    third = [result(seed, 0.60 + seed / 100 + seed**2 / 25, 0.8 - seed**2 / 100, target_class=2) for seed in range(3)]
+    words = [one["words"] for one in comparisons([*first, *second, *third])]
+    assert "not significant, adjusted for 3 comparisons, though the interval of this one alone" in words[2]
+
+
+def test_what_a_plan_can_tell() -> None:
+    def cells(attack: Any, seeds: int, **options: Any) -> list[dict[str, Any]]:
+        return [
+            {key: result(seed, 0.9, attack=attack, **options)[key] for key in ("config", "seed")}
+            for seed in range(seeds)
+        ]
+
+    short = {"joint_stage": {"epochs": 3}}
+    runs = [*cells("input-aware", 3), *cells("input-aware", 2, **short), *cells("badnets", 3), *cells("none", 5)]
+    # All three rates, clean and attack, clean accuracy alone; over the seeds in common.
+    assert planned_questions(by_setting(runs)) == [2, 2, 2, 3, 3, 3]
+    assert planned_questions(by_setting(cells("none", 3) + cells("badnets", 3))) == [3]
+    assert planned_questions(by_setting(cells("none", 3))) == []
+    assert power_in_words([]) == ""
+    assert power_in_words([1, 1]) == "With one seed no difference is told from luck."
+    assert power_in_words([3]) == (
+        "There is one comparison: with 3 seeds the clearest difference has to be 2.5 times its standard deviation from "
+        "seed to seed to be significant, with 5 seeds 1.2 times."
+    )
+    assert power_in_words([1, 5, *[3] * 8]) == (
+        "p is adjusted for 9 comparisons: with 3 seeds the clearest difference has to be 7.7 times its standard "
+        "deviation from seed to seed to be significant, with 5 seeds 2.4 times."
+    )
 
 
 def test_words_for_one_seed() -> None:

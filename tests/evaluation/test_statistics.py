@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from inputaware.evaluation.statistics import Estimate, area_over_models, compare, estimate, holm, ratios, summary
+from inputaware.evaluation.statistics import (
+    Estimate,
+    area_over_models,
+    compare,
+    estimate,
+    holm,
+    ratios,
+    significant_from,
+    summary,
+)
 
 numbers = st.lists(st.floats(min_value=1e-6, max_value=1e6), min_size=1, max_size=30)
 
@@ -120,6 +129,20 @@ def test_the_area_over_models_is_scipys_and_scikit_learns() -> None:
     assert area_over_models([1.0], [1.0]) == 0.5
     with pytest.raises(ValueError, match=r"^scores: expected some of both kinds; found 0 clean, 1 backdoored$"):
         area_over_models([], [1.0])
+
+
+@pytest.mark.parametrize(("seeds", "questions"), [(2, 1), (3, 9), (5, 27)])
+def test_the_least_significant_difference_is_where_p_is_significant(seeds: int, questions: int) -> None:
+    least = significant_from(seeds, questions)
+    around = np.arange(seeds) - (seeds - 1) / 2
+    around /= around.std(ddof=1)
+    for share, significant in ((1.001, True), (0.999, False)):
+        found = compare(dict.fromkeys(range(seeds), 0.0), dict(enumerate((around + share * least).tolist())))
+        assert found.difference.deviation == pytest.approx(1)
+        # The smallest of several p is multiplied by their number.
+        adjusted = holm([found.p_value, *[0.9] * (questions - 1)])[0]
+        assert adjusted is not None
+        assert (adjusted < 0.05) == significant
 
 
 def test_holm_by_hand() -> None:

@@ -31,6 +31,11 @@ def test_the_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "4 cells" in out
     assert "4 settings" in out
+    # Of four settings three are compared with the first: by clean accuracy, and one by attack success too.
+    assert "With one seed no difference is told from luck." in " ".join(out.split())
+    assert main([*arguments, "--seed", "5", "6", "7"]) == 0
+    out = capsys.readouterr().out
+    assert "p is adjusted for 4 comparisons: with 3 seeds" in " ".join(out.split())
     # Each setting with what it differs in, and its seeds.
     assert "digits, badnets, all-to-one, class 0, fast, joint_stage.epochs 3" in " ".join(out.replace("│", " ").split())
     file = tmp_path / "none.yaml"
@@ -216,7 +221,9 @@ def test_tables_of_a_summary() -> None:
     defended["defenses.strip.scoring.auroc"] = {**measure, "mean": 0.98765, "lowest": 0.98, "highest": 0.99}
     summary = {
         "configurations": [setting, {**setting, "attack": "badnets", "measures": defended}],
-        "comparisons": [{"first": 0, "second": 1, "words": "clean accuracy: the same"}],
+        "comparisons": [
+            {"first": 0, "second": 1, "words": "clean accuracy: the same", "p_value": 0.5, "difference": {"count": 2}}
+        ],
     }
     console = Console(file=StringIO(), width=200)
     for table in sweep_tables(summary):
@@ -225,6 +232,7 @@ def test_tables_of_a_summary() -> None:
     assert "digits, none, fast, joint_stage.epochs 3" in found
     assert "50.00 (46.00 to 54.00)" in found
     assert "clean accuracy: the same" in found
+    assert "There is one comparison: with 2 seeds" in found
     lines = [" ".join(line.replace("│", " ").split()) for line in found.split("\n")]
     badnets = "digits, badnets, all-to-one, class 0, fast, joint_stage.epochs 3"
     assert f"{badnets} triggers that pass STRIP 50.00 (46.00 to 54.00)" in lines

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Column, Table
 
 from inputaware.console.text import count_in_words, plain
-from inputaware.evaluation.aggregate import by_setting, changes, setting_in_words, spread
+from inputaware.evaluation.aggregate import (
+    by_setting,
+    changes,
+    planned_questions,
+    power_in_words,
+    setting_in_words,
+    spread,
+)
 from inputaware.evaluation.doubts import doubts
 from inputaware.evaluation.words import RATES, TESTS, duration, percent, reuse_in_words
 from inputaware.report.seeds import defended
@@ -279,7 +286,8 @@ def sweep_plan_table(rows: list[dict[str, Any]]) -> Table:
     """
     settings = by_setting([{"config": row["config"], "seed": row["config"]["seed"]} for row in rows])
     columns = (Column(name, overflow="fold") for name in ("setting", "seeds"))
-    table = Table(*columns, caption=f"{count_in_words(len(rows), 'cell')}, {count_in_words(len(settings), 'setting')}")
+    counts = f"{count_in_words(len(rows), 'cell')}, {count_in_words(len(settings), 'setting')}"
+    table = Table(*columns, caption="\n".join(filter(None, (counts, power_in_words(planned_questions(settings))))))
     for by_seed in settings:
         config = next(iter(by_seed.values()))["config"]
         target_class = config["target_class"] if config["target"] == "all-to-one" else None
@@ -325,7 +333,17 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
     if not summary["comparisons"]:
         return tables
     columns = ("setting", "beside", "what differs")
-    differences = Table(*columns, title="Differences, paired by seed", title_justify="left")
+    # Without a p-value of their own, seeds that are alike are no question; nor is what an older sweep does not say.
+    questions = [
+        record["difference"]["count"] for record in summary["comparisons"] if record.get("p_value") is not None
+    ]
+    differences = Table(
+        *columns,
+        title="Differences, paired by seed",
+        title_justify="left",
+        caption=power_in_words(questions) or None,
+        caption_justify="left",
+    )
     for record in summary["comparisons"]:
         cells = [settings[record["second"]], settings[record["first"]], record["words"]]
         differences.add_row(*(plain(cell) for cell in cells))

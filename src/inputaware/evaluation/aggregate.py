@@ -13,7 +13,15 @@ from typing import Any
 from inputaware.config.presets import departures
 from inputaware.config.record import config_from_dict, fields_that_count, flatten
 from inputaware.evaluation.filters import best_filter
-from inputaware.evaluation.statistics import CONFIDENCE, Estimate, area_over_models, compare, estimate, holm
+from inputaware.evaluation.statistics import (
+    CONFIDENCE,
+    Estimate,
+    area_over_models,
+    compare,
+    estimate,
+    holm,
+    significant_from,
+)
 
 __all__ = [
     "COMPARED",
@@ -24,6 +32,8 @@ __all__ = [
     "in_words",
     "measures",
     "model_score",
+    "planned_questions",
+    "power_in_words",
     "setting_in_words",
     "spread",
 ]
@@ -227,7 +237,8 @@ def comparisons(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             first, second = (_by_seed(groups[number], measure) for number in (reference, index))
             if first.keys() & second.keys():
                 found.append((reference, index, measure, compare(first, second)))
-    adjusted = holm([comparison.p_value for *_, comparison in found])
+    p_values = [comparison.p_value for *_, comparison in found]
+    adjusted, questions = holm(p_values), sum(p_value is not None for p_value in p_values)
     return [
         {
             "first": first,
@@ -236,7 +247,7 @@ def comparisons(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "difference": asdict(comparison.difference),
             "p_value": comparison.p_value,
             "adjusted_p_value": p_value,
-            "words": in_words(COMPARED[measure], comparison.difference, p_value),
+            "words": in_words(COMPARED[measure], comparison.difference, p_value, questions=questions),
         }
         for (first, second, measure, comparison), p_value in zip(found, adjusted, strict=True)
     ]
@@ -247,13 +258,53 @@ def _by_seed(group: Mapping[int, Mapping[str, Any]], measure: str) -> dict[int, 
     return {seed: rate for seed, rate in rates.items() if rate is not None}
 
 
-def in_words(measure: str, difference: Estimate, p_value: float | None) -> str:
+def planned_questions(groups: Sequence[Mapping[int, Mapping[str, Any]]]) -> list[int]:
+    """Return over how many seeds each comparison of :func:`comparisons` will be, as far as can be known before.
+
+    Args:
+        groups: what :func:`by_setting` returned, of ``config`` and ``seed`` alone.
+    """
+    rates = {"none": 1, "badnets": 2}
+    references: dict[str, Mapping[int, Mapping[str, Any]]] = {}
+    found = []
+    for group in groups:
+        own = next(iter(group.values()))["config"]
+        reference = references.setdefault(own["dataset"], group)
+        common = len(group.keys() & reference.keys())
+        if reference is not group and common:
+            first = next(iter(reference.values()))["config"]
+            shared = min(rates.get(config["attack"], len(COMPARED)) for config in (first, own))
+            found += [common] * shared
+    return found
+
+
+def power_in_words(questions: Sequence[int]) -> str:
+    """Return a sentence on what comparisons can tell; an empty one where there are none.
+
+    Args:
+        questions: over how many seeds each of them is.
+    """
+    if not questions:
+        return ""
+    if not (several := [seeds for seeds in questions if seeds > 1]):
+        return "With one seed no difference is told from luck."
+    count, seeds = len(several), min(several)
+    sizes = [f"{significant_from(number, count):.1f}" for number in (seeds, seeds + 2)]
+    adjusted = f"p is adjusted for {count} comparisons" if count > 1 else "There is one comparison"
+    return (
+        f"{adjusted}: with {seeds} seeds the clearest difference has to be {sizes[0]} times its standard deviation "
+        f"from seed to seed to be significant, with {seeds + 2} seeds {sizes[1]} times."
+    )
+
+
+def in_words(measure: str, difference: Estimate, p_value: float | None, *, questions: int = 1) -> str:
     """Return a sentence: how large a difference of rates is, how sure, and whether luck explains it.
 
     Args:
         measure: what the rates are of.
         difference: of fractions.
         p_value: its p, adjusted where several questions were asked; none of one seed, or where the seeds are alike.
+        questions: how many were asked. The interval is that of this one alone.
     """
     points = 100 * difference.mean
     size = f"{abs(points):.2f} points {'higher' if points > 0 else 'lower'}" if round(points, 2) else "the same"
@@ -262,7 +313,12 @@ def in_words(measure: str, difference: Estimate, p_value: float | None) -> str:
     if difference.t_interval is None or p_value is None:
         return f"{measure}: {size} with the one seed that both have, which says nothing of luck"
     low, high = (100 * end for end in difference.t_interval)
-    verdict = "significant" if p_value < 1 - CONFIDENCE else "not significant: luck may explain it"
+    verdict = "not significant: luck may explain it"
+    if p_value < 1 - CONFIDENCE:
+        verdict = "significant"
+    elif questions > 1 and (low > 0 or high < 0):
+        verdict = f"not significant, adjusted for {questions} comparisons, "
+        verdict += "though the interval of this one alone leaves out zero"
     p_words = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
     return (
         f"{measure}: {size} ({100 * CONFIDENCE:.0f} % interval {low:+.2f} to {high:+.2f}, "

@@ -20,6 +20,7 @@ __all__ = [
     "estimate",
     "holm",
     "ratios",
+    "significant_from",
     "summary",
 ]
 
@@ -171,6 +172,22 @@ def area_over_models(clean: Sequence[float], backdoored: Sequence[float]) -> flo
         raise ValueError(f"scores: expected some of both kinds; found {len(clean)} clean, {len(backdoored)} backdoored")
     higher = sum((own > other) + (own == other) / 2 for own in backdoored for other in clean)
     return higher / (len(clean) * len(backdoored))
+
+
+def significant_from(seeds: int, questions: int) -> float:
+    """Return how large the clearest of several differences has to be to be called significant, in its deviations.
+
+    ``t / sqrt(n)`` with the quantile of Student's t of ``n - 1`` degrees of freedom that leaves ``0.05 / m`` to both
+    sides, as :func:`compare` and :func:`holm` have it of the smallest p. No number of questions puts it out of reach,
+    since seeds that differ by nearly the same have any small p; what is larger than that is rare.
+
+    Args:
+        seeds: n, two or more.
+        questions: m, for which p-values are adjusted.
+    """
+    from scipy import stats
+
+    return float(stats.t.isf((1 - CONFIDENCE) / 2 / questions, seeds - 1)) / math.sqrt(seeds)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
