@@ -21,6 +21,7 @@ from inputaware.evaluation.aggregate import (
     planned_questions,
     power_in_words,
     setting_in_words,
+    settings_in_words,
     spread,
 )
 from inputaware.evaluation.statistics import Estimate
@@ -126,6 +127,55 @@ def test_settings_are_counted_over_their_seeds() -> None:
     assert "attack_success_rate" not in second["measures"]
     assert setting_in_words(first) == "digits, input-aware, all-to-one, class 0, fast"
     assert setting_in_words(second) == "digits, none, fast"
+
+
+def test_what_all_settings_share_is_named_once() -> None:
+    def told(*runs: dict[str, Any]) -> tuple[list[str], str]:
+        return settings_in_words(aggregate(runs))
+
+    both: dict[str, Any] = {"mask_stage": {"epochs": 3}, "joint_stage": {"epochs": 12}}
+    epochs = "mask_stage.epochs 3, joint_stage.epochs 12"
+    other = {**both, "joint_stage": {"epochs": 12, "lambda_div": 0.0}}
+    assert told(result(0, 0.9, **both), result(0, 0.9, **other)) == (
+        ["input-aware", "input-aware, joint_stage.lambda_div 0.0"],
+        f"All settings: digits, all-to-one, class 0, fast, {epochs}",
+    )
+    # A clean model has neither a target nor a stage for masks, so that nothing sets it apart there.
+    assert told(result(0, 0.9, **both), result(0, 0.9, attack="none", **both)) == (
+        ["input-aware", "none"],
+        f"All settings, where they read it: digits, all-to-one, class 0, fast, {epochs}",
+    )
+    # It does read how many epochs the joint stage has; and where a class is the target of one rule, another has none.
+    assert told(result(0, 0.9, **both), result(0, 0.9, attack="none"), result(0, 0.9, target="all-to-all", **both)) == (
+        [
+            "input-aware, all-to-one, joint_stage.epochs 12",
+            "none",
+            "input-aware, all-to-all, joint_stage.epochs 12",
+        ],
+        "All settings, where they read it: digits, class 0, fast, mask_stage.epochs 3",
+    )
+    # One alone is called by all of its name, and so are those that share nothing.
+    assert told(result(0, 0.9, **both)) == ([f"digits, input-aware, all-to-one, class 0, fast, {epochs}"], "")
+    far = {**result(0, 0.9, attack="none"), "dataset": "mnist", "preset": "paper"}
+    far["config"] = config_to_dict(preset_config("paper", dataset="mnist", attack="none"))
+    assert told(result(0, 0.9, attack="none"), far) == (["digits, none, fast", "mnist, none, paper"], "")
+    assert settings_in_words([]) == ([], "")
+
+
+def test_a_width_is_shared_by_those_that_have_one() -> None:
+    wide, small = (
+        {
+            **{"dataset": "cifar10", "attack": "none", "target": "all-to-one", "target_class": 0, "preset": "fast"},
+            "changes": changes,
+        }
+        for changes in ({}, {"model.width": 0.25})
+    )
+    grey = {**wide, "dataset": "mnist"}
+    assert settings_in_words([wide, small]) == (["none", "none, model.width 0.25"], "All settings: cifar10, fast")
+    assert settings_in_words([grey, small]) == (
+        ["mnist, none", "cifar10, none"],
+        "All settings, where they read it: fast, model.width 0.25",
+    )
 
 
 def test_controls_with_another_share_of_crossed_images_are_one_setting() -> None:

@@ -37,7 +37,9 @@ def test_the_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "p is adjusted for 4 comparisons: with 3 seeds" in " ".join(out.split())
     # Each setting with what it differs in, and its seeds.
-    assert "digits, badnets, all-to-one, class 0, fast, joint_stage.epochs 3" in " ".join(out.replace("│", " ").split())
+    words = " ".join(out.replace("│", " ").split())
+    assert "badnets, joint_stage.epochs 3 5 6 7" in words
+    assert "All settings, where they read it: digits, all-to-one, class 0, fast 12 cells, 4 settings" in words
     file = tmp_path / "none.yaml"
     file.write_text("base: {dataset: digits}\ndefenses: [strip]\ndefense_settings: {strip: {images: 7}}\n")
     assert main(["sweep", str(file), "--set", "strip.overlays=20", "--plan", "--output", str(tmp_path / "sweep")]) == 0
@@ -229,17 +231,16 @@ def test_tables_of_a_summary() -> None:
     for table in sweep_tables(summary):
         console.print(table)
     found = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "digits, none, fast, joint_stage.epochs 3" in found
+    shared = "All settings, where they read it: digits, all-to-one, class 0, fast, joint_stage.epochs 3"
+    assert shared in " ".join(found.split())
     assert "50.00 (46.00 to 54.00)" in found
     assert "clean accuracy: the same" in found
     assert "There is one comparison: with 2 seeds" in found
     lines = [" ".join(line.replace("│", " ").split()) for line in found.split("\n")]
-    badnets = "digits, badnets, all-to-one, class 0, fast, joint_stage.epochs 3"
-    assert f"{badnets} triggers that pass STRIP 50.00 (46.00 to 54.00)" in lines
+    assert "badnets triggers that pass STRIP 50.00 (46.00 to 54.00)" in lines
     assert "area under the curve of STRIP 0.988 (0.980 to 0.990)" in lines
     assert "mine flags 1 of 2" in lines
-    none = "digits, none, fast, joint_stage.epochs 3"
-    assert f"{none} clean images that STRIP refuses 2.00 (1.00 to 3.00)" in lines
+    assert "none clean images that STRIP refuses 2.00 (1.00 to 3.00)" in lines
     undefended = {**setting, "measures": {"clean_accuracy": measure}}
     assert len(sweep_tables({**summary, "configurations": [undefended], "comparisons": []})) == 1
 
@@ -260,7 +261,7 @@ def test_runs_in_doubt_are_marked_in_the_tables() -> None:
         console.print(table)
     lines = [" ".join(line.split()) for line in console.file.getvalue().split("\n")]  # type: ignore[attr-defined]
     told = lines.index("Runs in doubt are in all means and differences:")
-    assert lines[told + 1] == "digits, badnets, all-to-one, class 0, fast: It is weak with 1 of 2 seeds (1)."
-    marked = "digits, badnets, all-to-one, class 0, fast (in doubt: 1 of 2)"
+    assert lines[told + 1] == "badnets: It is weak with 1 of 2 seeds (1)."
+    marked = "badnets (in doubt: 1 of 2)"
     assert sum(marked in line for line in lines) == 2
     assert sum("(in doubt" in line for line in lines) == 2

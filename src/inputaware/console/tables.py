@@ -13,7 +13,7 @@ from inputaware.evaluation.aggregate import (
     changes,
     planned_questions,
     power_in_words,
-    setting_in_words,
+    settings_in_words,
     spread,
 )
 from inputaware.evaluation.doubts import doubts
@@ -33,6 +33,10 @@ __all__ = [
     "sweep_plan_table",
     "sweep_tables",
 ]
+
+
+_SENTENCE = 60
+"""Columns in which a sentence below a table can be read, where there are as many."""
 
 
 def plan_table(plan: Plan) -> Table:
@@ -287,11 +291,16 @@ def sweep_plan_table(rows: list[dict[str, Any]]) -> Table:
     settings = by_setting([{"config": row["config"], "seed": row["config"]["seed"]} for row in rows])
     columns = (Column(name, overflow="fold") for name in ("setting", "seeds"))
     counts = f"{count_in_words(len(rows), 'cell')}, {count_in_words(len(settings), 'setting')}"
-    table = Table(*columns, caption="\n".join(filter(None, (counts, power_in_words(planned_questions(settings))))))
+    records = []
     for by_seed in settings:
         config = next(iter(by_seed.values()))["config"]
         target_class = config["target_class"] if config["target"] == "all-to-one" else None
-        words = setting_in_words({**config, "target_class": target_class, "changes": changes({"config": config})})
+        records.append({**config, "target_class": target_class, "changes": changes({"config": config})})
+    names, shared = settings_in_words(records)
+    lines = (plain(shared), counts, power_in_words(planned_questions(settings)))
+    # Short names would leave the sentences below them a word a line.
+    table = Table(*columns, caption="\n".join(filter(None, lines)), caption_justify="left", min_width=_SENTENCE)
+    for words, by_seed in zip(names, settings, strict=True):
         table.add_row(plain(words), " ".join(map(str, by_seed)))
     return table
 
@@ -302,25 +311,31 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
     Args:
         summary: what ``summary.json`` holds.
     """
+    names, shared = settings_in_words(summary["configurations"])
+    title = (
+        "Test set, percent: mean ± 95 % interval over seeds (standard deviation); of fewer than 5 (lowest to highest)"
+    )
     table = _new_table(
-        "Test set, percent: mean ± 95 % interval over seeds (standard deviation); of fewer than 5 (lowest to highest)",
+        title,
         "setting",
         "seeds",
         *RATES,
     )
-    settings = [_doubted_setting(record) for record in summary["configurations"]]
+    if shared:
+        table.title = f"{plain(shared)}\n{table.title}"
+    settings = [words + _in_doubt(record) for words, record in zip(names, summary["configurations"], strict=True)]
     for words, record in zip(settings, summary["configurations"], strict=True):
         cells = [spread(record["measures"].get(key)) for key in RATES.values()]
         table.add_row(plain(words), str(len(record["seeds"])), *cells)
     if reasons := [
-        plain(f"{setting_in_words(record)}: {' '.join(record['doubts'])}")
-        for record in summary["configurations"]
+        plain(f"{words}: {' '.join(record['doubts'])}")
+        for words, record in zip(names, summary["configurations"], strict=True)
         if record.get("doubts")
     ]:
         told = "Runs in doubt are in all means and differences:"
         table.caption, table.caption_justify = "\n".join([told, *reasons]), "left"
     tables = [table]
-    title = "What defenses make of it: percent, models, areas"
+    title = "What defenses make of it: percent, models, scores, areas"
     defenses = Table("setting", "what", title=title, title_justify="left")
     defenses.add_column("over the seeds", justify="right")
     for words, record in zip(settings, summary["configurations"], strict=True):
@@ -343,6 +358,7 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
         title_justify="left",
         caption=power_in_words(questions) or None,
         caption_justify="left",
+        min_width=_SENTENCE,
     )
     for record in summary["comparisons"]:
         cells = [settings[record["second"]], settings[record["first"]], record["words"]]
@@ -350,8 +366,7 @@ def sweep_tables(summary: dict[str, Any]) -> list[Table]:
     return [*tables, differences]
 
 
-def _doubted_setting(record: dict[str, Any]) -> str:
-    """Return what a setting is called, and how many of its runs are no example of it; an older sweep does not say."""
+def _in_doubt(record: dict[str, Any]) -> str:
+    """Return how many of a setting's runs are no example of it, to stand behind its name; an older sweep has none."""
     doubted = record.get("doubted_seeds")
-    words = setting_in_words(record)
-    return f"{words} (in doubt: {len(doubted)} of {len(record['seeds'])})" if doubted else words
+    return f" (in doubt: {len(doubted)} of {len(record['seeds'])})" if doubted else ""

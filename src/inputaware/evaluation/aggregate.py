@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from inputaware.config.presets import departures
-from inputaware.config.record import config_from_dict, fields_that_count, flatten
+from inputaware.config.presets import departures, preset_config
+from inputaware.config.record import config_from_dict, fields_that_count, flatten, override
 from inputaware.evaluation.filters import best_filter
 from inputaware.evaluation.statistics import (
     CONFIDENCE,
@@ -35,6 +35,7 @@ __all__ = [
     "planned_questions",
     "power_in_words",
     "setting_in_words",
+    "settings_in_words",
     "spread",
 ]
 
@@ -332,13 +333,53 @@ def setting_in_words(record: Mapping[str, Any]) -> str:
     Args:
         record: one of :func:`aggregate`.
     """
-    parts = [record["dataset"], record["attack"]]
+    return ", ".join(_parts(record).values())
+
+
+def settings_in_words(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
+    """Return what settings are called beside each other, without what all of them share, and that in a sentence.
+
+    A field is shared where it is the same in all settings that read it: a clean model has no target. The attack stays
+    in each name. One setting alone keeps its whole name, with an empty sentence.
+
+    Args:
+        records: of :func:`aggregate`.
+    """
+    every = [_parts(record) for record in records]
+    whole = [", ".join(parts.values()) for parts in every]
+    shared: dict[str, str] = {}
+    order = ("dataset", "target", "target_class", "preset")
+    for name in dict.fromkeys((*order, *(name for parts in every for name in parts if name != "attack"))):
+        words = {parts[name] for parts in every if name in parts}
+        lacking = (record for record, parts in zip(records, every, strict=True) if name not in parts)
+        if len(words) == 1 and not any(_reads(record, name) for record in lacking):
+            (shared[name],) = words
+    names = [", ".join(words for name, words in parts.items() if name not in shared) for parts in every]
+    if len(records) < 2 or not shared or len(set(names)) < len(set(whole)):
+        return whole, ""
+    everywhere = all(parts.keys() >= shared.keys() for parts in every)
+    return names, f"All settings{'' if everywhere else ', where they read it'}: {', '.join(shared.values())}"
+
+
+def _parts(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the words of a setting's name by the fields that they are of."""
+    parts = {"dataset": record["dataset"], "attack": record["attack"]}
     if record["attack"] != "none":
-        parts.append(record["target"])
+        parts["target"] = record["target"]
         if record["target_class"] is not None:
-            parts.append(f"class {record['target_class']}")
-    parts += [record["preset"], *(f"{name} {value}" for name, value in record["changes"].items())]
-    return ", ".join(parts)
+            parts["target_class"] = f"class {record['target_class']}"
+    return parts | {
+        "preset": record["preset"],
+        **{name: f"{name} {value}" for name, value in record["changes"].items()},
+    }
+
+
+def _reads(record: Mapping[str, Any], name: str) -> bool:
+    """Return whether a setting's results depend on a field."""
+    options = {key: record[key] for key in ("dataset", "attack", "target")}
+    architecture = record["changes"].get("model.architecture", "auto")
+    config = override(preset_config("fast", dataset="digits"), {**options, "model": {"architecture": architecture}})
+    return name in fields_that_count(config)
 
 
 def spread(
