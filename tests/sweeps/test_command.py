@@ -69,7 +69,7 @@ def test_final_probabilities_alone_are_told_once(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "digits", "--attack", "bad"], "attack: expected one of input-aware, badnets, none; found 'bad'"),
+        (["--dataset", "digits", "--attack", "bad"], "attack: expected one of input-aware, badnets, none, or"),
         (["--dataset", "digits", "--set", "epochs=3"], "epochs: unknown option; expected one of dataset, attack"),
         (["--dataset", "digits", "--defenses", "strap"], "defenses: expected all, some of neural-cleanse"),
         ([], "dataset: expected digits, mnist, cifar10, gtsrb or the path of a folder in every grid; found none"),
