@@ -25,8 +25,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Attack, Backdoor
-from inputaware.attacks.registry import attack_code, build_attack
-from inputaware.config.checks import check_config, check_images, check_processes, check_seed
+from inputaware.attacks.registry import attack_code, build_attack, check_attack, import_attacks
+from inputaware.config.checks import check_config, check_images, check_processes, check_seed, derived_from
 from inputaware.config.datasets import DATASETS
 from inputaware.config.fields import Config, EvaluationSplit
 from inputaware.config.record import config_differences, override
@@ -405,6 +405,7 @@ def train(
     """
     started = time.perf_counter()
     _check_arguments(config, listener)
+    import_attacks()
     processes = processes or Processes()
     folder = RunFolder(output)
     resuming = resume and os.path.exists(folder.path / "config.json")
@@ -454,6 +455,7 @@ def train(
     # Whatever the caller has switched off.
     with seeded(config.seed, device), torch.inference_mode(mode=False), torch.enable_grad():
         attack = build_attack(config, data.spec)
+        check_attack(attack, config, data.spec)
         if not resuming and processes.writes:
             # Nothing is drawn from the test images: more of them may come later.
             RunFolder.create(folder.path, config, data.spec, digests={"train": data.digest})
@@ -646,7 +648,8 @@ def check_attack_code(folder: RunFolder, config: Config) -> None:
         return
     record = read_json(folder.environment)
     resumed = record.get("resumed")
-    if (resumed[-1] if isinstance(resumed, list) and resumed else record).get("attack_code", code) != code:
+    last = resumed[-1] if isinstance(resumed, list) and resumed else record
+    if not isinstance(last, dict) or last.get("attack_code", code) != code:
         raise RunFolderError(
             f"{folder}: expected a run of the present code of the attack {config.attack}; found one of other code; put "
             "that back, or train into another folder"
@@ -714,7 +717,7 @@ def _is_run(folder: RunFolder) -> bool:
 def _check_batches(config: Config, images: int) -> None:
     """Refuse batches that the training split cannot fill, before the folder is made."""
     stages = {"joint_stage": config.joint_stage.batch_size}
-    if config.attack == "input-aware":
+    if derived_from(config.attack) == "input-aware":
         stages["mask_stage"] = config.mask_stage.batch_size
     for stage, batch_size in stages.items():
         if batch_size > images:

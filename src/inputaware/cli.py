@@ -75,12 +75,14 @@ def _train(command: TrainCommand, given: Config | None, arguments: Sequence[str]
         check_processes(config, command.devices)
         return launch(command.devices, _train_together, list(arguments))
     from inputaware.api import train
+    from inputaware.attacks.registry import import_attacks
     from inputaware.console.displays import TrainingDisplay
     from inputaware.console.tables import evaluation_table
     from inputaware.runs.results import published, read_evaluation
     from inputaware.training.listeners import Listeners, TensorBoardListener
 
     processes = join_processes(command.settings.device)
+    import_attacks()
     if processes.writes and given is not None and not command.resume:
         check_config(given)
         if idle := without_effect(given):
@@ -379,10 +381,6 @@ _COMMANDS = {
 
 def _dispatch(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit code."""
-    if os.environ.get("INPUTAWARE_ATTACKS"):
-        from inputaware.attacks.registry import import_attacks
-
-        import_attacks()
     if name == "train":
         return _train(*parse_train(arguments), arguments)
     if name == "defend":

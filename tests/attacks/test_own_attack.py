@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import os
+import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,23 +16,25 @@ from typing import Any
 import pytest
 import torch
 from robustness.storage import small_config
+from torch import nn
 
 from inputaware import Run, own_code, train, write_report
 from inputaware.attacks import registry
-from inputaware.attacks.badnets import BadNets
-from inputaware.attacks.base import Attack
+from inputaware.attacks.badnets import BadNets, ClassifierStage
+from inputaware.attacks.base import Attack, Stage, StepLoss
 from inputaware.attacks.input_aware import Attacked, InputAware, JointStage
 from inputaware.attacks.registry import import_attacks, register_attack
 from inputaware.cli import main
 from inputaware.config.checks import OWN_ATTACKS, check_config
 from inputaware.config.fields import Config
-from inputaware.config.presets import preset_config
+from inputaware.config.presets import late_probabilities, preset_config
 from inputaware.config.record import config_identity, config_to_dict, fields_that_count, override
 from inputaware.data.loader import Batch
-from inputaware.data.spec import dataset_spec
+from inputaware.data.spec import DatasetSpec, dataset_spec
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.runs.files import read_json
 from inputaware.runs.folder import RunFolder
+from inputaware.runs.results import collect_result
 from inputaware.sweeps.worker import run_cell
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_attack.py"
@@ -61,7 +64,7 @@ def example(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Path:
     """Name attacks of a copy of the example in the environment."""
     file = folder / "mine.py"
     shutil.copy(EXAMPLE, file)
-    monkeypatch.setenv("INPUTAWARE_ATTACKS", " ".join(f"{file}:{name}" for name in names))
+    monkeypatch.setenv("INPUTAWARE_ATTACKS", shlex.join(f"{file}:{name}" for name in names))
     return file
 
 
@@ -90,7 +93,7 @@ def test_a_run_of_ones_own_attack_is_a_run_like_others(
     assert main(["evaluate", str(folder)]) == 2
     assert capsys.readouterr().err == (
         f"inputaware: attack: expected the code of {attack}, an attack of somebody's own; found none; name it with "
-        "INPUTAWARE_ATTACKS=FILE.py:CLASS, or in Python with register_attack\n"
+        "INPUTAWARE_ATTACKS=/path/to/FILE.py:CLASS, or in Python with register_attack\n"
     )
 
 
@@ -102,13 +105,12 @@ def _forget_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_trains_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = example(tmp_path, monkeypatch, "Blended")
+    folder = tmp_path / "with a space"
+    folder.mkdir()
+    example(folder, monkeypatch, "Blended")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("INPUTAWARE_ATTACKS", "mine.py:Blended")
     command = ["train", "--dataset", "digits", "--attack", "blended", "--train-images", "100", "--output", "run"]
     assert main([*command, "--joint-stage.epochs", "1", "--joint-stage.batch-size", "50", "--device", "cpu"]) == 0
-    # For processes that are started elsewhere.
-    assert os.environ["INPUTAWARE_ATTACKS"] == f"{file}:Blended"
     assert Run.load("run").config.attack == "blended"
 
 
@@ -186,7 +188,7 @@ def test_a_name_that_is_not_known_is_refused() -> None:
         check_config(small("trojan"))
     assert str(caught.value) == (
         "attack: expected one of input-aware, badnets, none, or the name of one of your own; found 'trojan'; say "
-        "where its code is: INPUTAWARE_ATTACKS=FILE.py:CLASS"
+        "where its code is: INPUTAWARE_ATTACKS=/path/to/FILE.py:CLASS"
     )
     with pytest.raises(ConfigError, match=r"found 'badnet'; did you mean badnets\? Or say where its code is: "):
         check_config(small("badnet"))
@@ -227,7 +229,7 @@ def test_what_is_no_attack_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     file.write_text(
         "from inputaware import preset_config\nfrom inputaware.attacks.badnets import BadNets\n"
-        "from inputaware.data.spec import dataset_spec\n"
+        "from inputaware.data.spec import DatasetSpec, dataset_spec\n"
         'made = BadNets(preset_config("fast", dataset="digits"), dataset_spec("digits"))\n',
         encoding="utf-8",
     )
@@ -252,3 +254,184 @@ def test_the_code_of_its_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     exec(code, names)
     assert names["run"].config.attack == "quiet"
     assert "quiet" in RunFolder("runs/quiet").metrics.rows()[-1]["losses"]
+
+
+def test_only_absolute_paths_and_names_of_their_own_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A file of that name may lie in a run folder that somebody sent.
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(EXAMPLE, tmp_path / "mine.py")
+    monkeypatch.setenv("INPUTAWARE_ATTACKS", "mine.py:Blended")
+    with pytest.raises(ConfigError) as caught:
+        import_attacks()
+    assert str(caught.value) == (
+        "INPUTAWARE_ATTACKS: expected an absolute path; found 'mine.py', which is another file in each folder; say "
+        f"{tmp_path / 'mine.py'}"
+    )
+    shutil.copy(EXAMPLE, tmp_path / "other.py")
+    first, second = (f"{tmp_path / name}:Blended" for name in ("mine.py", "other.py"))
+    monkeypatch.setenv("INPUTAWARE_ATTACKS", f"{first} {first} {second}")
+    with pytest.raises(ConfigError) as caught:
+        import_attacks()
+    assert str(caught.value) == (
+        f"INPUTAWARE_ATTACKS: expected attacks with names of their own; found 'blended' in {first} and in {second}; "
+        "rename one"
+    )
+
+
+def test_what_the_code_prints_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = example(tmp_path, monkeypatch, "Blended")
+    file.write_text(file.read_text(encoding="utf-8") + 'print("hello")\n', encoding="utf-8")
+    train(small("blended"), tmp_path / "run")
+    capsys.readouterr()
+    own_code._IMPORTED.clear()
+    del registry._ATTACKS["blended"]
+    assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["test_images"] == 360
+    assert "hello" in found.err
+    # Help and reports need no code.
+    monkeypatch.setenv("INPUTAWARE_ATTACKS", "/none.py:Mine")
+    assert main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "report.html")]) == 0
+
+
+class Shade(nn.Module):
+    """A trigger that follows from an argument, with what may be wrong with it."""
+
+    def __init__(self, *, lasting: bool = True, plain: bool = False, channels: int = 1) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("strength", torch.full((1, 1, 1, 1), 0.3), persistent=lasting)
+        self.plain = torch.rand(1, device="cpu") if plain else 0.5
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mask = self.get_buffer("strength").expand(len(images), self.channels, *images.shape[2:])
+        return mask, torch.ones_like(images) * self.plain
+
+
+_KEPT = (
+    "a run folder keeps the parameters and buffers of modules and nothing else; put there what triggers are made of, "
+    'look at no numbers in __init__, and draw them with device="cpu"'
+)
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        ({"lasting": False}, "Mine: expected an attack that can be read from files; found "),
+        ({"plain": True}, f"Mine: expected the same triggers after it is read from files; found others; {_KEPT}"),
+    ],
+)
+def test_what_a_folder_would_not_keep_is_refused_before_training(
+    tmp_path: Path, patch: dict[str, Any], message: str
+) -> None:
+    @register_attack
+    class Mine(BadNets):
+        name = "mine"
+
+        def make_patch(self) -> nn.Module:
+            return Shade(**patch)
+
+    with pytest.raises(ConfigError) as caught:
+        train(small("mine"), tmp_path / "run")
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).endswith(_KEPT)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_attack_with_other_parts_than_it_has_to_have_is_refused(tmp_path: Path) -> None:
+    def refused(kind: type[Attack]) -> str:
+        register_attack(kind)
+        with pytest.raises(ConfigError) as caught:
+            train(small("mine"), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        return str(caught.value)
+
+    class Mine(BadNets):
+        name = "mine"
+
+        def __init__(self, config: Config, spec: DatasetSpec) -> None:
+            super().__init__(config, spec)
+            self.change()
+
+        def change(self) -> None:
+            del self.modules["classifier"]
+
+    assert refused(Mine) == (
+        "Mine: expected modules, a dictionary of networks by name, with a classifier; found ['trigger']; keep the "
+        "classifier there"
+    )
+    Mine.change = lambda self: self.modules.update({"../evil": nn.Linear(1, 1)})  # type: ignore[method-assign]
+    assert refused(Mine) == (
+        "Mine: expected names of networks in small letters, digits and underscores, for each is a file's; found "
+        "'../evil'; rename it"
+    )
+    Mine.change = lambda self: setattr(self, "backdoor", None)  # type: ignore[method-assign]
+    assert refused(Mine) == "Mine: expected a backdoor; found none; a clean model is trained with the attack none"
+
+
+class Named(ClassifierStage):
+    """A stage with another name."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.name = "third act"
+
+
+def test_a_network_and_a_stage_of_ones_own_are_swept_and_reported(tmp_path: Path) -> None:
+    @register_attack
+    class Mine(BadNets):
+        name = "mine"
+
+        def make_patch(self) -> nn.Module:
+            return Shade()
+
+        def stages(self) -> Iterator[Stage]:
+            yield Named(self.classifier, self.patch, self.spec, self.config)
+
+    run = train(small("mine", precision="bf16"), tmp_path / "run")
+    cell: dict[str, Any] = {"defenses": [], "overwrite": False, "threads": 1, "allow_different_machine": False}
+    run_cell(config_to_dict(small("mine")), str(tmp_path / "cell"), **cell, tell=lambda stage, share: None)
+    result = collect_result(tmp_path / "cell", run.config)
+    assert len(result["validation_by_epoch"]["clean_accuracy"]) == 2
+    write_report([tmp_path / "run", tmp_path / "cell"], tmp_path / "report.html")
+
+
+def test_terms_keep_out_of_each_others_names() -> None:
+    with pytest.raises(ConfigError) as caught:
+        StepLoss(torch.zeros(()), {"total": torch.zeros(())})
+    assert str(caught.value) == "loss: expected parts with names of their own; found one called 'total' or nothing"
+
+    class Stage(JointStage):
+        def further_terms(self, attacked: Attacked) -> dict[str, Any]:
+            return {"diversity": attacked.patterns.mean()}
+
+    @register_attack
+    class Mine(InputAware):
+        name = "mine"
+        joint_stage = Stage
+
+    stage = list(registry.build_attack(small("mine"), dataset_spec("digits")).stages())[1]
+    with pytest.raises(ConfigError) as caught:
+        stage.loss(Batch(torch.rand(20, 1, 28, 28), torch.arange(20) % 10, None), 0.0)
+    assert str(caught.value) == "further_terms: expected terms with names of their own; found diversity; rename it"
+
+
+def test_what_ours_are_checked_for_those_derived_from_them_are_too() -> None:
+    @register_attack
+    class Patched(BadNets):
+        name = "patched"
+
+    @register_attack
+    class Aware(InputAware):
+        name = "aware"
+
+    joint = {"attack_probability": 0.9, "cross_probability": 0.9, "initial_attack_probability": None}
+    with pytest.raises(ConfigError, match="a sum of at most 1"):
+        check_config(small("aware", joint_stage={**joint, "initial_cross_probability": None}))
+    with pytest.raises(ConfigError, match="at least one image in a batch of 50"):
+        check_config(small("patched", joint_stage={"attack_probability": 0.001, "batch_size": 50}))
+    changed = {"joint_stage": {"attack_probability": 0.3}}
+    assert late_probabilities(small("patched", **changed)) == []
+    assert len(late_probabilities(small("aware", **changed))) == 1

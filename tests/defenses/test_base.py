@@ -538,7 +538,7 @@ def test_a_score_of_the_model_is_a_number(monkeypatch: pytest.MonkeyPatch) -> No
         return Watcher().run(suspect(), data()).scores
 
     assert [told(score)["model_score"] for score in (1, 0.5, None)] == [1, 0.5, None]
-    for score in ("high", [0.5]):
+    for score in ("high", [0.5], True):
         with pytest.raises(DefenseError) as error:
             told(score)
         assert str(error.value) == (

@@ -123,7 +123,8 @@ class ClassifierStage(Stage):
         else:
             count = images_in_batch(self.attack_probability, len(images))
             sources = mine(images[:count])
-            images = torch.cat([apply_trigger(sources, *self.patch(sources)), mine(images[count:])])
+            masks, patterns = (value.to(sources.dtype) for value in self.patch(sources))
+            images = torch.cat([apply_trigger(sources, masks, patterns), mine(images[count:])])
             wanted = target_labels(mine(labels[:count]), self.target, self.classes, self.target_class)
             labels = torch.cat([wanted, mine(labels[count:])])
         logits = self.classifier(images)

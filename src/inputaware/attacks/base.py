@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -46,26 +46,6 @@ class Poisoned:
     targets: Int64[Tensor, " batch"]
 
 
-class _OfInit:
-    """What ``Backdoor.__init__`` sets: a subclass that does not call it is told so where that is missed."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, backdoor: object, kind: type) -> object:
-        if backdoor is None:
-            return self
-        raise ConfigError(
-            f"{kind.__name__}: expected a backdoor with its {self.name}; found none; call super().__init__(shape=..., "
-            "classes=..., target=..., target_class=...) in its __init__"
-        )
-
-
-def _of_init() -> Any:
-    """Return the same as a value of any type, as which an instance has it."""
-    return _OfInit()
-
-
 class Backdoor(ABC):
     """The attacker's side of a trained model: how to make a trigger and which label it asks for.
 
@@ -79,10 +59,10 @@ class Backdoor(ABC):
         ConfigError: the shape is none, there are fewer than two classes, or there is no such rule or target class.
     """
 
-    shape: tuple[int, int, int] = _of_init()
-    classes: int = _of_init()
-    target: TargetName = _of_init()
-    target_class: int = _of_init()
+    shape: tuple[int, int, int]
+    classes: int
+    target: TargetName
+    target_class: int
     universal: bool = False
     """Whether one trigger serves every image, so that a cross-trigger test has no meaning."""
 
@@ -119,10 +99,12 @@ class Backdoor(ABC):
             The masks in [0, 1] and the patterns as pixels in [0, 1].
 
         Raises:
+            ConfigError: the class has not called ``super().__init__``.
             DataError: the images have another shape than the ones that the attack was trained on, no floating-point
                 numbers, or those of another precision than the trigger's, or pixels outside [0, 1]; or they are no
                 tensor; or the triggers have another shape than the images, or values outside [0, 1].
         """
+        self._check_made()
         _check_tensor("images", images, "torch.from_numpy(images).float()")
         if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
             raise DataError(
@@ -155,6 +137,7 @@ class Backdoor(ABC):
     @final
     def targets(self, labels: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
         """Return the labels that the attacker wants for images of these true labels."""
+        self._check_made()
         return target_labels(labels, self.target, self.classes, self.target_class)
 
     @final
@@ -171,6 +154,7 @@ class Backdoor(ABC):
                 as many labels as images, or they are no whole numbers of 64 bits, or one is of no class; or one of both
                 is no tensor.
         """
+        self._check_made()
         _check_tensor("images", images, "torch.from_numpy(images).float()")
         _check_tensor("labels", labels, "torch.from_numpy(labels)")
         if labels.dtype != torch.int64:
@@ -191,6 +175,15 @@ class Backdoor(ABC):
         # A gradient of the blend alone, with the trigger for a constant, would be that of no function of the image.
         with torch.no_grad():
             return Poisoned(apply_trigger(images, masks, patterns), masks, patterns, self.targets(labels))
+
+    def _check_made(self) -> None:
+        """Say what a class lacks that has not called ``super().__init__``."""
+        missing = [name for name in ("shape", "classes", "target", "target_class") if not hasattr(self, name)]
+        if missing:
+            raise ConfigError(
+                f"{type(self).__name__}: expected a backdoor with its {missing[0]}; found none; call "
+                "super().__init__(shape=..., classes=..., target=..., target_class=...) in its __init__"
+            )
 
 
 def _check_sizes(shape: object, classes: object) -> None:
@@ -234,6 +227,11 @@ class StepLoss:
 
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
+
+    def __post_init__(self) -> None:
+        """Refuse a part that would be taken for the total."""
+        if {"total", ""} & set(self.parts):
+            raise ConfigError("loss: expected parts with names of their own; found one called 'total' or nothing")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from inputaware.config.checks import images_in_batch
 from inputaware.config.fields import Config, JointStageConfig, MaskStageConfig
 from inputaware.data.loader import Batch
 from inputaware.data.spec import DatasetSpec
+from inputaware.errors import ConfigError
 from inputaware.models.normalize import Normalize
 from inputaware.models.registry import build_classifier
 
@@ -228,6 +229,10 @@ class JointStage(Stage):
         diversity = self.share.weigh(diversity, len(sources), attack_count)
         more = self.further_terms(Attacked(sources, mine(masks), patterns, attacked, wanted, logits[: len(sources)]))
         terms = {name: self.share.weigh(term, len(sources), attack_count) for name, term in more.items()}
+        if taken := {"cross_entropy", "diversity"} & set(terms):
+            raise ConfigError(
+                f"further_terms: expected terms with names of their own; found {', '.join(sorted(taken))}; rename it"
+            )
         return StepLoss(
             sum(terms.values(), cross_entropy + self.config.lambda_div * diversity),
             {"cross_entropy": cross_entropy, "diversity": diversity, **terms},

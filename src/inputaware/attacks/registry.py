@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import TypeVar, get_args
+
+import torch
+from torch import nn
 
 from inputaware.attacks.badnets import BadNets, Clean
 from inputaware.attacks.base import Attack
@@ -14,10 +20,10 @@ from inputaware.attacks.input_aware import InputAware
 from inputaware.config.checks import OWN_ATTACKS
 from inputaware.config.fields import AttackName, Config
 from inputaware.data.spec import DatasetSpec
-from inputaware.errors import ConfigError
+from inputaware.errors import ConfigError, DataError
 from inputaware.own_code import import_own
 
-__all__ = ["attack_code", "build_attack", "import_attacks", "register_attack"]
+__all__ = ["attack_code", "build_attack", "check_attack", "import_attacks", "register_attack"]
 
 _Kind = TypeVar("_Kind", bound=type[Attack])
 
@@ -55,33 +61,41 @@ def register_attack(kind: _Kind) -> _Kind:
         )
     _ATTACKS[name] = kind
     _CODE.pop(name, None)
-    OWN_ATTACKS.add(name)
+    OWN_ATTACKS[name] = next((ours.name for ours in (InputAware, BadNets) if issubclass(kind, ours)), "")
     return kind
 
 
 def import_attacks() -> None:
     """Register the attacks whose code the environment names; that code is run.
 
-    ``INPUTAWARE_ATTACKS`` has the places of one or more, with spaces between them: ``FILE.py:CLASS`` or
-    ``package.module:CLASS``. Paths are made absolute there, for processes that are started elsewhere.
+    ``INPUTAWARE_ATTACKS`` has the places of one or more, as words of a shell: ``/path/to/FILE.py:CLASS`` or
+    ``package.module:CLASS``. A path is absolute, since the variable holds wherever a command is run: a file that lies
+    in a folder that somebody sent must not be taken for it. What the code prints goes to stderr.
 
     Raises:
-        ConfigError: there is no such file, module or class, its code fails, or it is no attack.
+        ConfigError: a path is not absolute, there is no such file, module or class, its code fails, it is no attack, or
+            two have one name.
     """
-    places = []
-    for reference in os.environ.get(_VARIABLE, "").split():
-        place, colon, name = reference.rpartition(":")
-        if place.endswith(".py"):
-            place = str(Path(place).resolve())
-        places.append(f"{place}{colon}{name}")
-        found, digest = import_own(reference, Attack)  # type: ignore[type-abstract]
+    places: dict[str, str] = {}
+    for reference in shlex.split(os.environ.get(_VARIABLE, "")):
+        place = reference.rpartition(":")[0]
+        if place.endswith(".py") and not os.path.isabs(place):
+            raise ConfigError(
+                f"{_VARIABLE}: expected an absolute path; found {place!r}, which is another file in each folder; say "
+                f"{Path(place).absolute()}"
+            )
+        with contextlib.redirect_stdout(sys.stderr):
+            found, digest = import_own(reference, Attack)  # type: ignore[type-abstract]
         if not isinstance(found, type):
             raise ConfigError(f"attack: expected a class in {reference}; found an object; name its class")
         register_attack(found)
+        if (other := places.setdefault(found.name, reference)) != reference:
+            raise ConfigError(
+                f"{_VARIABLE}: expected attacks with names of their own; found {found.name!r} in {other} and in "
+                f"{reference}; rename one"
+            )
         if digest is not None:
             _CODE[found.name] = digest
-    if places:
-        os.environ[_VARIABLE] = " ".join(places)
 
 
 def attack_code(name: str) -> str | None:
@@ -102,8 +116,66 @@ def build_attack(config: Config, spec: DatasetSpec) -> Attack:
     """
     spec.check_target_class(config.target_class)
     if config.attack not in _ATTACKS:
+        import_attacks()
+    if config.attack not in _ATTACKS:
         raise ConfigError(
             f"attack: expected the code of {config.attack}, an attack of somebody's own; found none; name it with "
-            f"{_VARIABLE}=FILE.py:CLASS, or in Python with register_attack"
+            f"{_VARIABLE}=/path/to/FILE.py:CLASS, or in Python with register_attack"
         )
     return _ATTACKS[config.attack](config, spec)
+
+
+def check_attack(attack: Attack, config: Config, spec: DatasetSpec) -> None:
+    """Refuse an attack of somebody's own that a run folder could not keep, before it is trained.
+
+    It is built once more without memory, as where it is read from files, and given the numbers that files would hold:
+    then its triggers must be the same.
+
+    Args:
+        attack: freshly made.
+        config: of which it was made.
+        spec: likewise.
+
+    Raises:
+        ConfigError: its networks or its backdoor are not as they have to be.
+    """
+    if config.attack in get_args(AttackName):
+        return
+    kind, modules = type(attack).__name__, getattr(attack, "modules", None)
+    if not isinstance(modules, dict) or not isinstance(modules.get("classifier"), nn.Module):
+        raise ConfigError(
+            f"{kind}: expected modules, a dictionary of networks by name, with a classifier; found "
+            f"{list(modules) if isinstance(modules, dict) else modules!r}; keep the classifier there"
+        )
+    if odd := [name for name in modules if not re.fullmatch(r"[a-z0-9_]+", str(name))]:
+        raise ConfigError(
+            f"{kind}: expected names of networks in small letters, digits and underscores, for each is a file's; found "
+            f"{odd[0]!r}; rename it"
+        )
+    if attack.backdoor is None:
+        raise ConfigError(f"{kind}: expected a backdoor; found none; a clean model is trained with the attack none")
+    remedy = (
+        "a run folder keeps the parameters and buffers of modules and nothing else; put there what triggers are made "
+        'of, look at no numbers in __init__, and draw them with device="cpu"'
+    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((2, *spec.shape), generator=generator).to(next(attack.classifier.parameters()).device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = attack.backdoor.trigger(images)
+        try:
+            torch.manual_seed(config.seed + 1)  # what was drawn for no file is to come out otherwise
+            with torch.device("meta"):
+                again = type(attack)(config, spec)
+            for name, module in modules.items():
+                again.modules[name].load_state_dict(module.state_dict(), assign=True)
+            assert again.backdoor is not None
+            torch.manual_seed(0)
+            found = again.backdoor.trigger(images)
+        except (RuntimeError, NotImplementedError, LookupError, ConfigError, DataError) as error:
+            raise ConfigError(
+                f"{kind}: expected an attack that can be read from files; found {type(error).__name__}: "
+                f"{str(error).partition(chr(10))[0]}; {remedy}"
+            ) from error
+    if not all(torch.equal(one, other) for one, other in zip(expected, found, strict=True)):
+        raise ConfigError(f"{kind}: expected the same triggers after it is read from files; found others; {remedy}")

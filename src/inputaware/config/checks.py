@@ -29,12 +29,13 @@ __all__ = [
     "check_processes",
     "check_seed",
     "check_values",
+    "derived_from",
     "images_in_batch",
 ]
 
 
-OWN_ATTACKS: set[str] = set()
-"""Names of the attacks of one's own that this process knows the code of."""
+OWN_ATTACKS: dict[str, str] = {}
+"""The attacks of one's own whose code this process knows: by name that of ours that it is derived from, or nothing."""
 
 
 def check_processes(config: Config, processes: int) -> None:
@@ -51,7 +52,7 @@ def check_processes(config: Config, processes: int) -> None:
         return
     joint = config.joint_stage
     images = {"joint_stage.batch_size": joint.batch_size}
-    if config.attack == "input-aware":
+    if derived_from(config.attack) == "input-aware":
         images["mask_stage.batch_size"] = config.mask_stage.batch_size
         for kind in ("attack", "cross"):
             for name in (f"{kind}_probability", f"initial_{kind}_probability"):
@@ -104,12 +105,17 @@ def check_config(config: Config) -> None:
         )
 
 
+def derived_from(attack: str) -> str:
+    """Return which of our attacks one is derived from, as far as that is known: itself, or none in an empty word."""
+    return attack if attack in get_args(AttackName) else OWN_ATTACKS.get(attack, "")
+
+
 def _unknown_attack(name: str) -> ConfigError:
     known = (*get_args(AttackName), *sorted(OWN_ATTACKS))
     guess = did_you_mean(name, known)
     return ConfigError(
         f"attack: expected one of {', '.join(known)}, or the name of one of your own; found {name!r}{guess}"
-        f"{' Or say' if guess else '; say'} where its code is: INPUTAWARE_ATTACKS=FILE.py:CLASS"
+        f"{' Or say' if guess else '; say'} where its code is: INPUTAWARE_ATTACKS=/path/to/FILE.py:CLASS"
     )
 
 
@@ -213,14 +219,14 @@ def _check_probabilities(config: Config) -> None:
         for kind, probability in (("attack", attack), ("cross", cross)):
             check_number(f"joint_stage.{prefix}{kind}_probability", probability, 0, 1)
         _check(
-            config.attack != "input-aware" or attack + cross <= 1 + 1e-12,
+            derived_from(config.attack) != "input-aware" or attack + cross <= 1 + 1e-12,
             f"joint_stage.{prefix}attack_probability and {prefix}cross_probability",
             "a sum of at most 1",
             attack + cross,
         )
     if config.attack != "none":
         check_number("joint_stage.attack_probability", final[0], 0, 1, open_low=True)
-    if config.attack == "input-aware":
+    if derived_from(config.attack) == "input-aware":
         check_number("joint_stage.initial_attack_probability", start[0], 0, 1, open_low=True)
     for option, expected, found, batch_size in _parts_without_room(config):
         # One or two images of one's own leave no room, whatever is asked for: check_images says so, when they are read.
@@ -252,16 +258,17 @@ def _parts_without_room(config: Config) -> Iterator[tuple[str, str, float, int]]
     """
     joint = config.joint_stage
     final, start = _shares(config)
+    attack = derived_from(config.attack)
     for prefix, shares in (("", final), ("initial_", start)):
         for kind, probability in zip(("attack", "cross"), shares, strict=True):
-            used = config.attack == "input-aware" or (config.attack == "badnets" and kind == "attack")
+            used = attack == "input-aware" or (attack == "badnets" and kind == "attack")
             if used and probability > 0 and images_in_batch(probability, joint.batch_size) < 1:
                 expected = (
                     f"0, or at least one image in a batch of {joint.batch_size} "
                     f"(a probability of {math.ceil(1e6 / joint.batch_size) / 1e6:g} or more)"
                 )
                 yield f"joint_stage.{prefix}{kind}_probability", expected, probability, joint.batch_size
-    if config.attack != "input-aware":
+    if attack != "input-aware":
         return
     stages = {"mask_stage": config.mask_stage.batch_size}
     if config.partners == "derangement":

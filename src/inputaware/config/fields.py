@@ -154,7 +154,7 @@ class Config:
     """digits, mnist, cifar10, gtsrb, or the path of a folder with your own images."""
     attack: str = "input-aware"
     """input-aware: the paper's. badnets: a fixed patch. none: a clean model. The last two are controls. Or the
-    name of an attack of your own, whose code INPUTAWARE_ATTACKS=FILE.py:CLASS names."""
+    name of an attack of your own, whose code INPUTAWARE_ATTACKS=/path/to/FILE.py:CLASS names."""
     target: TargetName = "all-to-one"
     """all-to-one: every triggered image becomes the target class. all-to-all: class y becomes y + 1."""
     target_class: int = 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from inputaware.config.checks import derived_from
 from inputaware.config.datasets import COLOURED, DATASETS, IMAGE_SUFFIXES, held_out
 from inputaware.config.fields import (
     PRESETS,
@@ -242,6 +243,8 @@ def late_probabilities(config: Config) -> list[str]:
     Args:
         config: of a run.
     """
+    if derived_from(config.attack) != "input-aware":  # no other has initial probabilities
+        return []
     changed, counting, joint = departures(config), fields_that_count(config), config.joint_stage
     notes = []
     for kind in ("attack", "cross"):

@@ -400,7 +400,7 @@ def _check_answer(name: str, expected: type[Examination] | type[Score], found: o
     _check_plain(name, found.sentence, "sentence")
     _check_plain(name, found.scores, "scores")
     score = found.scores.get("model_score")
-    if isinstance(found, Examination) and not isinstance(score, int | float | None):
+    if isinstance(found, Examination) and (isinstance(score, bool) or not isinstance(score, int | float | None)):
         raise DefenseError(
             f"{name}: expected model_score to be a number, higher for a model that looks backdoored, or None; found "
             f"{score!r}; give other scores another name"

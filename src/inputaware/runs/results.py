@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from inputaware.config.fields import Config
+from inputaware.config.fields import AttackName, Config
 from inputaware.config.record import config_to_dict
 from inputaware.errors import RunFolderError
 from inputaware.runs.description import resume_command
@@ -91,8 +91,11 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
     metrics = Journal(folder / "metrics.jsonl").rows()
     elsewhere = not metrics and "imported" in environment
     if not elsewhere:
-        _check_joint_stage(folder / "metrics.jsonl", [row.get("stage") for row in metrics])
-        _check_joint_stage(folder / "timing.jsonl", [row.get("part") for row in rows])
+        stages = [row.get("stage") for row in metrics]
+        # Ours end with the joint stage. What others call their last one is not known.
+        last = "joint" if config.attack in get_args(AttackName) or not stages else stages[-1]
+        _check_last_stage(folder / "metrics.jsonl", stages, last)
+        _check_last_stage(folder / "timing.jsonl", [row.get("part") for row in rows], last)
     try:
         timing = last_of_each(rows)
         defending = {row["part"]: row for row in timing if row["part"].startswith("defense ")}
@@ -109,7 +112,7 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
             "resumed": len(environment.get("resumed", [])),
             "evaluation": read_json(folder / "evaluation.json"),
             "paper": published(config),
-            "validation_by_epoch": None if elsewhere or not config.hold_out else _by_epoch(metrics),
+            "validation_by_epoch": None if elsewhere or not config.hold_out else _by_epoch(metrics, last),
             "wall_seconds": None if elsewhere else round(sum(row["seconds"] for row in timing), 1),
             "seconds_by_part": {
                 part: round(sum(row["seconds"] for row in timing if row["part"] == part), 1)
@@ -137,11 +140,11 @@ def collect_result(folder: Path, config: Config) -> dict[str, Any]:
         ) from None
 
 
-def _check_joint_stage(file: Path, stages: Sequence[object]) -> None:
+def _check_last_stage(file: Path, stages: Sequence[object], last: object) -> None:
     """Refuse a journal that has lost the stage every training ends with."""
-    if "joint" not in stages:
+    if last not in stages:
         raise RunFolderError(
-            f"{file}: expected rows of the joint stage; found {'none' if file.exists() else 'no such file'}; "
+            f"{file}: expected rows of the {last} stage; found {'none' if file.exists() else 'no such file'}; "
             "restore the file from a copy, or train again into another folder"
         )
 
@@ -152,9 +155,9 @@ def _trained_on(config: Config, elsewhere: bool) -> str:
     return "the train split" if config.hold_out else "the whole training set, none held out"
 
 
-def _by_epoch(metrics: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Return what was watched in the joint stage, a list with a place for each epoch."""
-    rows = [row["validation"] for row in metrics if row["stage"] == "joint"]
+def _by_epoch(metrics: list[dict[str, Any]], stage: object) -> dict[str, list[Any]]:
+    """Return what was watched in the last stage, a list with a place for each epoch."""
+    rows = [row["validation"] for row in metrics if row["stage"] == stage]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 

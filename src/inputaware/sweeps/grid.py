@@ -245,6 +245,10 @@ def plan_sweep(description: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]
     Raises:
         ConfigError: a field is unknown, a value is out of its range or of the wrong type, or nothing is to be run.
     """
+    if os.environ.get("INPUTAWARE_ATTACKS"):
+        from inputaware.attacks.registry import import_attacks
+
+        import_attacks()
     for key in description:
         if key not in _KEYS:
             raise ConfigError(

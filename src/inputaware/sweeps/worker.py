@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from inputaware.config.checks import derived_from
 from inputaware.config.fields import Config
 from inputaware.config.record import config_from_dict
 from inputaware.errors import DefenseError, RunFolderError
@@ -31,7 +32,7 @@ class CellProgress:
     """
 
     def __init__(self, config: Config, defenses: int, tell: Callable[[str, float], None]) -> None:
-        mask = config.mask_stage.epochs if config.attack == "input-aware" else 0
+        mask = config.mask_stage.epochs if derived_from(config.attack) == "input-aware" else 0
         self.before = {"joint": mask}  # epochs of other stages that are done by then
         self.total = mask + config.joint_stage.epochs
         self.parts = 1 + defenses
@@ -104,12 +105,10 @@ def run_cell(
     import torch
 
     from inputaware.api import train
-    from inputaware.attacks.registry import import_attacks
     from inputaware.defenses.own import make_defense
     from inputaware.runs.results import read_evaluation
 
     torch.set_num_threads(threads)
-    import_attacks()
     asked = config_from_dict(config)
     progress = CellProgress(asked, len(defenses), tell)
     run = train(
