@@ -29,8 +29,8 @@ def check_target(rule: object, classes: int, target_class: object) -> None:
     rules = get_args(TargetName)
     if rule not in rules:  # any other would pass for all-to-all
         raise ConfigError(f"target: expected one of {', '.join(rules)}; found {rule!r}{did_you_mean(rule, rules)}")
-    whole = isinstance(target_class, int | np.integer) and not isinstance(target_class, bool)
-    if not whole or not 0 <= target_class < classes:
+    numbers = (int, np.integer)
+    if isinstance(target_class, bool) or not isinstance(target_class, numbers) or not 0 <= target_class < classes:
         raise ConfigError(f"target_class: expected a class from 0 to {classes - 1}; found {target_class!r}")
 
 
