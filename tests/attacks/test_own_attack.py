@@ -267,6 +267,12 @@ def test_only_absolute_paths_and_names_of_their_own_are_taken(tmp_path: Path, mo
         "INPUTAWARE_ATTACKS: expected an absolute path; found 'mine.py', which is another file in each folder; say "
         f"{tmp_path / 'mine.py'}"
     )
+    monkeypatch.setenv("INPUTAWARE_ATTACKS", "'mine.py:Blended")
+    with pytest.raises(ConfigError) as caught:
+        import_attacks()
+    assert str(caught.value) == (
+        'INPUTAWARE_ATTACKS: expected words of a shell; found "\'mine.py:Blended": No closing quotation; mend it'
+    )
     shutil.copy(EXAMPLE, tmp_path / "other.py")
     first, second = (f"{tmp_path / name}:Blended" for name in ("mine.py", "other.py"))
     monkeypatch.setenv("INPUTAWARE_ATTACKS", f"{first} {first} {second}")

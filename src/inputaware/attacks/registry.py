@@ -77,7 +77,11 @@ def import_attacks() -> None:
             two have one name.
     """
     places: dict[str, str] = {}
-    for reference in shlex.split(os.environ.get(_VARIABLE, "")):
+    try:
+        references = shlex.split(given := os.environ.get(_VARIABLE, ""))
+    except ValueError as error:
+        raise ConfigError(f"{_VARIABLE}: expected words of a shell; found {given!r}: {error}; mend it") from None
+    for reference in references:
         place = reference.rpartition(":")[0]
         if place.endswith(".py") and not os.path.isabs(place):
             raise ConfigError(
