@@ -377,6 +377,33 @@ def test_an_attack_with_other_parts_than_it_has_to_have_is_refused(tmp_path: Pat
     assert refused(Mine) == "Mine: expected a backdoor; found none; a clean model is trained with the attack none"
 
 
+def test_the_check_before_training_changes_nothing() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(1)
+            self.frozen = nn.Dropout(0.5).eval()
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.full_like(images, 0.2), self.frozen(self.norm(images)).sigmoid()
+
+    @register_attack
+    class Mine(BadNets):
+        name = "mine"
+
+        def make_patch(self) -> nn.Module:
+            return Noisy()
+
+    attack = registry.build_attack(small("mine"), dataset_spec("digits"))
+    before = {key: value.clone() for key, value in attack.modules["trigger"].state_dict().items()}
+    drawn = torch.get_rng_state()
+    registry.check_attack(attack, small("mine"), dataset_spec("digits"))
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(before[key], value) for key, value in attack.modules["trigger"].state_dict().items())
+    trigger = attack.modules["trigger"]
+    assert [part.training for part in trigger.modules()] == [True, True, False]
+
+
 class Named(ClassifierStage):
     """A stage with another name."""
 

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -164,7 +165,7 @@ def check_attack(attack: Attack, config: Config, spec: DatasetSpec) -> None:
     )
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((2, *spec.shape), generator=generator).to(next(attack.classifier.parameters()).device)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _evaluating(list(modules.values())):
         torch.manual_seed(0)
         expected = attack.backdoor.trigger(images)
         try:
@@ -172,7 +173,9 @@ def check_attack(attack: Attack, config: Config, spec: DatasetSpec) -> None:
             with torch.device("meta"):
                 again = type(attack)(config, spec)
             for name, module in modules.items():
-                again.modules[name].load_state_dict(module.state_dict(), assign=True)
+                state = {key: value.clone() for key, value in module.state_dict().items()}
+                again.modules[name].load_state_dict(state, assign=True)
+                again.modules[name].eval()
             assert again.backdoor is not None
             torch.manual_seed(0)
             found = again.backdoor.trigger(images)
@@ -181,5 +184,18 @@ def check_attack(attack: Attack, config: Config, spec: DatasetSpec) -> None:
                 f"{kind}: expected an attack that can be read from files; found {type(error).__name__}: "
                 f"{str(error).partition(chr(10))[0]}; {remedy}"
             ) from error
-    if not all(torch.equal(one, other) for one, other in zip(expected, found, strict=True)):
+    if not all(torch.allclose(one, other, atol=1e-5) for one, other in zip(expected, found, strict=True)):
         raise ConfigError(f"{kind}: expected the same triggers after it is read from files; found others; {remedy}")
+
+
+@contextlib.contextmanager
+def _evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Put networks into evaluation mode, in which nothing of them changes, and back."""
+    before = [(part, part.training) for network in networks for part in network.modules()]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
