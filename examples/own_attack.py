@@ -1,6 +1,6 @@
 """Two attacks of one's own: a pattern blended into every image, and the input-aware attack with a fainter trigger.
 
-export INPUTAWARE_ATTACKS="$PWD/examples/own_attack.py:Blended $PWD/examples/own_attack.py:Faint"
+export INPUTAWARE_ATTACKS="'$PWD/examples/own_attack.py:Blended' '$PWD/examples/own_attack.py:Faint'"
 inputaware train --dataset digits --attack blended --output runs/blended
 inputaware train --dataset digits --attack faint --output runs/faint
 inputaware defend runs/blended

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Attack, Backdoor
-from inputaware.attacks.registry import attack_code, build_attack, check_attack, import_attacks
+from inputaware.attacks.registry import attack_code, build_attack, check_attack, check_kept, import_attacks
 from inputaware.config.checks import check_config, check_images, check_processes, check_seed, derived_from
 from inputaware.config.datasets import DATASETS
 from inputaware.config.fields import Config, EvaluationSplit
@@ -559,6 +559,7 @@ def _finish(
     folder.save_modules(attack, config, spec)
     # Read back, so that what is evaluated is what the files hold.
     run = Run.load(folder.path, device=config.device)
+    check_kept(attack, run.backdoor, test.images[:8])
     images, labels = test.images.to(device), test.labels.to(device)
     result = evaluate(run.classifier, run.backdoor, images, labels, spec.classes, progress=evaluating)
     folder.note_time("evaluation", time.perf_counter() - started, device)

@@ -267,6 +267,13 @@ def test_only_absolute_paths_and_names_of_their_own_are_taken(tmp_path: Path, mo
         "INPUTAWARE_ATTACKS: expected an absolute path; found 'mine.py', which is another file in each folder; say "
         f"{tmp_path / 'mine.py'}"
     )
+    monkeypatch.setenv("INPUTAWARE_ATTACKS", "/my folder/mine.py:Blended")
+    with pytest.raises(ConfigError) as caught:
+        import_attacks()
+    assert str(caught.value) == (
+        "INPUTAWARE_ATTACKS: expected /path/to/FILE.py:CLASS, or module:CLASS; found '/my'; a path with spaces stands "
+        "in quotation marks of its own"
+    )
     monkeypatch.setenv("INPUTAWARE_ATTACKS", "'mine.py:Blended")
     with pytest.raises(ConfigError) as caught:
         import_attacks()
@@ -305,28 +312,49 @@ def test_what_the_code_prints_is_no_answer(
 class Shade(nn.Module):
     """A trigger that follows from an argument, with what may be wrong with it."""
 
-    def __init__(self, *, lasting: bool = True, plain: bool = False, channels: int = 1) -> None:
+    def __init__(
+        self, *, lasting: bool = True, plain: bool = False, looking: bool = False, strength: float = 0.3
+    ) -> None:
         super().__init__()
-        self.channels = channels
-        self.register_buffer("strength", torch.full((1, 1, 1, 1), 0.3), persistent=lasting)
+        self.register_buffer("places", torch.arange(3))  # no numbers whose precision pixels need
+        self.register_buffer("strength", torch.full((1, 1, 1, 1), strength), persistent=lasting)
+        if looking:
+            self.get_buffer("strength").numpy()
         self.plain = torch.rand(1, device="cpu") if plain else 0.5
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mask = self.get_buffer("strength").expand(len(images), self.channels, *images.shape[2:])
+        mask = self.get_buffer("strength").expand(len(images), 1, *images.shape[2:])
         return mask, torch.ones_like(images) * self.plain
 
 
 _KEPT = (
-    "a run folder keeps the parameters and buffers of modules and nothing else; put there what triggers are made of, "
-    'look at no numbers in __init__, and draw them with device="cpu"'
+    "a run folder keeps the parameters and buffers of modules, and nothing else: put there all that triggers and "
+    "logits are made of"
 )
 
 
 @pytest.mark.parametrize(
     ("patch", "message"),
     [
-        ({"lasting": False}, "Mine: expected an attack that can be read from files; found "),
-        ({"plain": True}, f"Mine: expected the same triggers after it is read from files; found others; {_KEPT}"),
+        (
+            {"lasting": False},
+            r"Mine: expected an attack that can be read from files; found \w+: .*; "
+            f"{_KEPT}",
+        ),
+        (
+            {"plain": True},
+            f"Mine: expected the same triggers and logits after it is read from files; found others; {_KEPT}",
+        ),
+        (
+            {"looking": True},
+            r"Mine: expected an __init__ that can be called without memory, on torch's device meta; found \w+: .*; "
+            'look at no numbers there, and make those that you need with device="cpu"',
+        ),
+        (
+            {"strength": -torch.inf},
+            r"Mine: expected networks of finite numbers; found others in trigger\.strength; make them where they "
+            "are used",
+        ),
     ],
 )
 def test_what_a_folder_would_not_keep_is_refused_before_training(
@@ -341,8 +369,7 @@ def test_what_a_folder_would_not_keep_is_refused_before_training(
 
     with pytest.raises(ConfigError) as caught:
         train(small("mine"), tmp_path / "run")
-    assert str(caught.value).startswith(message)
-    assert str(caught.value).endswith(_KEPT)
+    assert re.fullmatch(message, str(caught.value))
     assert not (tmp_path / "run").exists()
 
 
@@ -370,11 +397,43 @@ def test_an_attack_with_other_parts_than_it_has_to_have_is_refused(tmp_path: Pat
     )
     Mine.change = lambda self: self.modules.update({"../evil": nn.Linear(1, 1)})  # type: ignore[method-assign]
     assert refused(Mine) == (
-        "Mine: expected names of networks in small letters, digits and underscores, for each is a file's; found "
-        "'../evil'; rename it"
+        "Mine: expected networks, with names of small letters, digits and underscores, each a file's; found Linear as "
+        "'../evil'; rename it, or take it out"
     )
     Mine.change = lambda self: setattr(self, "backdoor", None)  # type: ignore[method-assign]
-    assert refused(Mine) == "Mine: expected a backdoor; found none; a clean model is trained with the attack none"
+    assert refused(Mine) == (
+        "Mine: expected a backdoor, of a class derived from Backdoor; found None; a clean model is trained with the "
+        "attack none"
+    )
+    Mine.change = lambda self: self.modules.update({"classifier": nn.Flatten()})  # type: ignore[method-assign]
+    assert refused(Mine) == (
+        "Mine: expected 10 logits for each image; found an answer of shape (2, 784) for two; mend the classifier"
+    )
+
+
+def test_a_trigger_that_training_changes_elsewhere_is_told(tmp_path: Path) -> None:
+    class Grows(ClassifierStage):
+        def loss(self, batch: Batch, progress: float) -> StepLoss:
+            self.patch.plain = progress  # type: ignore[union-attr,assignment]
+            return super().loss(batch, progress)
+
+    @register_attack
+    class Mine(BadNets):
+        name = "mine"
+
+        def make_patch(self) -> nn.Module:
+            return Shade()
+
+        def stages(self) -> Iterator[Stage]:
+            yield Grows(self.classifier, self.patch, self.spec, self.config)
+
+    with pytest.raises(ConfigError) as caught:
+        train(small("mine"), tmp_path / "run")
+    assert str(caught.value) == (
+        "Mine: expected the same triggers after training as of the files; found others: training has changed something "
+        "that is in no parameter or buffer of modules; keep it there, and train again"
+    )
+    assert not RunFolder(tmp_path / "run").finished
 
 
 def test_the_check_before_training_changes_nothing() -> None:

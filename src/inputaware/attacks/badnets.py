@@ -76,8 +76,8 @@ class BadNetsBackdoor(Backdoor):
 
     @property
     def precision(self) -> torch.dtype | None:
-        """That of the patch; none where it holds no numbers."""
-        return next((value.dtype for value in self.patch.state_dict().values()), None)
+        """That of the patch; none where it holds no such numbers."""
+        return next((value.dtype for value in self.patch.state_dict().values() if value.is_floating_point()), None)
 
     def make_trigger(
         self, images: Float[Tensor, "batch channel height width"]
