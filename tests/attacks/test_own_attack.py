@@ -411,11 +411,8 @@ def test_an_attack_with_other_parts_than_it_has_to_have_is_refused(tmp_path: Pat
     )
 
 
-def test_a_trigger_that_training_changes_elsewhere_is_told(tmp_path: Path) -> None:
-    class Grows(ClassifierStage):
-        def loss(self, batch: Batch, progress: float) -> StepLoss:
-            self.patch.plain = progress  # type: ignore[union-attr,assignment]
-            return super().loss(batch, progress)
+def _shading(stage: type[ClassifierStage]) -> None:
+    """Register an attack whose trigger is a shade and whose stage is of a class."""
 
     @register_attack
     class Mine(BadNets):
@@ -425,7 +422,16 @@ def test_a_trigger_that_training_changes_elsewhere_is_told(tmp_path: Path) -> No
             return Shade()
 
         def stages(self) -> Iterator[Stage]:
-            yield Grows(self.classifier, self.patch, self.spec, self.config)
+            yield stage(self.classifier, self.patch, self.spec, self.config)
+
+
+def test_a_trigger_that_training_changes_elsewhere_is_told(tmp_path: Path) -> None:
+    class Grows(ClassifierStage):
+        def loss(self, batch: Batch, progress: float) -> StepLoss:
+            self.patch.plain = progress  # type: ignore[union-attr,assignment]
+            return super().loss(batch, progress)
+
+    _shading(Grows)
 
     with pytest.raises(ConfigError) as caught:
         train(small("mine"), tmp_path / "run")
@@ -472,16 +478,7 @@ class Named(ClassifierStage):
 
 
 def test_a_network_and_a_stage_of_ones_own_are_swept_and_reported(tmp_path: Path) -> None:
-    @register_attack
-    class Mine(BadNets):
-        name = "mine"
-
-        def make_patch(self) -> nn.Module:
-            return Shade()
-
-        def stages(self) -> Iterator[Stage]:
-            yield Named(self.classifier, self.patch, self.spec, self.config)
-
+    _shading(Named)
     run = train(small("mine", precision="bf16"), tmp_path / "run")
     cell: dict[str, Any] = {"defenses": [], "overwrite": False, "threads": 1, "allow_different_machine": False}
     run_cell(config_to_dict(small("mine")), str(tmp_path / "cell"), **cell, tell=lambda stage, share: None)
