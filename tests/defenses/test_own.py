@@ -299,7 +299,9 @@ def test_the_settings_of_one_are_its_own(file: Path) -> None:
 
 def test_a_built_in_one_is_made_by_its_name() -> None:
     assert make_defense("strip", {"overlays": 7}).settings == DefenseSettings().strip.__class__(overlays=7)
-    with pytest.raises(ConfigError, match=r"^strip\.overlay: unknown option; expected one of overlays, images, "):
+    with pytest.raises(
+        ConfigError, match=r"^strip\.overlay: unknown option; expected one of images, false_rejection_rate, overlays"
+    ):
         make_defense("strip", {"overlay": 7})
 
 

@@ -9,10 +9,10 @@ from inputaware.figures.plots import (
     accuracy_points,
     anomaly_by_class,
     anomaly_by_run,
-    entropy_histogram,
     filter_bars,
     latency_points,
     pruning_curve,
+    score_histogram,
     training_curves,
 )
 from inputaware.figures.style import svg_figure
@@ -59,11 +59,11 @@ def test_a_curve_without_an_attack_has_none() -> None:
 
 def test_histograms_are_shares() -> None:
     edges, clean, triggered = np.linspace(0, 3, 4), np.array([1, 2, 1]), np.array([8, 0, 0])
-    (axis,) = entropy_histogram(edges, clean, triggered, 0.5).axes
+    (axis,) = score_histogram(edges, clean, triggered, 0.5).axes
     shares = [patch.get_data().values for patch in axis.patches]
     np.testing.assert_allclose(shares[0], [25, 50, 25])
     np.testing.assert_allclose(shares[2], [100, 0, 0])
-    assert len(entropy_histogram(edges, clean, None, 0.5).axes[0].patches) == 2
+    assert len(score_histogram(edges, clean, None, 0.5).axes[0].patches) == 2
 
 
 def test_a_class_without_a_trigger_has_no_bar() -> None:

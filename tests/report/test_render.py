@@ -141,7 +141,7 @@ def test_the_page_shows_every_part_of_every_run(page: Path, whole_runs: dict[str
         ("with the trigger of test image", 180),
         ("losses and accuracies over", 3),
         ("signed anomaly index", 3),
-        ("distribution of the entropies", 3),
+        ("distribution of the images' entropy", 3),
         ("clean accuracy and attack for 0 to 64 pruned channels", 3),
         ("under each filter", 3),
         ("Neural Cleanse, anomaly index of each run", 1),

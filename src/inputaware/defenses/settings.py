@@ -6,7 +6,7 @@ Nothing here imports torch, so that the command line can answer ``--help`` at on
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from inputaware.config.checks import check_number
 from inputaware.errors import ConfigError
@@ -15,6 +15,7 @@ __all__ = [
     "DEFENSES",
     "DefenseName",
     "DefenseSettings",
+    "DetectorSettings",
     "FinePruningSettings",
     "ImageRegularizationSettings",
     "NeuralCleanseSettings",
@@ -102,11 +103,12 @@ class NeuralCleanseSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StripSettings(Settings):
-    """STRIP."""
+class DetectorSettings(Settings):
+    """The settings that all defenses have that judge images."""
 
-    overlays: int = 100
-    """Clean images that each tested image is blended with; where there are too few for that, half of them."""
+    place: ClassVar[str] = ""
+    """What stands before a setting's name in an error."""
+
     images: int = 2000
     """Most images of each kind that are tested: clean ones for the threshold, held-out ones, test images with and
     without triggers."""
@@ -119,9 +121,27 @@ class StripSettings(Settings):
         Raises:
             ConfigError: a value is out of its range.
         """
+        check_number(f"{self.place}images", self.images, 2)
+        check_number(f"{self.place}false_rejection_rate", self.false_rejection_rate, 0, 0.5, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StripSettings(DetectorSettings):
+    """STRIP."""
+
+    place = "strip."
+
+    overlays: int = 100
+    """Clean images that each tested image is blended with; where there are too few for that, half of them."""
+
+    def check(self) -> None:
+        """Check every range.
+
+        Raises:
+            ConfigError: a value is out of its range.
+        """
         check_number("strip.overlays", self.overlays, 1)
-        check_number("strip.images", self.images, 2)
-        check_number("strip.false_rejection_rate", self.false_rejection_rate, 0, 0.5, open_low=True)
+        super().check()
 
 
 @dataclass(frozen=True, kw_only=True)

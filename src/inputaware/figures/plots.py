@@ -21,10 +21,10 @@ __all__ = [
     "accuracy_points",
     "anomaly_by_class",
     "anomaly_by_run",
-    "entropy_histogram",
     "filter_bars",
     "latency_points",
     "pruning_curve",
+    "score_histogram",
     "training_curves",
 ]
 
@@ -88,16 +88,26 @@ def pruning_curve(clean: NDArray[np.float64], attack: NDArray[np.float64] | None
     return figure
 
 
-def entropy_histogram(
-    edges: NDArray[np.float64], clean: NDArray[np.int64], triggered: NDArray[np.int64] | None, threshold: float
+def score_histogram(
+    edges: NDArray[np.float64],
+    clean: NDArray[np.int64],
+    triggered: NDArray[np.int64] | None,
+    threshold: float,
+    *,
+    measure: str = "entropy",
+    unit: str = "bits",
+    refuses: str = "below",
 ) -> Figure:
-    """Return figure 5: how entropies of blended images are distributed, with and without triggers.
+    """Return how a detector's numbers are distributed, with and without triggers: figure 5, where it is STRIP.
 
     Args:
-        edges: of the bins, in bits.
+        edges: of the bins.
         clean: images in each bin.
         triggered: the same with their triggers; none for a clean model.
-        threshold: bits below which STRIP refuses an image.
+        threshold: the number beyond which an image is refused.
+        measure: what the numbers are.
+        unit: theirs; empty where they have none.
+        refuses: whether images are refused ``below`` the threshold or ``above`` it.
     """
     with _drawn() as (figure, axis):
         for counts, label, colour, hatch in ((clean, "clean", CLEAN, ""), (triggered, "with trigger", ATTACK, "///")):
@@ -105,8 +115,8 @@ def entropy_histogram(
                 share = 100 * counts / max(1, counts.sum())
                 axis.stairs(share, edges, fill=True, color=colour, alpha=0.35, hatch=hatch)
                 axis.stairs(share, edges, color=colour, linewidth=1.6, label=label)
-        axis.axvline(threshold, color=COLOURS[3], linestyle=":", label=f"refused below {threshold:.2f}")
-        axis.set(xlabel="entropy, bits", ylabel="percent of the images")
+        axis.axvline(threshold, color=COLOURS[3], linestyle=":", label=f"refused {refuses} {threshold:.2f}")
+        axis.set(xlabel=f"{measure}, {unit}" if unit else measure, ylabel="percent of the images")
         figure.legend(loc="outside upper left", ncols=3)
     return figure
 

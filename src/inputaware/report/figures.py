@@ -15,9 +15,9 @@ from inputaware.figures.pictures import png, show_heat, show_pixels, show_residu
 from inputaware.figures.plots import (
     anomaly_by_class,
     anomaly_by_run,
-    entropy_histogram,
     filter_bars,
     pruning_curve,
+    score_histogram,
     training_curves,
 )
 from inputaware.figures.style import adaptive_svg
@@ -267,7 +267,7 @@ def training_plot(run: CollectedRun) -> Plot | None:
 
 
 def defense_plot(name: str, defended: Defended) -> Plot | None:
-    """Return the figure of a defense: 4, 5, 6, or table 4 as bars; none of a defense that is not our own."""
+    """Return the figure of a defense: 4, 5, 6, table 4 as bars, a histogram of any detector; none of others."""
     record, arrays = defended.record, defended.arrays
     scores, scoring = record["scores"], record["scoring"]["scores"]
     if name == "neural-cleanse":
@@ -277,22 +277,37 @@ def defense_plot(name: str, defended: Defended) -> Plot | None:
             for label, value in enumerate(scores["anomaly_scores"])
         )
         return _plot(figure, f"signed anomaly index of each class's reversed trigger: {listed}")
-    if name == "strip":
-        triggered = arrays.get("scoring_triggered_histogram")
-        figure = entropy_histogram(
-            arrays["scoring_bin_edges"], arrays["scoring_clean_histogram"], triggered, scores["threshold"]
-        )
-        means = f"mean of clean images {scoring['mean_entropy_clean']:.2f} bits"
-        if scoring["mean_entropy_triggered"] is not None:
-            means += f", with triggers {scoring['mean_entropy_triggered']:.2f} bits"
-        return _plot(figure, f"distribution of the entropies of blended images: {means}")
     if name == "fine-pruning":
         clean, attack = arrays["scoring_clean_accuracy"], arrays.get("scoring_attack_success_rate")
         figure = pruning_curve(clean, attack, scores["pruned_channels"])
         return _plot(figure, f"clean accuracy and attack for 0 to {len(clean) - 1} pruned channels")
     if name == "image-regularization":
         return _plot(filter_bars(_filters(scoring)), "clean accuracy and attack under each filter, in both orders")
+    if "scoring_clean_histogram" in arrays:
+        return _detector_plot(defended)
     return None
+
+
+def _detector_plot(defended: Defended) -> Plot:
+    """Return how the numbers of a detector are distributed."""
+    scores, scoring, arrays = defended.record["scores"], defended.record["scoring"]["scores"], defended.arrays
+    # Results of STRIP from before there were other detectors do not say what they are of.
+    measure, unit = scores.get("measure", "entropy"), scores.get("unit", "bits")
+    figure = score_histogram(
+        arrays["scoring_bin_edges"],
+        arrays["scoring_clean_histogram"],
+        arrays.get("scoring_triggered_histogram"),
+        scores["threshold"],
+        measure=measure,
+        unit=unit,
+        refuses=scores.get("refuses", "below"),
+    )
+    means = [
+        f"{words} {value:.2f} {unit}".rstrip()
+        for kind, words in (("clean", "of clean images"), ("triggered", "with triggers"))
+        if (value := scoring[f"mean_{measure}_{kind}"]) is not None
+    ]
+    return _plot(figure, f"distribution of the images' {measure}: mean {', '.join(means)}")
 
 
 def _filters(scoring: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:

@@ -18,9 +18,9 @@ from inputaware.figures.pictures import show_heat, show_pixels
 from inputaware.figures.plots import (
     accuracy_points,
     anomaly_by_run,
-    entropy_histogram,
     latency_points,
     pruning_curve,
+    score_histogram,
 )
 from inputaware.report.collect import CollectedRun
 from inputaware.reproduction.works import RunKey, Work, WorkKind
@@ -314,7 +314,7 @@ def _entropies(found: Found) -> Made:
         {"from, bits": f"{low:.4f}", "to, bits": f"{high:.4f}", "clean images": str(one), "with trigger": str(other)}
         for low, high, one, other in zip(edges[:-1], edges[1:], clean, triggered, strict=True)
     ]
-    figure = entropy_histogram(edges, clean, triggered, defended.record["scores"]["threshold"])
+    figure = score_histogram(edges, clean, triggered, defended.record["scores"]["threshold"])
     return Made(figure, rows, f"{defended.record['scoring']['sentence']} {_words([run])}")
 
 

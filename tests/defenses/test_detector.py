@@ -1,0 +1,217 @@
+"""What all detectors share, on one that measures the brightness of an image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from inputaware.attacks.base import Backdoor
+from inputaware.defenses.base import CleanData, Progress, Suspect, Trial
+from inputaware.defenses.detector import InputDetector, Measure, area_under_curve, rate_with_interval
+from inputaware.defenses.settings import DetectorSettings
+from inputaware.errors import ConfigError, DefenseError
+
+SHAPE = (1, 4, 4)
+CLASSES = 3
+
+
+class Brightness(InputDetector):
+    """Refuses bright images: brighter than the mean of its references by more than others."""
+
+    name = "brightness"
+    measure = Measure("brightness", "brightnesses", refuses="above")
+    settings: DetectorSettings
+    least = 10
+
+    def references(self, images: int) -> int:
+        return self.least
+
+    def learn(self, suspect: Suspect, clean: CleanData, progress: Progress) -> dict[str, Tensor]:
+        progress(1.0)
+        return {"mean": clean.pixels.mean()[None], "labels": clean.labels}
+
+    def measured(
+        self, suspect: Suspect, learned: Mapping[str, Tensor], pixels: Tensor, progress: Progress
+    ) -> dict[str, Tensor]:
+        progress(1.0)
+        means = pixels.flatten(1).mean(1)
+        return {"brightnesses": means - learned["mean"], "means": means}
+
+
+class Dark(Brightness):
+    """Refuses dark images, and learns nothing."""
+
+    measure = Measure("brightness", "means", refuses="below", unit="lumen")
+    least = 0
+
+    def learn(self, suspect: Suspect, clean: CleanData, progress: Progress) -> dict[str, Tensor]:
+        return {"mean": torch.zeros(1)}
+
+
+class White(Backdoor):
+    """A white first row, for class 0."""
+
+    universal = True
+
+    def __init__(self) -> None:
+        super().__init__(shape=SHAPE, classes=CLASSES, target="all-to-one", target_class=0)
+
+    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mask = torch.zeros(len(images), 1, 4, 4)
+        mask[:, :, 0] = 1
+        return mask, torch.ones_like(images)
+
+
+def suspect() -> Suspect:
+    return Suspect(nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES)), SHAPE, CLASSES)
+
+
+def data(count: int = 60, *, seed: int = 0) -> CleanData:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 255, (count, *SHAPE), generator=generator).to(torch.uint8)
+    return CleanData(images, torch.arange(count) % CLASSES)
+
+
+def means(clean: CleanData) -> np.ndarray:
+    return (clean.images.numpy() / 255).reshape(len(clean.images), -1).mean(1)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.25, 0.5])
+@pytest.mark.parametrize("kind", [Brightness, Dark])
+def test_the_threshold_is_a_quantile_on_the_side_that_is_refused(kind: type[Brightness], rate: float) -> None:
+    values = np.random.default_rng(2).exponential(1.0, 2000)
+    defense = kind(DetectorSettings(false_rejection_rate=rate))
+    found = defense.set_threshold(torch.from_numpy(values))
+    above = defense.measure.refuses == "above"
+    assert found == pytest.approx(np.quantile(values, 1 - rate if above else rate), rel=1e-12)
+    refused = defense.refused(torch.from_numpy(values), found).numpy()
+    assert refused.sum() == 2000 * rate
+    np.testing.assert_array_equal(refused, values > found if above else values < found)
+
+
+def test_the_area_under_the_curve_counts_pairs() -> None:
+    draw = np.random.default_rng(3)
+    clean, triggered = draw.integers(3, 12, 40).astype(float), draw.integers(0, 8, 30).astype(float)
+    pairs = [1.0 if low < high else 0.5 if low == high else 0.0 for high in clean for low in triggered]
+    found = area_under_curve(torch.from_numpy(clean), torch.from_numpy(triggered))
+    assert found == pytest.approx(np.mean(pairs), rel=1e-12)
+
+
+def test_a_rate_has_wilsons_interval() -> None:
+    assert rate_with_interval(torch.tensor([True] * 3 + [False] * 17)) == pytest.approx(
+        (0.15, *stats.binomtest(3, 20).proportion_ci(method="wilson"))
+    )
+
+
+def test_a_finding_says_what_was_learned_and_where_the_threshold_is() -> None:
+    finding = Brightness(DetectorSettings(false_rejection_rate=0.2)).run(suspect(), data(), seed=3)
+    parts = [finding.arrays[f"{name}_indices"] for name in ("reference", "threshold", "held_out")]
+    assert [len(part) for part in parts] == [10, 25, 25]
+    assert len(np.unique(np.concatenate(parts))) == 60
+    np.testing.assert_array_equal(finding.arrays["labels"], data().labels.numpy()[parts[0]])
+    bright = means(data()) - means(data())[parts[0]].mean()
+    np.testing.assert_allclose(finding.arrays["threshold_brightnesses"], bright[parts[1]], atol=1e-6)
+    np.testing.assert_allclose(finding.arrays["held_out_means"], means(data())[parts[2]], atol=1e-6)
+    scores = finding.scores
+    assert scores["threshold"] == pytest.approx(np.quantile(bright[parts[1]], 0.8), abs=1e-6)
+    assert scores["held_out_false_rejection_rate"] == np.mean(bright[parts[2]] > scores["threshold"])
+    assert scores["mean_brightness"] == pytest.approx(bright[parts[1]].mean(), abs=1e-6)
+    assert (scores["reference_images"], scores["threshold_images"], scores["held_out_images"]) == (10, 25, 25)
+    assert (scores["measure"], scores["unit"], scores["refuses"]) == ("brightness", "", "above")
+    assert finding.verdict == "no-verdict"
+    assert finding.sentence.startswith(f"Images with a brightness above {scores['threshold']:.3f} are refused: ")
+
+
+@pytest.mark.parametrize("kind", [Brightness, Dark])
+def test_a_score_tells_triggered_from_clean_images(kind: type[Brightness]) -> None:
+    defense, test = kind(DetectorSettings(false_rejection_rate=0.2)), data(45, seed=9)
+    finding = defense.run(suspect(), data())
+    score = defense.rate(finding, suspect(), Trial(test, White()))
+    indices = score.arrays["indices"]
+    assert sorted(indices) == [*range(45)] != indices.tolist()
+    stamped = test.images.numpy() / 255
+    stamped[:, :, 0] = 1
+    low, high = means(test), stamped.reshape(45, -1).mean(1)
+    np.testing.assert_allclose(score.arrays["clean_means"], low[indices], atol=1e-6)
+    np.testing.assert_allclose(score.arrays["triggered_means"], high[indices], atol=1e-6)
+    offset = 0.0 if kind is Dark else float(finding.arrays["mean"][0])
+    threshold = finding.scores["threshold"] + offset
+    above = kind is Brightness
+    scores = score.scores
+    assert scores["false_rejection_rate"] == np.mean(low > threshold if above else low < threshold)
+    passes = high <= threshold if above else high >= threshold
+    assert scores["false_acceptance_rate"] == np.mean(passes)
+    assert scores["false_acceptance_rate_excluding_target"] == np.mean(passes[test.labels.numpy() != 0])
+    sign = 1 if above else -1
+    one, other = (sign * score.arrays[f"{kind}_{defense.measure.plural}"] for kind in ("triggered", "clean"))
+    assert scores["auroc"] == pytest.approx(np.mean(one[:, None] > other[None]) + np.mean(one[:, None] == other) / 2)
+    assert scores["mean_brightness_triggered"] == pytest.approx(high.mean() - offset, abs=1e-6)
+    assert score.arrays["clean_histogram"].sum() == score.arrays["triggered_histogram"].sum() == 45
+    assert ("lumen" in finding.sentence) is (kind is Dark)
+    assert score.sentence.endswith("(0.5: not at all).")
+    json.dumps(scores, allow_nan=False)
+
+
+def test_a_clean_model_has_nothing_to_catch() -> None:
+    defense = Brightness()
+    score = defense.rate(defense.run(suspect(), data()), suspect(), Trial(data(45, seed=9), None))
+    assert score.scores["auroc"] is score.scores["false_acceptance_rate"] is None
+    assert score.scores["mean_brightness_triggered"] is None
+    assert "triggered_histogram" not in score.arrays
+    assert score.sentence.endswith("the model is clean, so there is nothing to catch.")
+
+
+def test_progress_rises_to_one() -> None:
+    heard: list[float] = []
+    defense = Brightness()
+    finding = defense.run(suspect(), data(), progress=heard.append)
+    assert heard == sorted(heard)
+    assert heard[0] == pytest.approx(10 / 60)
+    assert heard[-1] == 1.0
+    told: list[float] = []
+    defense.rate(finding, suspect(), Trial(data(45), White()), progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+def test_numbers_that_are_all_the_same_are_counted() -> None:
+    class Same(Brightness):
+        def measured(
+            self, suspect: Suspect, learned: Mapping[str, Tensor], pixels: Tensor, progress: Progress
+        ) -> dict[str, Tensor]:
+            return {"brightnesses": torch.ones(len(pixels))}
+
+    defense = Same()
+    finding = defense.run(suspect(), data())
+    score = defense.rate(finding, suspect(), Trial(data(45), White()))
+    assert score.scores["false_rejection_rate"] == 0
+    assert score.scores["false_acceptance_rate"] == 1
+    assert score.scores["auroc"] == 0.5
+    assert score.arrays["clean_histogram"].sum() == 45
+
+
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(DefenseError) as error:
+        Brightness().run(suspect(), data(13))
+    assert str(error.value) == "clean data: expected at least 14 images for brightness; found 13; give more"
+    assert Brightness().run(suspect(), data(14)).scores["held_out_images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": 1}, "images: expected a number of at least 2; found 1"),
+        ({"false_rejection_rate": 0.6}, "false_rejection_rate: expected a number above 0 and at most 0.5; found 0.6"),
+    ],
+    ids=str,
+)
+def test_settings_are_checked(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Brightness(DetectorSettings(**change))
+    assert str(error.value) == message
