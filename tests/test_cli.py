@@ -402,7 +402,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "a file of defenses without a class": (
         ["defend", "nowhere", "sure.py"],
-        "defense: expected one of neural-cleanse, strip, fine-pruning, image-regularization, or FILE.py:CLASS, a class "
+        "defense: expected all, some of neural-cleanse, strip, fine-pruning, image-regularization, or FILE.py:CLASS, a class "
         "of your own; found 'sure.py'; name the class behind a colon",
     ),
     "a split as a picture": (
@@ -468,7 +468,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "unknown defense": (
         ["defend", "{run}", "strop"],
-        "defense: expected one of neural-cleanse, strip, fine-pruning, image-regularization, or FILE.py:CLASS, a class "
+        "defense: expected all, some of neural-cleanse, strip, fine-pruning, image-regularization, or FILE.py:CLASS, a class "
         "of your own; found 'strop'; did you mean strip?",
     ),
     "setting of a defense": (

@@ -37,7 +37,7 @@ from inputaware.data.splits import split_indices, subset_indices
 from inputaware.defenses.base import CleanData, Defense, Suspect, Trial
 from inputaware.defenses.examine import run_and_rate
 from inputaware.defenses.own import choose_defenses
-from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings
+from inputaware.defenses.settings import DEFENSES, PAPER_DEFENSES, DefenseSettings, Settings
 from inputaware.errors import ConfigError, DataError, RunFolderError, did_you_mean
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.inspection.inspect import inspect_classifier
@@ -187,7 +187,7 @@ class Run:
 
     def defend(
         self,
-        defenses: str | Defense | Sequence[str | Defense] = DEFENSES,
+        defenses: str | Defense | Sequence[str | Defense] = PAPER_DEFENSES,
         settings: DefenseSettings | Settings | None = None,
         *,
         seed: int = 0,
@@ -202,7 +202,8 @@ class Run:
         the place of its code, ``FILE.py:CLASS`` or ``package.module:CLASS``, and this has not changed.
 
         Args:
-            defenses: which ones, by name; defenses of your own, or the places of their code; one may stand by itself.
+            defenses: which ones, by name, or all; defenses of your own, or the places of their code; one may stand
+                by itself.
             settings: the settings of the defenses that are named, or of the one that is; none: the defaults.
             seed: of the defenses' random choices.
             overwrite: make all results anew, also where others are there.

@@ -36,7 +36,7 @@ from inputaware.config.datasets import IMAGE_SUFFIXES
 from inputaware.config.fields import Config
 from inputaware.config.presets import late_probabilities, without_effect
 from inputaware.config.record import config_to_dict, flatten
-from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, field_of
+from inputaware.defenses.settings import DEFENSES, DefenseName, DefenseSettings, expand_all, field_of
 from inputaware.errors import (
     ConfigError,
     DefenseError,
@@ -167,17 +167,19 @@ def _poison(command: PoisonCommand) -> None:
 
 
 def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
-    for name in command.names:
+    names = list(dict.fromkeys(expand_all(command.names)))
+    for name in names:
         if name not in DEFENSES and ":" not in name:
             raise ConfigError(
-                f"defense: expected one of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; found {name!r}"
+                f"defense: expected all, some of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; "
+                f"found {name!r}"
                 + ("; name the class behind a colon" if name.endswith(".py") else did_you_mean(name, DEFENSES))
             )
     usual = DefenseSettings()
     for name in DEFENSES:
         part = field_of(name)
         asked, default = (flatten(config_to_dict(getattr(one, part))) for one in (command.settings, usual))
-        if asked != default and name not in command.names:
+        if asked != default and name not in names:
             option = next(key for key, value in asked.items() if value != default[key])
             raise ConfigError(
                 f"{part}.{option}: expected settings of a defense that is run; found one of {name}; name {name} "
@@ -198,7 +200,7 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
 
     # What a defense of one's own prints must not stand in the JSON.
     with contextlib.redirect_stdout(sys.stderr):
-        defenses = [chosen(name) for name in dict.fromkeys(command.names)]
+        defenses = [chosen(name) for name in names]
         run = Run.load(command.run, device=command.device, dataset=command.dataset)
         with named_progress(_stderr()) as progress:
             try:

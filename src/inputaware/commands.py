@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from inputaware.config.fields import Config, EvaluationSplit, PrecisionName, PresetName
-from inputaware.defenses.settings import DEFENSES, DefenseSettings
+from inputaware.defenses.settings import PAPER_DEFENSES, DefenseSettings
 
 __all__ = [
     "BenchmarkCommand",
@@ -98,9 +98,9 @@ class DefendCommand:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
-    names: Annotated[tuple[str, ...], tyro.conf.Positional] = DEFENSES
-    """Which defenses; all, where none is named. FILE.py:CLASS or module:CLASS is one of your own, whose code is run;
-    --help beside it shows its settings."""
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = PAPER_DEFENSES
+    """Which defenses, or all; the paper's four, where none is named. FILE.py:CLASS or module:CLASS is one of your own,
+    whose code is run; --help beside it shows its settings."""
     settings: Annotated[DefenseSettings, tyro.conf.arg(name="")] = field(default_factory=DefenseSettings)
     seed: int = 0
     """Seed of the defenses' random choices."""

@@ -15,7 +15,7 @@ from inputaware import own_code
 from inputaware.config.record import override
 from inputaware.defenses.base import Defense
 from inputaware.defenses.own import choose_defenses, import_defense, import_defenses, make_defense, settings_with
-from inputaware.defenses.settings import DefenseSettings, Settings, StripSettings
+from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, StripSettings
 from inputaware.errors import ConfigError
 
 SOURCE = """
@@ -452,3 +452,11 @@ def test_a_module_is_known_by_its_package(file: Path, monkeypatch: pytest.Monkey
     assert import_defense("somebodys.mine:made").made.source_digest == first
     (package / "common.py").write_text("VALUE = 2\n", encoding="utf-8")
     assert import_defense("somebodys.mine:made").made.source_digest is None
+
+
+def test_all_stands_for_every_built_in_defense() -> None:
+    assert [defense.name for defense in choose_defenses("all")] == list(DEFENSES)
+    assert [defense.name for defense in choose_defenses(["strip", "all"])] == [
+        "strip",
+        *(name for name in DEFENSES if name != "strip"),
+    ]

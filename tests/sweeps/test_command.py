@@ -43,7 +43,7 @@ def test_the_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     file = tmp_path / "none.yaml"
     file.write_text("base: {dataset: digits}\ndefenses: [strip]\ndefense_settings: {strip: {images: 7}}\n")
     assert main(["sweep", str(file), "--set", "strip.overlays=20", "--plan", "--output", str(tmp_path / "sweep")]) == 0
-    assert "Each run meets strip: overlays 20, images 7, false_rejection_rate 0.01\n" in capsys.readouterr().out
+    assert "Each run meets strip: images 7, false_rejection_rate 0.01, overlays 20\n" in capsys.readouterr().out
     assert not (tmp_path / "sweep").exists()
 
 

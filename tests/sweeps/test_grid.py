@@ -106,7 +106,7 @@ def test_options_of_defenses_replace_the_files_settings() -> None:
     ("option", "message"),
     [
         ("strip.overlays=0", "set: strip.overlays: expected a number of at least 1; found 0"),
-        ("strip.overlay=3", "set: strip.overlay: unknown option; expected one of overlays, "),
+        ("strip.overlay=3", "set: strip.overlay: unknown option; expected one of images, "),
         (
             "strip.overlays=3,5",
             "set: expected one value of strip.overlays, since each run meets a defense once; found 2",
@@ -141,10 +141,10 @@ def test_a_defense_of_ones_own_and_its_settings(tmp_path: Path, monkeypatch: pyt
     assert plan_sweep(asked, parse_options(["feature-squeezing.side=5"], {})).defenses[-1] == other
     assert other.code == own.code
     for settings, message in (
-        ({"feature-squeezing": {"size": 5}}, "feature_squeezing.size: unknown option; expected one of side, "),
+        ({"feature-squeezing": {"size": 5}}, "feature_squeezing.size: unknown option; expected one of images, "),
         (
             {"feature_squeezing": {"false_rejection_rate": 2}},
-            "false_rejection_rate: expected a number above 0 and below 1; found 2.0",
+            "false_rejection_rate: expected a number above 0 and at most 0.5; found 2",
         ),
     ):
         with pytest.raises(ConfigError) as error:

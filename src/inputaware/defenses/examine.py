@@ -17,7 +17,7 @@ from inputaware.config.checks import check_seed
 from inputaware.data.loader import in_chunks
 from inputaware.defenses.base import CleanData, Defense, Progress, Suspect, Trial
 from inputaware.defenses.own import choose_defenses
-from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings
+from inputaware.defenses.settings import PAPER_DEFENSES, DefenseSettings, Settings
 from inputaware.evaluation.doubts import doubts
 from inputaware.evaluation.metrics import attack_rates, mean_over
 from inputaware.runs.environment import keep_freed_memory, seeded
@@ -31,7 +31,7 @@ def examine(
     clean: CleanData,
     *,
     trial: Trial | None = None,
-    defenses: str | Defense | Sequence[str | Defense] = DEFENSES,
+    defenses: str | Defense | Sequence[str | Defense] = PAPER_DEFENSES,
     settings: DefenseSettings | Settings | None = None,
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
@@ -45,7 +45,8 @@ def examine(
         suspect: the classifier, and what is known of it.
         clean: clean images that no training saw.
         trial: other clean images, and the trigger that is known; none: nothing is scored.
-        defenses: which ones, by name; defenses of your own, or the places of their code; one may stand by itself.
+        defenses: which ones, by name, or all; defenses of your own, or the places of their code; one may stand
+            by itself.
         settings: the settings of the defenses that are named, or of the one that is; none: the defaults.
         seed: of the defenses' random choices.
         output: a folder to be made, with ``NAME.json`` and ``NAME.npz`` of each defense; none: nothing is written.

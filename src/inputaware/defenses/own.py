@@ -11,7 +11,7 @@ from typing import Any
 from inputaware.config.record import override
 from inputaware.defenses.base import Defense
 from inputaware.defenses.registry import build_defense, check_defense, is_built_in
-from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, field_of
+from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, expand_all, field_of
 from inputaware.errors import ConfigError
 from inputaware.own_code import explained, import_own
 
@@ -89,8 +89,8 @@ def choose_defenses(
     """Return the defenses that are asked for, each once.
 
     Args:
-        chosen: names of our own, and defenses that somebody else derived from :class:`Defense`, or the places of their
-            code as in :func:`import_defense`; one may stand by itself.
+        chosen: names of our own, ``all`` for all of them, and defenses that somebody else derived from
+            :class:`Defense`, or the places of their code as in :func:`import_defense`; one may stand by itself.
         settings: the settings of those that are asked for by name, or of the one that is; none: the defaults.
 
     Raises:
@@ -98,7 +98,7 @@ def choose_defenses(
             is out of its range, or is another defense's.
     """
     asked: dict[str, tuple[object, Defense]] = {}
-    for one in chosen if isinstance(chosen, Iterable) and not isinstance(chosen, str) else [chosen]:
+    for one in expand_all(list(chosen) if isinstance(chosen, Iterable) and not isinstance(chosen, str) else [chosen]):
         if not isinstance(one, str | Defense):
             raise ConfigError(
                 f"defense: expected a name, or an object of a class that is derived from Defense; found {one!r}"

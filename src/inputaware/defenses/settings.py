@@ -5,14 +5,17 @@ Nothing here imports torch, so that the command line can answer ``--help`` at on
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from inputaware.config.checks import check_number
 from inputaware.errors import ConfigError
 
 __all__ = [
     "DEFENSES",
+    "PAPER_DEFENSES",
     "DefenseName",
     "DefenseSettings",
     "DetectorSettings",
@@ -21,6 +24,7 @@ __all__ = [
     "NeuralCleanseSettings",
     "Settings",
     "StripSettings",
+    "expand_all",
     "field_of",
 ]
 
@@ -28,6 +32,14 @@ DefenseName = Literal["neural-cleanse", "strip", "fine-pruning", "image-regulari
 
 DEFENSES: tuple[DefenseName, ...] = get_args(DefenseName)
 """All defenses, in the order in which they run."""
+
+PAPER_DEFENSES: tuple[DefenseName, ...] = ("neural-cleanse", "strip", "fine-pruning", "image-regularization")
+"""Those that the attack's paper has, which run where none is named."""
+
+
+def expand_all(names: Sequence[Any]) -> list[Any]:
+    """Return what is asked for, with the names of all defenses in place of ``all``."""
+    return list(itertools.chain(*(DEFENSES if name == "all" else [name] for name in names)))
 
 
 def field_of(name: str) -> str:

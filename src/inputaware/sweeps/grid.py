@@ -20,7 +20,7 @@ from inputaware.config.fields import Config
 from inputaware.config.presets import preset_config
 from inputaware.config.record import config_identity, fields_that_count, override
 from inputaware.data.spec import dataset_spec
-from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, field_of
+from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, expand_all, field_of
 from inputaware.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -374,7 +374,7 @@ def _defenses(
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list | tuple):
         raise ConfigError(f"defenses: expected a list of names, or all; found {short(names)}")
-    references = list(dict.fromkeys(itertools.chain(*(DEFENSES if name == "all" else [name] for name in names))))
+    references = list(dict.fromkeys(expand_all(names)))
     for name in references:
         if not isinstance(name, str) or (name not in DEFENSES and ":" not in name):
             raise ConfigError(
