@@ -22,6 +22,7 @@ from PIL import Image
 
 from inputaware import Run, __version__, cli
 from inputaware.cli import main
+from inputaware.defenses.settings import DEFENSES
 from inputaware.runs.files import read_json, write_json
 
 TINY = [
@@ -402,8 +403,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "a file of defenses without a class": (
         ["defend", "nowhere", "sure.py"],
-        "defense: expected all, some of neural-cleanse, strip, fine-pruning, image-regularization, or FILE.py:CLASS, a class "
-        "of your own; found 'sure.py'; name the class behind a colon",
+        f"defense: expected all, some of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; "
+        "found 'sure.py'; name the class behind a colon",
     ),
     "a split as a picture": (
         ["poison", "nowhere", "--split", "test", "--output", "t.png"],
@@ -468,8 +469,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "unknown defense": (
         ["defend", "{run}", "strop"],
-        "defense: expected all, some of neural-cleanse, strip, fine-pruning, image-regularization, or FILE.py:CLASS, a class "
-        "of your own; found 'strop'; did you mean strip?",
+        f"defense: expected all, some of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; "
+        "found 'strop'; did you mean strip?",
     ),
     "setting of a defense": (
         ["defend", "{run}", "strip", "--strip.overlays=0"],

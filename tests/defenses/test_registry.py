@@ -43,7 +43,4 @@ def test_an_unknown_name_is_refused() -> None:
     unknown: Any = "strap"
     with pytest.raises(ConfigError) as error:
         build_defense(unknown)
-    assert str(error.value) == (
-        "defense: expected one of neural-cleanse, strip, fine-pruning, image-regularization; found 'strap'; "
-        "did you mean strip?"
-    )
+    assert str(error.value) == (f"defense: expected one of {', '.join(DEFENSES)}; found 'strap'; did you mean strip?")
