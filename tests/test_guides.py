@@ -105,6 +105,18 @@ def test_several_settings_of_ones_own_defense_stand_side_by_side(
     }
 
 
+def test_a_detector_says_what_it_measures_and_the_rest_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block for block in blocks("defend.md", "Your own defense") if "class Darkness" in block)
+    Path("dark.py").write_text(code, encoding="utf-8")
+    run = train(TINY, "run")
+    record = run.defend("dark.py:Darkness")["darkness"]
+    pixels = run.images("test")[0] / 255
+    assert record["scoring"]["scores"]["mean_brightness_clean"] == pytest.approx(float(pixels.mean()), abs=1e-6)
+    assert f"below {record['scores']['threshold']:.3f} are refused" in record["sentence"]
+    assert 0 <= record["scoring"]["scores"]["auroc"] <= 1
+
+
 def test_classes_are_numbered_as_the_guide_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from inputaware.attacks.base import Attack, Backdoor
-from inputaware.attacks.registry import attack_code, build_attack, check_attack, check_kept, import_attacks
+from inputaware.attacks.own import check_attack, check_kept
+from inputaware.attacks.registry import attack_code, build_attack, import_attacks
 from inputaware.config.checks import check_config, check_images, check_processes, check_seed, derived_from
 from inputaware.config.datasets import DATASETS
 from inputaware.config.fields import Config, EvaluationSplit

@@ -23,6 +23,7 @@ from inputaware.attacks import registry
 from inputaware.attacks.badnets import BadNets, ClassifierStage
 from inputaware.attacks.base import Attack, Stage, StepLoss
 from inputaware.attacks.input_aware import Attacked, InputAware, JointStage
+from inputaware.attacks.own import check_attack
 from inputaware.attacks.registry import import_attacks, register_attack
 from inputaware.cli import main
 from inputaware.config.checks import OWN_ATTACKS, check_config
@@ -462,7 +463,7 @@ def test_the_check_before_training_changes_nothing() -> None:
     attack = registry.build_attack(small("mine"), dataset_spec("digits"))
     before = {key: value.clone() for key, value in attack.modules["trigger"].state_dict().items()}
     drawn = torch.get_rng_state()
-    registry.check_attack(attack, small("mine"), dataset_spec("digits"))
+    check_attack(attack, small("mine"), dataset_spec("digits"))
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(before[key], value) for key, value in attack.modules["trigger"].state_dict().items())
     trigger = attack.modules["trigger"]
