@@ -64,7 +64,7 @@ def test_scores_of_models_have_columns() -> None:
         run["defenses"]["judge"]["scores"] = {"model_score": [0.5, 0.7, 0.6, 0.1][number]}
     found = over_seeds({f"run{number}": run for number, run in enumerate(runs)})
     assert found is not None
-    assert found["columns"][-2:] == ["model score of judge", "area over models of judge"]
+    assert found["columns"][-2:] == ["model score of judge", "AUROC of models' scores by judge"]
     assert [row["cells"][-2:] for row in found["rows"]] == [
         ["0.600 (0.500 to 0.700)", "0.750 (2 beside 2 clean)"],
         ["0.350 (0.100 to 0.600)", "-"],

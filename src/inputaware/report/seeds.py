@@ -110,7 +110,7 @@ def defended(record: Mapping[str, Any]) -> dict[str, str]:
         if model_score(name) in found:
             judged[f"model score of {title}"] = _cell(record, model_score(name), share=True)
         if area := areas.get(name):
-            judged[f"area over models of {title}"] = (
+            judged[f"AUROC of models' scores by {title}"] = (
                 f"{area['area']:.3f} ({area['models']} beside {area['clean_models']} clean)"
             )
     return {**{name: _cell(record, path) for name, path in _LEFT.items()}, **judged}
