@@ -124,6 +124,7 @@ def test_a_finding_says_what_was_learned_and_where_the_threshold_is() -> None:
     assert scores["mean_brightness"] == pytest.approx(bright[parts[1]].mean(), abs=1e-6)
     assert (scores["reference_images"], scores["threshold_images"], scores["held_out_images"]) == (10, 25, 25)
     assert (scores["measure"], scores["unit"], scores["refuses"]) == ("brightness", "", "above")
+    assert scores["refuses_nothing"] is False
     assert finding.verdict == "no-verdict"
     assert finding.sentence.startswith(f"Images with a brightness above {scores['threshold']:.3f} are refused: ")
 
@@ -194,6 +195,24 @@ def test_numbers_that_are_all_the_same_are_counted() -> None:
     assert score.scores["false_acceptance_rate"] == 1
     assert score.scores["auroc"] == 0.5
     assert score.arrays["clean_histogram"].sum() == 45
+
+
+@pytest.mark.parametrize("kind", [Brightness, Dark])
+@pytest.mark.parametrize("beyond", [-1e-3, 0.0, 1e-3])
+def test_a_threshold_that_none_can_be_beyond_is_said_to_refuse_nothing(kind: type[Brightness], beyond: float) -> None:
+    sign = 1 if kind is Brightness else -1
+
+    class Limited(kind):  # type: ignore[misc, valid-type]
+        def limit(self, suspect: Suspect, learned: Mapping[str, Tensor]) -> float:
+            return 0.25
+
+        def set_threshold(self, numbers: Tensor) -> float:
+            return 0.25 + sign * beyond
+
+    finding = Limited().run(suspect(), data())
+    assert finding.scores["refuses_nothing"] is (beyond >= 0)
+    words = f" No brightness is {kind.measure.refuses} 0.25, so that this threshold refuses nothing, whatever trigger"
+    assert finding.sentence.endswith(f"{words} there is.") is (beyond >= 0)
 
 
 def test_too_few_images_are_refused() -> None:

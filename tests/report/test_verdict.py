@@ -126,13 +126,17 @@ def test_what_a_defense_could_not_have_seen_is_said(whole_runs: dict[str, Path])
     judged = {"neural-cleanse": Defended(cleanse, {}), "strip": Defended(strip, {})}
     assert verdict(dataclasses.replace(run, defenses=judged)).endswith(
         "Neural Cleanse does not flag it, and could flag no class, however small its trigger: the others' triggers "
-        "differ too much in size. STRIP lets 100.0 % of the triggers pass, for its threshold is not above 0 and "
-        "refuses nothing."
+        "differ too much in size. STRIP lets 100.0 % of the triggers pass, for no image can be beyond its "
+        "threshold, which refuses nothing."
     )
     scores["highest_index"] = strip["scores"]["threshold"] = 2.1  # type: ignore[index]
     assert verdict(dataclasses.replace(run, defenses=judged)).endswith(
         "flag it. STRIP lets 100.0 % of the triggers pass."
     )
+    for said, words in (({"refuses_nothing": True}, ", for no image"), ({"refuses_nothing": False}, ".")):
+        any_detector = strip | {"scores": {"threshold": -0.1, **said}}
+        found = verdict(dataclasses.replace(run, defenses={"scale-up": Defended(any_detector, {})}))
+        assert f"SCALE-UP lets 100.0 % of the triggers pass{words}" in found
 
 
 def repaired(attack: float | None) -> dict[str, Defended]:

@@ -143,6 +143,17 @@ class InputDetector(Defense):
         """
         return float(numbers.min()), float(numbers.max())
 
+    def limit(self, suspect: Suspect, learned: Mapping[str, Tensor]) -> float | None:
+        """Return the number beyond which none lies on the side that is refused, whatever the image: none is known here.
+
+        A threshold that is there or beyond refuses nothing, which is then said.
+
+        Args:
+            suspect: the classifier.
+            learned: what :meth:`learn` returned.
+        """
+        return None
+
     def refused(self, numbers: Float[Tensor, " batch"], threshold: float) -> Bool[Tensor, " batch"]:
         """Return which images are refused."""
         return numbers < threshold if self.measure.refuses == "below" else numbers > threshold
@@ -187,16 +198,25 @@ class InputDetector(Defense):
         rate, *interval = rate_with_interval(self.refused(numbers[half:], threshold))
         low, high = interval
         asked = in_percent(self.settings.false_rejection_rate, 1)
+        limit = self.limit(suspect, learned)
+        nothing = limit is not None and not self.refused(numbers.new_tensor([limit]), threshold).item()
+        caveat = (
+            f" No {self.measure.name} is {self.measure.refuses} {limit:.3g}, so that this threshold refuses nothing, "
+            "whatever trigger there is."
+            if nothing
+            else ""
+        )
         return Examination(
             "no-verdict",
             f"Images with {self.measure.with_article} {self.measure.refuses} {self.measure.in_words(threshold)} are "
             f"refused: {in_percent(rate, 1)} of {len(held_out)} held-out clean images (95 % interval {percent(low, 1)} "
-            f"to {in_percent(high, 1)}), where {asked} was asked for.",
+            f"to {in_percent(high, 1)}), where {asked} was asked for.{caveat}",
             {
                 "measure": self.measure.name,
                 "unit": self.measure.unit,
                 "refuses": self.measure.refuses,
                 "threshold": threshold,
+                "refuses_nothing": nothing,
                 "reference_images": count,
                 "threshold_images": half,
                 "held_out_images": len(held_out),

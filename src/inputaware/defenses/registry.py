@@ -9,6 +9,7 @@ from inputaware.defenses.base import Defense
 from inputaware.defenses.fine_pruning import FinePruning
 from inputaware.defenses.image_regularization import ImageRegularization
 from inputaware.defenses.neural_cleanse import NeuralCleanse
+from inputaware.defenses.scale_up import ScaleUp
 from inputaware.defenses.settings import DEFENSES, DefenseSettings, Settings, field_of
 from inputaware.defenses.strip import Strip
 from inputaware.errors import ConfigError, did_you_mean
@@ -19,7 +20,7 @@ _LONGEST_NAME = 60
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 _CLASSES: dict[str, type[Defense]] = {
-    defense.name: defense for defense in (NeuralCleanse, Strip, FinePruning, ImageRegularization)
+    defense.name: defense for defense in (NeuralCleanse, Strip, FinePruning, ImageRegularization, ScaleUp)
 }
 
 

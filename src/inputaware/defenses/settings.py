@@ -22,13 +22,14 @@ __all__ = [
     "FinePruningSettings",
     "ImageRegularizationSettings",
     "NeuralCleanseSettings",
+    "ScaleUpSettings",
     "Settings",
     "StripSettings",
     "expand_all",
     "field_of",
 ]
 
-DefenseName = Literal["neural-cleanse", "strip", "fine-pruning", "image-regularization"]
+DefenseName = Literal["neural-cleanse", "strip", "fine-pruning", "image-regularization", "scale-up"]
 
 DEFENSES: tuple[DefenseName, ...] = get_args(DefenseName)
 """All defenses, in the order in which they run."""
@@ -221,6 +222,39 @@ class ImageRegularizationSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScaleUpSettings(DetectorSettings):
+    """SCALE-UP."""
+
+    place = "scale_up."
+
+    factors: tuple[int, ...] = (3, 5, 7, 9, 11)
+    """Whole numbers that the pixels of each tested image are multiplied by, one after the other."""
+    normalize: bool = True
+    """Compare the consistency of an image with that of clean images of its predicted class."""
+    references: int = 1000
+    """Clean images of all classes that it is compared with; at most half of those that there are."""
+    threshold: float = 0.5
+    """Consistency above which an image is refused by the second threshold, which clean images do not set."""
+
+    def check(self) -> None:
+        """Check every range.
+
+        Raises:
+            ConfigError: a value is out of its range.
+        """
+        if not self.factors:
+            raise ConfigError("scale_up.factors: expected at least one; found none")
+        for factor in self.factors:
+            # 1 leaves an image as it is; by 255 all pixels of 8 bits are white that are not black.
+            check_number("scale_up.factors", factor, 2, 255)
+        if len(set(self.factors)) < len(self.factors):
+            raise ConfigError(f"scale_up.factors: expected each number once; found {self.factors!r}")
+        check_number("scale_up.references", self.references, 1)
+        check_number("scale_up.threshold", self.threshold, 0)
+        super().check()
+
+
+@dataclass(frozen=True, kw_only=True)
 class DefenseSettings:
     """The settings of all defenses."""
 
@@ -232,3 +266,5 @@ class DefenseSettings:
     """Fine-Pruning (Liu et al. 2018)."""
     image_regularization: ImageRegularizationSettings = field(default_factory=ImageRegularizationSettings)
     """Image regularization."""
+    scale_up: ScaleUpSettings = field(default_factory=ScaleUpSettings)
+    """SCALE-UP (Guo et al. 2023)."""

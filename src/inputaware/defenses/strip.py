@@ -151,6 +151,10 @@ class Strip(InputDetector):
         """Return :func:`entropy_threshold`."""
         return entropy_threshold(numbers, rate=self.settings.false_rejection_rate)
 
+    def limit(self, suspect: Suspect, learned: Mapping[str, Tensor]) -> float:
+        """Return the lowest entropy that there is."""
+        return 0.0
+
     def bounds(self, suspect: Suspect, numbers: Float[Tensor, " batch"]) -> tuple[float, float]:
         """Return the lowest and the highest entropy that there is."""
         return 0.0, math.log2(suspect.classes)
@@ -167,8 +171,6 @@ class Strip(InputDetector):
         scores["quantile_held_out_false_rejection_rate"] = by_quantile
         scores["quantile_held_out_false_rejection_interval"] = interval
         words = found.sentence
-        if scores["threshold"] <= 0:
-            words += " No entropy is below 0, so that this threshold refuses nothing, whatever trigger there is."
         if count < self.settings.overlays:
             words += f" There were clean images for {count} overlays in place of {self.settings.overlays}."
         return Examination(found.verdict, words, scores, arrays)

@@ -30,6 +30,7 @@ DEFENSE_TITLES: dict[str, str] = {
     "strip": "STRIP",
     "fine-pruning": "Fine-Pruning",
     "image-regularization": "Image regularization",
+    "scale-up": "SCALE-UP",
 }
 """How our own defenses are called in text; others by their names."""
 
@@ -103,14 +104,15 @@ def _judged(run: CollectedRun) -> str:
 
 
 def _caveat(name: str, record: Mapping[str, Any]) -> str:
-    """Return why a built-in defense could not have said anything else; nothing where it could."""
+    """Return why a defense could not have said anything else; nothing where it could."""
     known = record.get("scores", {})
     if name == "neural-cleanse" and record["verdict"] == "not-flagged":
         highest = known.get("highest_index")
         if highest is not None and highest <= known["threshold"]:
             return ", and could flag no class, however small its trigger: the others' triggers differ too much in size"
-    if name == "strip" and known.get("threshold", 1.0) <= 0:
-        return ", for its threshold is not above 0 and refuses nothing"
+    # Results of STRIP from before there were other detectors do not say it.
+    if known.get("refuses_nothing", name == "strip" and known.get("threshold", 1.0) <= 0):
+        return ", for no image can be beyond its threshold, which refuses nothing"
     return ""
 
 
