@@ -15,7 +15,7 @@ from inputaware.config.presets import preset_config
 from inputaware.config.record import config_to_dict, override
 from inputaware.defenses import own
 from inputaware.defenses.own import import_defense
-from inputaware.defenses.settings import DEFENSES, DefenseSettings
+from inputaware.defenses.settings import PAPER_DEFENSES, DefenseSettings
 from inputaware.errors import ConfigError
 
 EXAMPLE = f"{Path(__file__).parents[1] / 'examples/own_defense.py'}:FeatureSqueezing"
@@ -174,7 +174,7 @@ def test_an_option_without_its_value_is_told_of_the_whole_command(
 def test_without_a_defense_of_ones_own_there_are_the_built_in_ones() -> None:
     command, found = parse_defend(["runs/a", "--device", "cuda:1", "--strip.overlays", "7"])
     assert found == {}
-    assert (command.names, command.device, type(command.settings)) == (DEFENSES, "cuda:1", DefenseSettings)
+    assert (command.names, command.device, type(command.settings)) == (PAPER_DEFENSES, "cuda:1", DefenseSettings)
     assert command.settings.strip.overlays == 7
 
 
