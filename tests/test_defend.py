@@ -20,7 +20,7 @@ from inputaware.config.presets import preset_config
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.examine import examine
 from inputaware.defenses.registry import build_defense
-from inputaware.defenses.settings import DEFENSES, DefenseSettings, StripSettings
+from inputaware.defenses.settings import PAPER_DEFENSES, DefenseSettings, StripSettings
 from inputaware.errors import ConfigError, DefenseError, RunFolderError
 from inputaware.runs.files import read_arrays, read_json, write_arrays, write_json
 from inputaware.runs.results import collect_result
@@ -494,8 +494,8 @@ def test_the_command_runs_all_and_prints_a_table(
     arguments = ["--neural-cleanse.rounds=2", "--strip.overlays=5", "--fine-pruning.epochs=1"]
     assert main(["defend", str(folder), "--device=cpu", *arguments]) == 0
     out, err = capsys.readouterr()
-    assert {path.stem for path in (folder / "defenses").glob("*.json")} == set(DEFENSES)
-    for name in DEFENSES:
+    assert {path.stem for path in (folder / "defenses").glob("*.json")} == set(PAPER_DEFENSES)
+    for name in PAPER_DEFENSES:
         assert f"{name}: done" in err
     assert "no-verdict" in out
     # After two epochs the attack has not taken at least, which says what all of this is worth.
