@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -24,6 +22,7 @@ from inputaware.data.augment import augment
 from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.data.splits import subset_indices
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
+from inputaware.defenses.features import changed_output, known_layer, run_with_features
 from inputaware.defenses.settings import FinePruningSettings
 from inputaware.errors import DefenseError, TrainingError
 from inputaware.evaluation.metrics import attack_rates, mean_over
@@ -37,25 +36,6 @@ __all__ = ["FeatureCut", "FinePruning", "channel_activity", "most_pruned"]
 _MOMENTUM = 0.9
 _WEIGHTS = "fine_tuned."
 """How the names of the fine-tuned network's arrays begin."""
-
-
-@contextmanager
-def _changed_output(layer: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let a layer return something else in place of its output."""
-    handle = layer.register_forward_hook(lambda module, inputs, output: change(output))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _feature_layer(suspect: Suspect) -> nn.Module:
-    if suspect.feature_layer is None:
-        raise DefenseError(
-            "suspect: expected a feature layer, the module whose output is the last map of features; found none; "
-            "give it as feature_layer, or leave fine-pruning out"
-        )
-    return suspect.feature_layer
 
 
 class FeatureCut:
@@ -75,7 +55,7 @@ class FeatureCut:
 
     def __init__(self, suspect: Suspect, images: Float[Tensor, "batch channel height width"]) -> None:
         self.classifier = suspect.classifier.eval()
-        self.layer = _feature_layer(suspect)
+        self.layer = known_layer(suspect)
         self.suspect = suspect
         self.head = head_after(suspect.classifier, self.layer)
         features = self.features(images)
@@ -96,22 +76,7 @@ class FeatureCut:
         self, images: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch features rows columns"]:
         """Return the map of features of a chunk of images."""
-        found: list[Tensor] = []
-
-        def keep(output: Tensor) -> Tensor:
-            # An activation that comes next may work in place.
-            found.append(output.clone() if isinstance(output, Tensor) else output)
-            return output
-
-        with torch.no_grad(), full_float32(), _changed_output(self.layer, keep):
-            self.classifier(images)
-        if len(found) != 1 or not isinstance(found[0], Tensor) or found[0].ndim != 4:
-            raise DefenseError(
-                "suspect: expected a feature layer that is run once and returns a map (batch, channel, height, width); "
-                + (f"found {len(found)} runs" if len(found) != 1 else f"found shape {tuple(found[0].shape)}")
-                + "; give the last convolution or the block around it"
-            )
-        return found[0]
+        return run_with_features(self.suspect, images)[0]
 
     def logits(
         self,
@@ -128,7 +93,7 @@ class FeatureCut:
             if self.head is not None:
                 logits = self.head(features)
             else:
-                with _changed_output(self.layer, lambda output: features.clone()):
+                with changed_output(self.layer, lambda output: features.clone()):
                     logits = self.classifier(images)
         self.suspect.check(logits)
         return logits
@@ -227,7 +192,7 @@ class FinePruning(Defense):
             DefenseError: the data are such as no defense takes, or it is not.
         """
         super().check(suspect, clean)
-        _feature_layer(suspect)
+        known_layer(suspect, self.name)
 
     def examine(self, suspect: Suspect, clean: CleanData, seed: int, progress: Progress) -> Examination:
         """Rank channels, choose how many to prune, and fine-tune a copy; no verdict, for it judges no model.
@@ -359,7 +324,7 @@ class FinePruning(Defense):
         course = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_rate)
         changes = AugmentationConfig(crop_padding=settings.crop_padding, horizontal_flip=settings.horizontal_flip)
         generator = torch.Generator().manual_seed(seed)
-        with full_float32(), _changed_output(layer, lambda output: _pruned(output, keep)):
+        with full_float32(), changed_output(layer, lambda output: _pruned(output, keep)):
             for epoch in range(settings.epochs):
                 shuffled = torch.randperm(len(images), generator=generator)
                 for batch in torch.split(shuffled.to(images.device), settings.batch_size)[:in_epoch]:
@@ -399,7 +364,7 @@ def _pruned(features: Tensor, keep: Tensor) -> Tensor:
 
 def _predict_pruned(classifier: nn.Module, layer: nn.Module, keep: Tensor, images: Tensor) -> Int64[Tensor, " batch"]:
     """Return the predictions of a network with pruned channels."""
-    with _changed_output(layer, lambda output: _pruned(output, keep)):
+    with changed_output(layer, lambda output: _pruned(output, keep)):
         return predict(classifier, images)
 
 
