@@ -54,7 +54,7 @@ class Suspect:
         shape: channels, height and width of its images.
         classes: how many classes it has.
         feature_layer: the module whose output is its last map of features; none where the defender does not
-            know it. Fine-Pruning needs it.
+            know it. Fine-Pruning and Beatrix need it.
 
     Raises:
         DefenseError: classifier or feature layer are no modules, or there are fewer than two classes.

@@ -13,7 +13,7 @@ from inputaware.defenses.base import Suspect
 from inputaware.errors import DefenseError
 from inputaware.models.precision import full_float32
 
-__all__ = ["changed_output", "known_layer", "run_with_features"]
+__all__ = ["changed_output", "ignores_negative", "known_layer", "run_with_features"]
 
 
 @contextmanager
@@ -24,6 +24,21 @@ def changed_output(layer: nn.Module, change: Callable[[Tensor], Tensor]) -> Iter
         yield
     finally:
         handle.remove()
+
+
+def ignores_negative(suspect: Suspect, images: Float[Tensor, "batch channel height width"]) -> bool:
+    """Return whether a chunk's logits stay the same, bit for bit, where negative values of the last map become zero.
+
+    So they do where ReLU comes next, and where there are none.
+
+    Args:
+        suspect: the classifier, in evaluation mode, and its feature layer.
+        images: pixels in [0, 1], no more than go through the classifier at once.
+    """
+    with torch.no_grad(), full_float32():
+        whole = suspect.classifier(images)
+        with changed_output(known_layer(suspect), torch.relu):
+            return torch.equal(whole, suspect.classifier(images))
 
 
 def known_layer(suspect: Suspect, defense: str = "the defenses that need it") -> nn.Module:

@@ -6,6 +6,7 @@ import re
 from keyword import iskeyword
 
 from inputaware.defenses.base import Defense
+from inputaware.defenses.beatrix import Beatrix
 from inputaware.defenses.fine_pruning import FinePruning
 from inputaware.defenses.image_regularization import ImageRegularization
 from inputaware.defenses.neural_cleanse import NeuralCleanse
@@ -20,7 +21,7 @@ _LONGEST_NAME = 60
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 _CLASSES: dict[str, type[Defense]] = {
-    defense.name: defense for defense in (NeuralCleanse, Strip, FinePruning, ImageRegularization, ScaleUp)
+    defense.name: defense for defense in (NeuralCleanse, Strip, FinePruning, ImageRegularization, ScaleUp, Beatrix)
 }
 
 

@@ -16,6 +16,7 @@ from inputaware.errors import ConfigError
 __all__ = [
     "DEFENSES",
     "PAPER_DEFENSES",
+    "BeatrixSettings",
     "DefenseName",
     "DefenseSettings",
     "DetectorSettings",
@@ -29,7 +30,7 @@ __all__ = [
     "field_of",
 ]
 
-DefenseName = Literal["neural-cleanse", "strip", "fine-pruning", "image-regularization", "scale-up"]
+DefenseName = Literal["neural-cleanse", "strip", "fine-pruning", "image-regularization", "scale-up", "beatrix"]
 
 DEFENSES: tuple[DefenseName, ...] = get_args(DefenseName)
 """All defenses, in the order in which they run."""
@@ -158,6 +159,36 @@ class StripSettings(DetectorSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BeatrixSettings(DetectorSettings):
+    """Beatrix."""
+
+    place = "beatrix."
+
+    orders: int = 4
+    """Highest order of the Gram matrices; all from the first on count alike."""
+    bound: float = 10.0
+    """Median absolute deviations from the median within which an entry is not counted."""
+    references: int = 30
+    """Most clean images of each class, as it is predicted, that the bounds are taken from, out of half of all."""
+    features: Literal["auto", "raw"] = "auto"
+    """auto: negative values of the map count as zero where the rest of the network ignores them, since ReLU comes next.
+    raw: the map as its layer returns it."""
+
+    def check(self) -> None:
+        """Check every range.
+
+        Raises:
+            ConfigError: a value is out of its range.
+        """
+        check_number("beatrix.orders", self.orders, 1, 16)
+        check_number("beatrix.bound", self.bound, 0, open_low=True)
+        check_number("beatrix.references", self.references, 2)
+        if self.features not in ("auto", "raw"):
+            raise ConfigError(f"beatrix.features: expected auto or raw; found {self.features!r}")
+        super().check()
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinePruningSettings(Settings):
     """Fine-Pruning."""
 
@@ -268,3 +299,5 @@ class DefenseSettings:
     """Image regularization."""
     scale_up: ScaleUpSettings = field(default_factory=ScaleUpSettings)
     """SCALE-UP (Guo et al. 2023)."""
+    beatrix: BeatrixSettings = field(default_factory=BeatrixSettings)
+    """Beatrix (Ma et al. 2023)."""

@@ -31,6 +31,7 @@ DEFENSE_TITLES: dict[str, str] = {
     "fine-pruning": "Fine-Pruning",
     "image-regularization": "Image regularization",
     "scale-up": "SCALE-UP",
+    "beatrix": "Beatrix",
 }
 """How our own defenses are called in text; others by their names."""
 
