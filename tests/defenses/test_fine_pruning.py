@@ -19,8 +19,9 @@ from inputaware.attacks.base import Backdoor
 from inputaware.config.fields import AugmentationConfig
 from inputaware.data.augment import augment
 from inputaware.defenses.base import CleanData, Finding, Suspect, Trial
-from inputaware.defenses.fine_pruning import FeatureCut, FinePruning, channel_activity, most_pruned
+from inputaware.defenses.fine_pruning import FeatureCut, FinePruning, channel_activity
 from inputaware.defenses.registry import build_defense
+from inputaware.defenses.repair import divide
 from inputaware.defenses.settings import FinePruningSettings
 from inputaware.errors import ConfigError, DefenseError, TrainingError
 from inputaware.models.mnist_cnn import MnistCnn
@@ -129,20 +130,6 @@ def test_activity_counts_what_the_next_layer_reads() -> None:
     features = torch.tensor([[[[1.0, -3.0]]], [[[2.0, 0.0]]]])
     assert channel_activity(features, rectified=True).tolist() == [0.75]
     assert channel_activity(features, rectified=False).tolist() == [1.5]
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "tolerance", "expected"),
-    [
-        ([0.9, 0.9, 0.86, 0.8], 0.04, 2),
-        ([0.9, 0.8, 0.87, 0.1], 0.04, 2),
-        ([0.9, 0.8, 0.7, 0.1], 0.04, 0),
-        ([0.5, 0.6, 0.7], 0.0, 2),
-        ([0.9, 0.85, 0.1], 1.0, 2),
-    ],
-)
-def test_as_many_channels_as_the_tolerance_allows(accuracy: list[float], tolerance: float, expected: int) -> None:
-    assert most_pruned(torch.tensor(accuracy, dtype=torch.float64), tolerance=tolerance) == expected
 
 
 def smaller(classifier: nn.Module, keep: list[int]) -> nn.Module:
@@ -338,7 +325,7 @@ def test_fine_tuning_is_sgd_by_its_formula(schedule: Literal["constant", "cosine
     )
     defense = FinePruning(chosen)
     finding = defense.run(found, data(), seed=3)
-    ranking, _ = defense._divide(data().labels, 3)
+    ranking, _ = divide(data().labels, held_out=0.4, seed=3)
     images, labels = data().pixels[ranking], data().labels[ranking]
     tuned = copy.deepcopy(found.classifier).train().requires_grad_(True)
     layer = last_convolution(tuned)

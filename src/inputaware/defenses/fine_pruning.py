@@ -9,9 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import partial
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64
@@ -20,18 +18,17 @@ from torch import Tensor, nn
 from inputaware.config.fields import AugmentationConfig
 from inputaware.data.augment import augment
 from inputaware.data.loader import in_chunks, to_pixels
-from inputaware.data.splits import subset_indices
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.features import changed_output, known_layer, run_with_features
+from inputaware.defenses.repair import curve_arrays, divide, most_pruned, rates, rates_in_words
 from inputaware.defenses.settings import FinePruningSettings
 from inputaware.errors import DefenseError, TrainingError
-from inputaware.evaluation.metrics import attack_rates, mean_over
+from inputaware.evaluation.metrics import mean_over
 from inputaware.evaluation.prediction import predict
-from inputaware.evaluation.words import in_percent, success_in_words
 from inputaware.models.precision import full_float32
 from inputaware.models.registry import head_after
 
-__all__ = ["FeatureCut", "FinePruning", "channel_activity", "most_pruned"]
+__all__ = ["FeatureCut", "FinePruning", "channel_activity"]
 
 _MOMENTUM = 0.9
 _WEIGHTS = "fine_tuned."
@@ -159,18 +156,6 @@ def channel_activity(
     return values.mean((0, 2, 3)).cpu().double()
 
 
-def most_pruned(accuracy: Float64[Tensor, " counts"], *, tolerance: float) -> int:
-    """Return the largest number of pruned channels that costs at most ``tolerance`` of accuracy.
-
-    Args:
-        accuracy: clean accuracy with 0, 1, 2, ... channels pruned.
-        tolerance: fraction in [0, 1].
-    """
-    # Far below one image's share, so that a cost of exactly the tolerance is allowed.
-    allowed = accuracy >= accuracy[0] - tolerance - 1e-9
-    return int(allowed.nonzero().max())
-
-
 class FinePruning(Defense):
     """Channels ranked and the network fine-tuned on one part of the clean data, the number chosen on the other.
 
@@ -201,7 +186,7 @@ class FinePruning(Defense):
             DefenseError: the features cannot be cut.
             TrainingError: the weights of the fine-tuning are not finite.
         """
-        ranking, held_out = self._divide(clean.labels, seed)
+        ranking, held_out = divide(clean.labels, held_out=self.settings.held_out, seed=seed)
         cut = FeatureCut(suspect, clean.pixels[:8])
         activity = cut.activity(clean.pixels[ranking])
         order = activity.argsort(stable=True)
@@ -268,11 +253,9 @@ class FinePruning(Defense):
             targets = trial.poisoned.targets
             poisoned = cut.pruned_predictions(trial.poisoned.images, order, lambda share: progress(0.5 + share / 2))
 
-        def rates(clean: Tensor, poisoned: Tensor | None) -> dict[str, Any]:
-            attack = None if poisoned is None or targets is None else attack_rates(poisoned, targets, labels)
-            return {"clean_accuracy": mean_over(clean == labels), "attack": attack}
-
-        curve = [rates(clean[row], None if poisoned is None else poisoned[row]) for row in range(len(clean))]
+        curve = [
+            rates(clean[row], labels, None if poisoned is None else poisoned[row], targets) for row in range(len(clean))
+        ]
         points = {"original": curve[0], "pruned": curve[count], "fine_tuned": None}
         weights = {
             name.removeprefix(_WEIGHTS): torch.from_numpy(values)
@@ -285,23 +268,14 @@ class FinePruning(Defense):
             predict_tuned = partial(_predict_pruned, tuned, layer, _kept(order, count).to(labels.device))
             points["fine_tuned"] = rates(
                 predict_tuned(trial.clean.pixels),
+                labels,
                 None if trial.poisoned is None else predict_tuned(trial.poisoned.images),
+                targets,
             )
-        arrays = {"clean_accuracy": np.array([row["clean_accuracy"] for row in curve])}
-        if poisoned is not None:
-            for name in curve[0]["attack"]:
-                values = [float("nan") if row["attack"][name] is None else row["attack"][name] for row in curve]
-                arrays[name] = np.array(values)
-        return Score(_sentence(points, count), {"pruned_channels": count, **points}, arrays)
-
-    def _divide(self, labels: Tensor, seed: int) -> tuple[Int64[Tensor, " ranking"], Int64[Tensor, " held"]]:
-        """Return the images that rank and fine-tune, and those that are held out: the same share of every class."""
-        everything = torch.arange(len(labels))
-        count = min(len(labels) - 1, max(1, round(self.settings.held_out * len(labels))))
-        held_out = subset_indices(labels, everything, count, seed)
-        ranks = torch.ones(len(labels), dtype=torch.bool)
-        ranks[held_out] = False
-        return everything[ranks].to(labels.device), held_out.to(labels.device)
+        stages = {"original": "before", "pruned": f"with {count} channels pruned", "fine_tuned": "fine-tuned"}
+        # Without those of a fine-tuning that was left out.
+        made = {words: point for name, words in stages.items() if (point := points[name]) is not None}
+        return Score(rates_in_words(made), {"pruned_channels": count, **points}, curve_arrays(curve))
 
     def _fine_tune(
         self, suspect: Suspect, keep: Tensor, images: Tensor, labels: Tensor, seed: int, progress: Progress
@@ -366,14 +340,3 @@ def _predict_pruned(classifier: nn.Module, layer: nn.Module, keep: Tensor, image
     """Return the predictions of a network with pruned channels."""
     with changed_output(layer, lambda output: _pruned(output, keep)):
         return predict(classifier, images)
-
-
-def _sentence(points: dict[str, dict[str, Any] | None], count: int) -> str:
-    """Return the rates in words, without those of a fine-tuning that was left out."""
-    stages = {"original": "before", "pruned": f"with {count} channels pruned", "fine_tuned": "fine-tuned"}
-    made = {words: point for name, words in stages.items() if (point := points[name]) is not None}
-    words = ", ".join(f"{in_percent(point['clean_accuracy'], 1)} {name}" for name, point in made.items())
-    if not all(point["attack"] for point in made.values()):
-        return f"Clean accuracy is {words}; a clean model has no attack to lose."
-    *first, last = (success_in_words(point["attack"]) for point in made.values())
-    return f"Clean accuracy is {words}; the attack succeeds on {', '.join(first)} and {last} of the images."
