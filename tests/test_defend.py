@@ -486,7 +486,7 @@ def test_a_folder_in_use_is_refused(run: Run) -> None:
 
 
 @pytest.mark.parametrize("attack", ["input-aware", "badnets", "none"])
-def test_the_command_runs_all_and_prints_a_table(
+def test_the_command_runs_the_papers_and_prints_a_table(
     attack: AttackName, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make(attack, tmp_path)

@@ -55,6 +55,16 @@ def test_a_curve_without_an_attack_has_none() -> None:
     assert [line.get_label() for line in axis.lines] == ["clean", "chosen: 1"]
     (axis,) = pruning_curve(clean, clean / 2, 1).axes
     np.testing.assert_allclose(axis.lines[1].get_ydata(), [50, 25, 5])
+    assert list(axis.lines[1].get_xdata()) == [0, 1, 2]
+    assert axis.get_xlabel() == "channels pruned"
+
+
+def test_a_curve_over_thresholds_has_them_along_its_axis() -> None:
+    places = np.array([0.0, 0.2, 0.95])
+    (axis,) = pruning_curve(places, None, 0.2, places=places, axis_name="threshold").axes
+    assert list(axis.lines[0].get_xdata()) == [0.0, 0.2, 0.95]
+    assert axis.lines[1].get_label() == "chosen: 0.2"
+    assert axis.get_xlabel() == "threshold"
 
 
 def test_histograms_are_shares() -> None:

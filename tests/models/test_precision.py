@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from inputaware.attacks.base import Backdoor
 from inputaware.defenses.base import CleanData, Suspect, Trial
 from inputaware.defenses.registry import DEFENSES, build_defense
-from inputaware.defenses.settings import DefenseSettings, FinePruningSettings, NeuralCleanseSettings, StripSettings
+from inputaware.defenses.settings import (
+    AdversarialNeuronPruningSettings,
+    DefenseSettings,
+    FinePruningSettings,
+    NeuralCleanseSettings,
+    StripSettings,
+)
 from inputaware.evaluation.evaluate import evaluate, three_accuracies
 from inputaware.evaluation.prediction import probabilities
 from inputaware.inspection.grad_cam import grad_cam
@@ -85,12 +91,13 @@ def test_defenses_and_their_scores(name: str, network: Network) -> None:
         neural_cleanse=NeuralCleanseSettings(rounds=1, images_per_round=32),
         strip=StripSettings(overlays=5, images=10),
         fine_pruning=FinePruningSettings(epochs=1),
+        adversarial_neuron_pruning=AdversarialNeuronPruningSettings(iterations=1),
     )
     defense = build_defense(name, settings)
     suspect = Suspect(network, SHAPE, 10, network.convolution)
     finding = defense.run(suspect, data())
     defense.rate(finding, suspect, Trial(data(), backdoor()))
-    trains = name in ("neural-cleanse", "fine-pruning")
+    trains = name in ("neural-cleanse", "fine-pruning", "adversarial-neuron-pruning")
     # Neural Cleanse needs no triggered images: it is scored by what it flagged.
     expected = {"forward", *(["backward"] if trains else []), *(["trigger"] if name != "neural-cleanse" else [])}
     assert {(what, False) for what in expected} == SEEN

@@ -13,6 +13,7 @@ from inputaware.api import train
 from inputaware.config.fields import AttackName
 from inputaware.defenses.settings import (
     DEFENSES,
+    AdversarialNeuronPruningSettings,
     DefenseSettings,
     FinePruningSettings,
     ImageRegularizationSettings,
@@ -25,6 +26,7 @@ QUICK = DefenseSettings(
     strip=StripSettings(overlays=2, images=200),
     fine_pruning=FinePruningSettings(epochs=1),
     image_regularization=ImageRegularizationSettings(kernels=(3,), bits=(1,)),
+    adversarial_neuron_pruning=AdversarialNeuronPruningSettings(iterations=2),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from keyword import iskeyword
 
+from inputaware.defenses.adversarial_neuron_pruning import AdversarialNeuronPruning
 from inputaware.defenses.base import Defense
 from inputaware.defenses.beatrix import Beatrix
 from inputaware.defenses.fine_pruning import FinePruning
@@ -21,7 +22,16 @@ _LONGEST_NAME = 60
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 _CLASSES: dict[str, type[Defense]] = {
-    defense.name: defense for defense in (NeuralCleanse, Strip, FinePruning, ImageRegularization, ScaleUp, Beatrix)
+    defense.name: defense
+    for defense in (
+        NeuralCleanse,
+        Strip,
+        FinePruning,
+        ImageRegularization,
+        ScaleUp,
+        Beatrix,
+        AdversarialNeuronPruning,
+    )
 }
 
 

@@ -16,6 +16,7 @@ from inputaware.errors import ConfigError
 __all__ = [
     "DEFENSES",
     "PAPER_DEFENSES",
+    "AdversarialNeuronPruningSettings",
     "BeatrixSettings",
     "DefenseName",
     "DefenseSettings",
@@ -30,7 +31,15 @@ __all__ = [
     "field_of",
 ]
 
-DefenseName = Literal["neural-cleanse", "strip", "fine-pruning", "image-regularization", "scale-up", "beatrix"]
+DefenseName = Literal[
+    "neural-cleanse",
+    "strip",
+    "fine-pruning",
+    "image-regularization",
+    "scale-up",
+    "beatrix",
+    "adversarial-neuron-pruning",
+]
 
 DEFENSES: tuple[DefenseName, ...] = get_args(DefenseName)
 """All defenses, in the order in which they run."""
@@ -286,6 +295,54 @@ class ScaleUpSettings(DetectorSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdversarialNeuronPruningSettings(Settings):
+    """Adversarial Neuron Pruning."""
+
+    threshold: float = 0.2
+    """Neurons whose mask is no higher are pruned."""
+    tolerance: float = 0.04
+    """Clean accuracy that pruning may cost on held-out data, by a second threshold that is shown beside the first."""
+    held_out: float = 0.5
+    """Share of the defender's images that are held out, on which that accuracy is measured."""
+    images: int = 500
+    """Most images that the masks are learned on, of those that are not held out."""
+    iterations: int = 2000
+    """Iterations of the masks' optimisation."""
+    batch_size: int = 128
+    """Images in an iteration, drawn with replacement."""
+    learning_rate: float = 0.2
+    """Learning rate of the masks, SGD with momentum 0.9."""
+    epsilon: float = 0.4
+    """Bound of the perturbation of weights and biases, relative to them."""
+    steps: int = 1
+    """Gradient steps that look for the worst perturbation."""
+    alpha: float = 0.2
+    """Weight of the loss without a perturbation; that of the loss with one is the rest to 1."""
+    crop_padding: int = 0
+    """Zero padding in pixels before a random crop of each image; 0: none."""
+    horizontal_flip: bool = False
+    """Mirror each image with probability one half."""
+
+    def check(self) -> None:
+        """Check every range.
+
+        Raises:
+            ConfigError: a value is out of its range.
+        """
+        check_number("adversarial_neuron_pruning.threshold", self.threshold, 0, 1)
+        check_number("adversarial_neuron_pruning.tolerance", self.tolerance, 0, 1)
+        check_number("adversarial_neuron_pruning.held_out", self.held_out, 0.05, 0.95)
+        check_number("adversarial_neuron_pruning.images", self.images, 1)
+        check_number("adversarial_neuron_pruning.iterations", self.iterations, 1)
+        check_number("adversarial_neuron_pruning.batch_size", self.batch_size, 1)
+        check_number("adversarial_neuron_pruning.learning_rate", self.learning_rate, 0, open_low=True)
+        check_number("adversarial_neuron_pruning.epsilon", self.epsilon, 0)
+        check_number("adversarial_neuron_pruning.steps", self.steps, 1)
+        check_number("adversarial_neuron_pruning.alpha", self.alpha, 0, 1)
+        check_number("adversarial_neuron_pruning.crop_padding", self.crop_padding, 0, 32)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DefenseSettings:
     """The settings of all defenses."""
 
@@ -301,3 +358,7 @@ class DefenseSettings:
     """SCALE-UP (Guo et al. 2023)."""
     beatrix: BeatrixSettings = field(default_factory=BeatrixSettings)
     """Beatrix (Ma et al. 2023)."""
+    adversarial_neuron_pruning: AdversarialNeuronPruningSettings = field(
+        default_factory=AdversarialNeuronPruningSettings
+    )
+    """Adversarial Neuron Pruning (Wu & Wang 2021)."""

@@ -69,21 +69,30 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def pruning_curve(clean: NDArray[np.float64], attack: NDArray[np.float64] | None, pruned: int) -> Figure:
-    """Return figure 4: accuracies for every number of pruned channels.
+def pruning_curve(
+    clean: NDArray[np.float64],
+    attack: NDArray[np.float64] | None,
+    pruned: int | float,
+    *,
+    places: NDArray[np.float64] | None = None,
+    axis_name: str = "channels pruned",
+) -> Figure:
+    """Return accuracies along a pruning: figure 4, where it is Fine-Pruning.
 
     Args:
-        clean: clean accuracy with 0, 1, 2, ... channels pruned, in [0, 1].
+        clean: clean accuracy with 0, 1, 2, ... channels pruned, or at other places, in [0, 1].
         attack: attack success rate, the same; none for a clean model.
-        pruned: how many channels the defense chose to prune.
+        pruned: how many channels the defense pruned, or the place where it did.
+        places: what was pruned by each time; none: 0, 1, 2, ... channels.
+        axis_name: what these are.
     """
     with _drawn() as (figure, axis):
-        counts = np.arange(len(clean))
-        axis.plot(counts, 100 * clean, "-", color=CLEAN, label="clean")
+        along = np.arange(len(clean)) if places is None else places
+        axis.plot(along, 100 * clean, "-", color=CLEAN, label="clean")
         if attack is not None:
-            axis.plot(counts, 100 * attack, "--", color=ATTACK, label="attack")
-        axis.axvline(pruned, color=COLOURS[3], linestyle=":", label=f"chosen: {pruned}")
-        axis.set(xlabel="channels pruned", ylabel="percent of the test images", ylim=(-3, 103))
+            axis.plot(along, 100 * attack, "--", color=ATTACK, label="attack")
+        axis.axvline(pruned, color=COLOURS[3], linestyle=":", label=f"chosen: {pruned:g}")
+        axis.set(xlabel=axis_name, ylabel="percent of the test images", ylim=(-3, 103))
         figure.legend(loc="outside upper left", ncols=3)
     return figure
 

@@ -277,15 +277,24 @@ def defense_plot(name: str, defended: Defended) -> Plot | None:
             for label, value in enumerate(scores["anomaly_scores"])
         )
         return _plot(figure, f"signed anomaly index of each class's reversed trigger: {listed}")
-    if name == "fine-pruning":
-        clean, attack = arrays["scoring_clean_accuracy"], arrays.get("scoring_attack_success_rate")
-        figure = pruning_curve(clean, attack, scores["pruned_channels"])
-        return _plot(figure, f"clean accuracy and attack for 0 to {len(clean) - 1} pruned channels")
+    if name in ("fine-pruning", "adversarial-neuron-pruning"):
+        return _pruning_plot(defended)
     if name == "image-regularization":
         return _plot(filter_bars(_filters(scoring)), "clean accuracy and attack under each filter, in both orders")
     if "scoring_clean_histogram" in arrays:
         return _detector_plot(defended)
     return None
+
+
+def _pruning_plot(defended: Defended) -> Plot:
+    """Return clean accuracy and attack with more and more pruned: by number of channels, or by a threshold."""
+    scores, arrays = defended.record["scores"], defended.arrays
+    clean, attack = arrays["scoring_clean_accuracy"], arrays.get("scoring_attack_success_rate")
+    if (places := arrays.get("scoring_thresholds")) is None:
+        figure = pruning_curve(clean, attack, scores["pruned_channels"])
+        return _plot(figure, f"clean accuracy and attack for 0 to {len(clean) - 1} pruned channels")
+    figure = pruning_curve(clean, attack, scores["threshold"], places=places, axis_name="threshold of the masks")
+    return _plot(figure, f"clean accuracy and attack for thresholds from {places[0]:g} to {places[-1]:g}")
 
 
 def _detector_plot(defended: Defended) -> Plot:

@@ -14,6 +14,7 @@ __all__ = ["defended", "over_seeds"]
 _LEFT = {
     "attack left by pruning": "defenses.fine-pruning.scoring.pruned.attack.attack_success_rate",
     "attack left by fine-tuning": "defenses.fine-pruning.scoring.fine_tuned.attack.attack_success_rate",
+    "attack left by neuron pruning": "defenses.adversarial-neuron-pruning.scoring.pruned.attack.attack_success_rate",
     "attack left by the best filter": "defenses.image-regularization.best_filter.attack_success_rate",
 }
 """The columns of what defenses leave, in the same way."""

@@ -32,8 +32,15 @@ DEFENSE_TITLES: dict[str, str] = {
     "image-regularization": "Image regularization",
     "scale-up": "SCALE-UP",
     "beatrix": "Beatrix",
+    "adversarial-neuron-pruning": "Adversarial Neuron Pruning",
 }
 """How our own defenses are called in text; others by their names."""
+
+_REPAIRED = {
+    "fine-pruning": ("fine_tuned", "After pruning and fine-tuning"),
+    "adversarial-neuron-pruning": ("pruned", "After Adversarial Neuron Pruning"),
+}
+"""Of each defense that repairs a model where its scores have the last stage, and how a sentence about it begins."""
 
 
 class AccuracyRow(NamedTuple):
@@ -118,24 +125,22 @@ def _caveat(name: str, record: Mapping[str, Any]) -> str:
 
 
 def _left(run: CollectedRun) -> list[str]:
-    """Return what is left of the attack on a model that Fine-Pruning has repaired, and on images that are filtered."""
-    found = []
-    if pruning := run.defenses.get("fine-pruning"):
-        tuned = pruning.record["scoring"]["scores"]["fine_tuned"]
-        if tuned is not None and tuned["attack"] is not None:
-            found.append(
-                f"After pruning and fine-tuning the attack works on {success_in_words(tuned['attack'])} of the images, "
-                f"and clean accuracy is {in_percent(tuned['clean_accuracy'], 1)}."
-            )
+    """Return what is left of the attack on a model that was repaired, and on images that are filtered."""
+    left: dict[str, tuple[Mapping[str, float | None], float]] = {}
+    for name, (stage, words) in _REPAIRED.items():
+        if repair := run.defenses.get(name):
+            point = repair.record["scoring"]["scores"][stage]
+            if point is not None and point["attack"] is not None:
+                left[words] = point["attack"], point["clean_accuracy"]
     if filters := run.defenses.get("image-regularization"):
         best = best_filter(filters.record["scores"], filters.record["scoring"]["scores"])
         if best is not None:
-            found.append(
-                f"Under the best filter in hindsight ({best.name}) the attack works on "
-                f"{success_in_words(best.attack)} of the images, and clean accuracy is "
-                f"{in_percent(best.clean_accuracy, 1)}."
-            )
-    return found
+            left[f"Under the best filter in hindsight ({best.name})"] = best.attack, best.clean_accuracy
+    return [
+        f"{words} the attack works on {success_in_words(attack)} of the images, and clean accuracy is "
+        f"{in_percent(accuracy, 1)}."
+        for words, (attack, accuracy) in left.items()
+    ]
 
 
 def accuracy_rows(run: CollectedRun) -> list[AccuracyRow]:
