@@ -23,7 +23,7 @@ from inputaware.config.record import fields_that_count, override
 from inputaware.data import sources
 from inputaware.data.cache import ImageSet, load_images
 from inputaware.data.sources import read_source
-from inputaware.defenses.settings import DEFENSES
+from inputaware.defenses.settings import PAPER_DEFENSES
 from inputaware.errors import ConfigError, DataError, RunFolderError
 from inputaware.report.collect import collect_run
 from inputaware.report.figures import training_plot
@@ -208,7 +208,7 @@ def test_a_run_that_holds_nothing_out_trains_on_all_images_and_has_them_for_noth
     assert plot.words == "losses over 1 epochs"
     assert collected.missing.keys() == {"inspection"}
     page = render_report([collected])
-    assert page.count("It has not been run on this model, which held no images out for a defender.") == len(DEFENSES)
+    assert page.count("It has not been run on this model, which held no images out for a defender.") == len(PAPER_DEFENSES)
     held = override(config, {"dataset": run.config.dataset, "hold_out": True})
     with pytest.raises(ConfigError, match=r"^joint_stage.batch_size: expected at most 16, "):
         train(held, tmp_path / "held")

@@ -220,7 +220,7 @@ def test_runs_that_miss_parts_name_the_commands(copy_of: Copy, tmp_path: Path) -
     assert f"inputaware defend '{folder}' fine-pruning" in text
 
 
-def test_three_large_runs_stay_below_8_megabytes(copy_of: Copy, tmp_path: Path) -> None:
+def test_three_large_runs_with_all_defenses_stay_below_9_megabytes(copy_of: Copy, tmp_path: Path) -> None:
     folder = copy_of("input-aware", "large")
     random = np.random.RandomState(0)
     classes, shape, crossed = 43, (3, 32, 32), 10
@@ -263,7 +263,7 @@ def test_three_large_runs_stay_below_8_megabytes(copy_of: Copy, tmp_path: Path) 
             (run / name).rename(run / f"old {name}")
             (run / name).symlink_to(folder / name)
     write_report(runs, tmp_path / "page.html")
-    assert 3e6 < (tmp_path / "page.html").stat().st_size < 8e6
+    assert 3e6 < (tmp_path / "page.html").stat().st_size < 9e6
 
 
 def test_the_same_runs_give_the_same_page(page: Path, whole_runs: dict[str, Path], tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def pruning_curve(
     *,
     places: NDArray[np.float64] | None = None,
     axis_name: str = "channels pruned",
+    marked: str = "chosen",
 ) -> Figure:
     """Return accuracies along a pruning: figure 4, where it is Fine-Pruning.
 
@@ -85,13 +86,14 @@ def pruning_curve(
         pruned: how many channels the defense pruned, or the place where it did.
         places: what was pruned by each time; none: 0, 1, 2, ... channels.
         axis_name: what these are.
+        marked: what that place is.
     """
     with _drawn() as (figure, axis):
         along = np.arange(len(clean)) if places is None else places
         axis.plot(along, 100 * clean, "-", color=CLEAN, label="clean")
         if attack is not None:
             axis.plot(along, 100 * attack, "--", color=ATTACK, label="attack")
-        axis.axvline(pruned, color=COLOURS[3], linestyle=":", label=f"chosen: {pruned:g}")
+        axis.axvline(pruned, color=COLOURS[3], linestyle=":", label=f"{marked}: {pruned:g}")
         axis.set(xlabel=axis_name, ylabel="percent of the test images", ylim=(-3, 103))
         figure.legend(loc="outside upper left", ncols=3)
     return figure

@@ -293,7 +293,9 @@ def _pruning_plot(defended: Defended) -> Plot:
     if (places := arrays.get("scoring_thresholds")) is None:
         figure = pruning_curve(clean, attack, scores["pruned_channels"])
         return _plot(figure, f"clean accuracy and attack for 0 to {len(clean) - 1} pruned channels")
-    figure = pruning_curve(clean, attack, scores["threshold"], places=places, axis_name="threshold of the masks")
+    figure = pruning_curve(
+        clean, attack, scores["threshold"], places=places, axis_name="masks pruned up to", marked="threshold"
+    )
     return _plot(figure, f"clean accuracy and attack for thresholds from {places[0]:g} to {places[-1]:g}")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from inputaware import __version__
 from inputaware.config.record import config_to_dict
+from inputaware.defenses.settings import DEFENSES, PAPER_DEFENSES
 from inputaware.errors import ConfigError, RunFolderError
 from inputaware.evaluation.aggregate import changes
 from inputaware.evaluation.words import in_percent
@@ -121,7 +122,7 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
         filters=_filters(shown),
         together=together,
         anomalies=anomalies,
-        defenses=DEFENSE_TITLES | {name: name for run in runs for name in run.defenses if name not in DEFENSE_TITLES},
+        defenses=_titles(runs),
         settings=_beside([flat(config_to_dict(run.config)) for run in runs]),
         environments=_beside(environments),
         answers={one["key"]: {"classes": one["classes"], "said": one["said"]} for one in shown},
@@ -133,6 +134,13 @@ def render_report(runs: Sequence[CollectedRun], *, progress: Callable[[float], N
     )
     progress(1.0)
     return page
+
+
+def _titles(runs: Sequence[CollectedRun]) -> dict[str, str]:
+    """Return the defenses that have a place on the page, the paper's and those that a run has met, with titles."""
+    met = {name for run in runs for name in run.defenses}
+    built_in = [name for name in DEFENSES if name in PAPER_DEFENSES or name in met]
+    return {name: DEFENSE_TITLES.get(name, name) for name in (*built_in, *sorted(met - set(DEFENSES)))}
 
 
 def _named_apart(runs: Sequence[CollectedRun]) -> list[CollectedRun]:
