@@ -236,7 +236,7 @@ def test_pruning_is_setting_weights_to_zero(make: Any) -> None:
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.bias)
     neurons = Neurons(Suspect(classifier, (1, 28, 28), CLASSES), images[:2])
-    masks = np.random.default_rng(0).random(len(neurons)).astype(np.float32)
+    masks = np.random.default_rng(0).random(len(neurons))
     heard: list[float] = []
     thresholds = np.array([0.0, 0.3, 0.30001, 0.8])
     found = neurons.pruned_predictions(images, masks, thresholds, heard.append)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from inputaware.defenses.repair import changed_output, curve_arrays, divide, most_pruned, rates, rates_in_words
+from inputaware.attacks.base import Backdoor
+from inputaware.defenses.base import CleanData, Progress, Trial
+from inputaware.defenses.repair import (
+    changed_output,
+    curve_arrays,
+    divide,
+    most_pruned,
+    rates_along,
+    rates_in_words,
+)
 
 LABELS = torch.tensor([0, 0, 1, 2])
 CLEAN = torch.tensor([0, 1, 1, 2])
@@ -57,34 +68,63 @@ def test_an_output_is_changed_within_and_not_after_an_error() -> None:
     assert torch.equal(layer(images), images)
 
 
+class Given(Backdoor):
+    """White images, for class 0."""
+
+    universal = True
+
+    def __init__(self) -> None:
+        super().__init__(shape=(1, 2, 2), classes=3, target="all-to-one", target_class=0)
+
+    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones(len(images), 1, 2, 2), torch.ones_like(images)
+
+
+def trial(labels: Tensor = LABELS, *, backdoor: bool = True) -> Trial:
+    images = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
+    return Trial(CleanData(images, labels), Given() if backdoor else None)
+
+
+def said(clean: list[Tensor], poisoned: list[Tensor]) -> Callable[[Tensor, Progress], Tensor]:
+    """Return what is said of black images, and of white ones."""
+
+    def predictions(images: Tensor, progress: Progress) -> Tensor:
+        progress(1.0)
+        return torch.stack(poisoned if images.any() else clean)
+
+    return predictions
+
+
 def test_rates_are_of_clean_and_of_triggered_images() -> None:
-    found = rates(CLEAN, LABELS, POISONED, TARGETS)
-    assert found["clean_accuracy"] == 0.75
-    assert found["attack"] == {
+    predictions, heard = said([LABELS, CLEAN], [TARGETS, POISONED]), []
+    before, after = rates_along(predictions, trial(), heard.append)
+    assert (before["clean_accuracy"], before["attack"]["attack_success_rate"]) == (1.0, 1.0)
+    assert after["clean_accuracy"] == 0.75
+    assert after["attack"] == {
         "attack_success_rate": 0.75,
         "attack_success_rate_excluding_target": 0.5,
         "robust_accuracy": 0.75,
         "robust_accuracy_excluding_target": 0.5,
     }
-    assert rates(CLEAN, LABELS, None, None) == {"clean_accuracy": 0.75, "attack": None}
+    assert heard == [0.5, 1.0]
+    assert rates_along(predictions, trial(backdoor=False), heard.append)[1] == {"clean_accuracy": 0.75, "attack": None}
+    assert heard[2:] == [1.0]
 
 
 def test_a_curve_has_an_array_of_each_rate() -> None:
     alone = torch.zeros(2, dtype=torch.int64)  # images of the target class alone
-    points = [rates(alone, alone, alone + miss, alone) for miss in (0, 1)]
-    arrays = curve_arrays(points)
+    arrays = curve_arrays(rates_along(said([alone, alone], [alone, alone + 1]), trial(alone)))
     assert arrays["attack_success_rate"].tolist() == [1, 0]
     assert np.isnan(arrays["attack_success_rate_excluding_target"]).all()
-    assert list(curve_arrays([rates(CLEAN, LABELS, None, None)])) == ["clean_accuracy"]
+    assert list(curve_arrays(rates_along(said([CLEAN], []), trial(backdoor=False)))) == ["clean_accuracy"]
 
 
-def test_stages_in_words() -> None:
-    stages = {"before": rates(LABELS, LABELS, TARGETS, TARGETS), "after": rates(CLEAN, LABELS, POISONED, TARGETS)}
-    assert rates_in_words(stages) == (
+@pytest.mark.parametrize("backdoor", [True, False])
+def test_stages_in_words(backdoor: bool) -> None:
+    found = rates_along(said([LABELS, CLEAN], [TARGETS, POISONED]), trial(backdoor=backdoor))
+    assert rates_in_words(dict(zip(("before", "after"), found, strict=True))) == (
         "Clean accuracy is 100.0 % before, 75.0 % after; the attack succeeds on 100.0 % and 75.0 % (50.0 % without the "
         "target's own) of the images."
-    )
-    clean = {name: rates(CLEAN, LABELS, None, None) for name in stages}
-    assert rates_in_words(clean) == (
-        "Clean accuracy is 75.0 % before, 75.0 % after; a clean model has no attack to lose."
+        if backdoor
+        else "Clean accuracy is 100.0 % before, 75.0 % after; a clean model has no attack to lose."
     )

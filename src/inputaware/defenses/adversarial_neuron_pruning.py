@@ -24,7 +24,7 @@ from inputaware.data.loader import to_pixels
 from inputaware.data.splits import subset_indices
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.features import changed_output
-from inputaware.defenses.repair import curve_arrays, divide, most_pruned, rates, rates_in_words
+from inputaware.defenses.repair import curve_arrays, divide, most_pruned, rates_along, rates_in_words
 from inputaware.defenses.settings import AdversarialNeuronPruningSettings
 from inputaware.errors import DefenseError, TrainingError
 from inputaware.evaluation.prediction import predict
@@ -122,7 +122,7 @@ class Neurons:
     def pruned_predictions(
         self,
         images: Float[Tensor, "batch channel height width"],
-        masks: NDArray[np.float32],
+        masks: NDArray[np.float64],
         thresholds: NDArray[np.float64],
         progress: Progress = lambda share: None,
     ) -> Int64[Tensor, "stages batch"]:
@@ -212,9 +212,11 @@ class AdversarialNeuronPruning(Defense):
         if len(used) > settings.images:
             used = subset_indices(clean.labels, used, settings.images, seed).to(used)
         neurons = Neurons(suspect, clean.pixels[:8])
-        masks = self._learn(
+        learned = self._learn(
             neurons, clean.images[used], clean.labels[used], seed, lambda share: progress(0.95 * share)
-        ).numpy(force=True)
+        )
+        # As the thresholds are: a comparison of float32 with a plain number would round that one.
+        masks = learned.numpy(force=True).astype(np.float64)
         thresholds = np.unique([*(np.arange(20) / 20), settings.threshold])
         predictions = neurons.pruned_predictions(
             clean.pixels[held_out], masks, thresholds, lambda share: progress(0.95 + 0.05 * share)
@@ -259,18 +261,12 @@ class AdversarialNeuronPruning(Defense):
 
         Arrays hold the rates for each threshold.
         """
-        labels, thresholds = trial.clean.labels, finding.arrays["thresholds"]
+        thresholds = finding.arrays["thresholds"]
         neurons = Neurons(suspect, trial.clean.pixels[:8])
-        predictions = partial(neurons.pruned_predictions, masks=finding.arrays["masks"], thresholds=thresholds)
-        share = 1.0 if trial.backdoor is None else 0.5
-        clean = predictions(trial.clean.pixels, progress=lambda done: progress(share * done))
-        poisoned = targets = None
-        if trial.poisoned is not None:
-            targets = trial.poisoned.targets
-            poisoned = predictions(trial.poisoned.images, progress=lambda done: progress(0.5 + done / 2))
-        before, *curve = [
-            rates(clean[row], labels, None if poisoned is None else poisoned[row], targets) for row in range(len(clean))
-        ]
+        masks = finding.arrays["masks"]
+        before, *curve = rates_along(
+            lambda images, told: neurons.pruned_predictions(images, masks, thresholds, told), trial, progress
+        )
         found = finding.scores
         threshold, chosen = found["threshold"], found["chosen_threshold"]
         points = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from inputaware.data.augment import augment
 from inputaware.data.loader import in_chunks, to_pixels
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.features import changed_output, known_layer, run_with_features
-from inputaware.defenses.repair import curve_arrays, divide, most_pruned, rates, rates_in_words
+from inputaware.defenses.repair import curve_arrays, divide, most_pruned, rates_along, rates_in_words
 from inputaware.defenses.settings import FinePruningSettings
 from inputaware.errors import DefenseError, TrainingError
 from inputaware.evaluation.metrics import mean_over
@@ -242,21 +242,11 @@ class FinePruning(Defense):
 
         Arrays hold the rates for every number of pruned channels, which is figure 4.
         """
-        labels = trial.clean.labels
         order = torch.from_numpy(finding.arrays["order"])
         count = finding.scores["pruned_channels"]
         cut = FeatureCut(suspect, trial.clean.pixels[:8])
-        shares = 2 if trial.poisoned is not None else 1
-        clean = cut.pruned_predictions(trial.clean.pixels, order, lambda share: progress(share / shares))
-        poisoned = targets = None
-        if trial.poisoned is not None:
-            targets = trial.poisoned.targets
-            poisoned = cut.pruned_predictions(trial.poisoned.images, order, lambda share: progress(0.5 + share / 2))
-
-        curve = [
-            rates(clean[row], labels, None if poisoned is None else poisoned[row], targets) for row in range(len(clean))
-        ]
-        points = {"original": curve[0], "pruned": curve[count], "fine_tuned": None}
+        curve = rates_along(lambda images, told: cut.pruned_predictions(images, order, told), trial, progress)
+        points: dict[str, Any] = {"original": curve[0], "pruned": curve[count], "fine_tuned": None}
         weights = {
             name.removeprefix(_WEIGHTS): torch.from_numpy(values)
             for name, values in finding.arrays.items()
@@ -265,12 +255,9 @@ class FinePruning(Defense):
         if weights:  # none where it was left out
             tuned, layer = _copy(suspect)
             tuned.load_state_dict(weights)
-            predict_tuned = partial(_predict_pruned, tuned, layer, _kept(order, count).to(labels.device))
-            points["fine_tuned"] = rates(
-                predict_tuned(trial.clean.pixels),
-                labels,
-                None if trial.poisoned is None else predict_tuned(trial.poisoned.images),
-                targets,
+            keep = _kept(order, count).to(trial.clean.labels.device)
+            (points["fine_tuned"],) = rates_along(
+                lambda images, told: _predict_pruned(tuned, layer, keep, images)[None], trial
             )
         stages = {"original": "before", "pruned": f"with {count} channels pruned", "fine_tuned": "fine-tuned"}
         # Without those of a fine-tuning that was left out.

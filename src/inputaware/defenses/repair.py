@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inputaware.data.splits import subset_indices
+from inputaware.defenses.base import Progress, Trial
 from inputaware.evaluation.metrics import attack_rates, mean_over
 from inputaware.evaluation.words import in_percent, success_in_words
 
-__all__ = ["curve_arrays", "divide", "most_pruned", "rates", "rates_in_words"]
+__all__ = ["curve_arrays", "divide", "most_pruned", "rates_along", "rates_in_words"]
 
 
 def divide(
@@ -51,26 +52,28 @@ def most_pruned(accuracy: Float64[Tensor, " stages"], *, tolerance: float) -> in
     return int(allowed.nonzero().max())
 
 
-def rates(
-    clean: Int64[Tensor, " batch"],
-    labels: Int64[Tensor, " batch"],
-    poisoned: Int64[Tensor, " batch"] | None,
-    targets: Int64[Tensor, " batch"] | None,
-) -> dict[str, Any]:
-    """Return a classifier's ``clean_accuracy``, and under ``attack`` the attack's rates; none for a clean model.
+def rates_along(
+    predictions: Callable[[Tensor, Progress], Tensor], trial: Trial, progress: Progress = lambda share: None
+) -> list[dict[str, Any]]:
+    """Return the ``clean_accuracy`` of each stage of a repair, and under ``attack`` the attack's rates.
 
     Args:
-        clean: its predictions for clean images.
-        labels: their true classes.
-        poisoned: its predictions for the same images with their triggers; none where there are none.
-        targets: the classes that the attacker wants; none, too.
+        predictions: returns the predicted classes of images, (stages, batch); it is handed what to tell its progress.
+        trial: test images, and the backdoor; of a clean model ``attack`` is none.
+        progress: told the share of the work that is done.
     """
-    attack = None if poisoned is None or targets is None else attack_rates(poisoned, targets, labels)
-    return {"clean_accuracy": mean_over(clean == labels), "attack": attack}
+    labels, share = trial.clean.labels, 1.0 if trial.backdoor is None else 0.5
+    clean = predictions(trial.clean.pixels, lambda done: progress(share * done))
+    found: list[dict[str, Any]] = [{"clean_accuracy": mean_over(row == labels), "attack": None} for row in clean]
+    if trial.poisoned is not None:
+        poisoned = predictions(trial.poisoned.images, lambda done: progress(0.5 + done / 2))
+        for point, row in zip(found, poisoned, strict=True):
+            point["attack"] = attack_rates(row, trial.poisoned.targets, labels)
+    return found
 
 
 def curve_arrays(points: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
-    """Return :func:`rates` along a curve as arrays by their names; NaN where a notion does not apply.
+    """Return what :func:`rates_along` found as arrays by their names; NaN where a notion does not apply.
 
     Args:
         points: one or more, of the same model.
@@ -86,7 +89,7 @@ def rates_in_words(points: Mapping[str, Mapping[str, Any]]) -> str:
     """Return clean accuracy and attack success of a classifier at several stages of its repair.
 
     Args:
-        points: what :func:`rates` returned, by the words for each stage; two or more.
+        points: of :func:`rates_along`, by the words for each stage; two or more.
     """
     words = ", ".join(f"{in_percent(point['clean_accuracy'], 1)} {name}" for name, point in points.items())
     if not all(point["attack"] for point in points.values()):
