@@ -135,8 +135,9 @@ def expected_masks(found: Suspect, clean: CleanData, used: np.ndarray, settings:
         delta, xi = epsilon * (2 * torch.rand(2, HIDDEN, generator=generator).double().numpy() - 1)
         for _ in range(steps):
             _, for_weights, for_biases = loss_and_gradients(own, images, wanted, masks + delta, 1 + xi)
-            delta = np.clip(delta + epsilon / steps * np.sign(for_weights), -epsilon, epsilon)
-            xi = np.clip(xi + epsilon / steps * np.sign(for_biases), -epsilon, epsilon)
+            bound = epsilon if settings["clip"] else np.inf
+            delta = np.clip(delta + epsilon / steps * np.sign(for_weights), -bound, bound)
+            xi = np.clip(xi + epsilon / steps * np.sign(for_biases), -bound, bound)
         _, natural, _ = loss_and_gradients(own, images, wanted, masks, np.ones(HIDDEN))
         _, robust, _ = loss_and_gradients(own, images, wanted, masks + delta, 1 + xi)
         velocity = 0.9 * velocity + settings["alpha"] * natural + (1 - settings["alpha"]) * robust
@@ -147,7 +148,14 @@ def expected_masks(found: Suspect, clean: CleanData, used: np.ndarray, settings:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "changes",
-    [{"iterations": 1}, {"iterations": 5, "steps": 3}, {"alpha": 0.7}, {"epsilon": 0.1}, {"images": 5}],
+    [
+        {"iterations": 1},
+        {"iterations": 5, "steps": 3},
+        {"alpha": 0.7},
+        {"epsilon": 0.1},
+        {"images": 5},
+        {"clip": False},
+    ],
     ids=str,
 )
 def test_masks_are_learned_as_in_float64(kind: str, changes: dict[str, Any]) -> None:
@@ -188,6 +196,10 @@ def test_the_worst_perturbation_is_at_the_bound_of_a_linear_loss() -> None:
     started = worst_perturbation(lambda change: (slopes * change).sum(), torch.full((2, 3), 0.3), epsilon=0.4, steps=1)
     # One step is of the size of the bound, and none leads beyond it.
     torch.testing.assert_close(started, torch.where(slopes > 0, torch.tensor(0.4), torch.tensor(-0.1)))
+    beyond = worst_perturbation(
+        lambda change: (slopes * change).sum(), torch.full((2, 3), 0.3), epsilon=0.4, steps=1, clip=False
+    )
+    torch.testing.assert_close(beyond, torch.where(slopes > 0, torch.tensor(0.7), torch.tensor(-0.1)))
 
 
 class Probed(nn.Module):

@@ -316,6 +316,9 @@ class AdversarialNeuronPruningSettings(Settings):
     """Bound of the perturbation of weights and biases, relative to them."""
     steps: int = 1
     """Gradient steps that look for the worst perturbation."""
+    clip: bool = True
+    """Keep the perturbation within its bound, as the paper has it; the authors' release does not, and reaches twice as
+    far from its random start."""
     alpha: float = 0.2
     """Weight of the loss without a perturbation; that of the loss with one is the rest to 1."""
     crop_padding: int = 0
