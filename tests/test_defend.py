@@ -220,6 +220,19 @@ def test_a_setting_beyond_all_floating_point_numbers_is_refused_in_words() -> No
         StripSettings(images=-(10**400)).check()
 
 
+def test_a_result_of_somebodys_own_defense_is_not_taken_for_that_of_a_built_in_one(run: Run) -> None:
+    run.defend(["strip"], FEW)
+    path = run.folder.defenses / "strip.json"
+    write_json(path, {**read_json(path), "code": "a" * 64})
+    with pytest.raises(RunFolderError) as error:
+        run.defend(["strip"], FEW)
+    assert str(error.value) == (
+        f"{path}: expected a result of the built-in defense; found one of somebody's own that has its name; "
+        "replace it with --overwrite, in Python overwrite=True"
+    )
+    assert "code" not in run.defend(["strip"], FEW, overwrite=True)["strip"]
+
+
 def test_all_defenses_are_checked_before_the_first_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inputaware.defenses.detector.InputDetector.fewest_judged", 74)
     with pytest.raises(DefenseError, match="expected at least 147 images for strip; found 144"):
@@ -305,11 +318,12 @@ def test_a_name_that_no_file_should_have_is_refused(name: str | None, run: Run) 
     )
 
 
-def test_a_name_that_is_taken_is_refused(run: Run) -> None:
+@pytest.mark.parametrize("name", ["strip", "all"])
+def test_a_name_that_is_taken_is_refused(run: Run, name: str) -> None:
     with pytest.raises(ConfigError) as error:
-        run.defend(type("Mine", (Own,), {"name": "strip"})())
+        run.defend(type("Mine", (Own,), {"name": name})())
     assert str(error.value) == (
-        "Mine.name: expected a name that no built-in defense has; found 'strip'; choose another"
+        f"Mine.name: expected a name that no built-in defense has; found {name!r}; choose another"
     )
     strip = build_defense("strip")
     for twice, name in (([Own(), Own()], "own"), (["strip", strip], "strip"), ([strip, "strip"], "strip")):

@@ -173,7 +173,11 @@ def _defend(command: DefendCommand, own: Mapping[str, OwnDefense]) -> None:
             raise ConfigError(
                 f"defense: expected all, some of {', '.join(DEFENSES)}, or FILE.py:CLASS, a class of your own; "
                 f"found {name!r}"
-                + ("; name the class behind a colon" if name.endswith(".py") else did_you_mean(name, DEFENSES))
+                + (
+                    "; name the class behind a colon"
+                    if name.endswith(".py")
+                    else did_you_mean(name, ("all", *DEFENSES))
+                )
             )
     usual = DefenseSettings()
     for name in DEFENSES:

@@ -398,6 +398,36 @@ def test_images_are_shifted_and_mirrored_when_asked(monkeypatch: pytest.MonkeyPa
         assert not np.array_equal(finding.arrays["masks"], plain.arrays["masks"])
 
 
+class Side(nn.Module):
+    """A small network beside which another head runs, after it or not at all; its logits may be scaled."""
+
+    def __init__(self, *, last: bool, scale: float) -> None:
+        super().__init__()
+        self.small, self.beside = Small(norm=False), nn.Linear(16, 2)
+        self.last, self.scale = last, scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.small(images)
+        if self.last:
+            self.beside(images.flatten(1))
+        return logits * self.scale if self.scale != 1 else logits
+
+
+@pytest.mark.parametrize(
+    ("last", "scale", "layers"),
+    [(True, 1.0, ["small.hidden", "beside"]), (False, 1.0, ["small.hidden"]), (False, 2.0, ["small.hidden"])],
+)
+def test_the_layer_whose_output_is_the_logits_has_no_neurons(last: bool, scale: float, layers: list[str]) -> None:
+    found = Suspect(Side(last=last, scale=scale).eval(), SHAPE, CLASSES)
+    assert list(Neurons(found, data().pixels[:2]).layers) == layers
+
+
+def test_a_classifier_without_neurons_is_refused_before_any_work() -> None:
+    found = Suspect(nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES)), SHAPE, CLASSES)
+    with pytest.raises(DefenseError, match=r"^suspect: expected a classifier with batch-norm, or with convolutions"):
+        anp().check(found, data())
+
+
 @pytest.mark.parametrize("iterations", [1, 250])
 def test_an_optimisation_that_diverges_is_refused(iterations: int) -> None:
     message = (

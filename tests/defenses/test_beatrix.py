@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from inputaware.api import Run
 from inputaware.attacks.base import Backdoor
 from inputaware.defenses.base import CleanData, Finding, Score, Suspect, Trial
-from inputaware.defenses.beatrix import Beatrix, deviations, entry_bounds, gram_entries, relative_excess
+from inputaware.defenses.beatrix import (
+    Beatrix,
+    area_within_classes,
+    class_thresholds,
+    deviations,
+    entry_bounds,
+    gram_entries,
+    left_out_deviations,
+    relative_excess,
+)
 from inputaware.defenses.features import ignores_negative
 from inputaware.defenses.registry import build_defense
 from inputaware.defenses.settings import BeatrixSettings, DefenseSettings
@@ -193,7 +202,8 @@ def test_a_channel_that_is_silent_in_all_references_gives_finite_numbers() -> No
 def test_images_are_compared_with_clean_ones_of_their_predicted_class(
     activated: bool, features: str, rectified: bool
 ) -> None:
-    defense, found = beatrix(orders=3, bound=2.0, references=6, features=features), suspect(activated=activated)
+    defense = beatrix(orders=3, bound=2.0, references=6, features=features, per_class=False)
+    found = suspect(activated=activated)
     finding = defense.run(found, data(), seed=1)
     arrays, pixels = finding.arrays, data().pixels
     seen, predicted = numpy_maps(found, pixels[arrays["reference_indices"]], rectified=rectified)
@@ -226,7 +236,7 @@ def test_the_order_of_images_does_not_matter() -> None:
 
 @pytest.mark.parametrize("few", [0, 1, 2])
 def test_all_references_stand_in_for_those_of_a_class_that_has_too_few(few: int) -> None:
-    defense, found, clean = beatrix(bound=2.0), suspect(), data()
+    defense, found, clean = beatrix(bound=2.0, per_class=False), suspect(), data()
     images = torch.cat([clean.images[clean.labels != 2], clean.images[clean.labels == 2][:few]])
     learned = defense.learn(found, CleanData(images, torch.zeros(len(images), dtype=torch.int64)), lambda share: None)
     assert int((learned["reference_predictions"] == 2).sum()) == few
@@ -237,6 +247,83 @@ def test_all_references_stand_in_for_those_of_a_class_that_has_too_few(few: int)
     own = references if few < 2 else references[learned["reference_predictions"].numpy() == 2]
     expected = expected_deviations(numpy_maps(found, bright)[0], own, orders=4, bound=2.0)
     np.testing.assert_allclose(values["deviations"].numpy(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_references_are_left_out_a_fifth_at_a_time() -> None:
+    known = maps(7, 3, 4)
+    found = left_out_deviations(torch.from_numpy(known), orders=2, bound=1.0).numpy()
+    for place in range(7):
+        rest = [other for other in range(7) if other % 5 != place % 5]
+        expected = expected_deviations(known[[place]], known[rest], orders=2, bound=1.0)[0]
+        assert found[place] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_class_has_the_quantile_of_its_own_references_for_a_threshold() -> None:
+    known = maps(14, 3, 4) * np.repeat([1.0, 3.0, 1.0, 0.0], [6, 5, 2, 1])[:, None, None]
+    predicted = torch.tensor([0] * 6 + [1] * 5 + [2] * 2 + [3])
+    how = {"orders": 2, "bound": 1.0}
+    found = class_thresholds(torch.from_numpy(known), predicted, 4, rate=0.1, **how)
+    everything = torch.from_numpy(known)
+    for label, own in enumerate((everything[:6], everything[6:11], everything, everything)):
+        assert float(found[label]) == pytest.approx(float(left_out_deviations(own, **how).quantile(0.9)), rel=1e-9)
+    # Where nothing deviates a deviation stays what it is, and a class in which little does has a share of the others'.
+    same = torch.ones(6, 3, 4, dtype=torch.float64)
+    assert class_thresholds(same, torch.zeros(6, dtype=torch.int64), 1, rate=0.1, **how).tolist() == [1.0]
+    mixed = torch.cat([same, everything[:6]])
+    quiet, loud = class_thresholds(mixed, torch.tensor([0] * 6 + [1] * 6), 2, rate=0.1, **how).tolist()
+    assert quiet == pytest.approx(0.01 * loud)
+
+
+def test_deviations_are_multiples_of_the_threshold_of_the_predicted_class() -> None:
+    found, rate = suspect(), 0.2
+    plain, own = (beatrix(bound=2.0, per_class=kind, false_rejection_rate=rate) for kind in (False, True))
+    one, other = plain.run(found, data()), own.run(found, data())
+    thresholds = other.arrays["class_thresholds"]
+    np.testing.assert_allclose(
+        other.arrays["held_out_deviations"],
+        one.arrays["held_out_deviations"] / thresholds[one.arrays["held_out_predictions"]],
+        rtol=1e-5,
+    )
+    references, _ = numpy_maps(found, torch.from_numpy(other.arrays["references"]) / 255)
+    expected = class_thresholds(
+        torch.from_numpy(references),
+        torch.from_numpy(other.arrays["reference_predictions"]),
+        CLASSES,
+        orders=4,
+        bound=2.0,
+        rate=rate,
+    )
+    np.testing.assert_allclose(thresholds, expected.numpy(), rtol=1e-3)
+    assert other.scores["by_class_held_out_false_rejection_rate"] == np.mean(other.arrays["held_out_deviations"] > 1)
+    assert "times its class's threshold are refused" in other.sentence
+    assert "by_class_held_out_false_rejection_rate" not in one.scores
+    score = own.rate(other, found, Trial(data(45, seed=9), Corner()))
+    clean, triggered = (score.arrays[f"{kind}_deviations"] for kind in ("clean", "triggered"))
+    assert score.scores["by_class_false_rejection_rate"] == np.mean(clean > 1)
+    assert score.scores["by_class_false_acceptance_rate"] == np.mean(triggered <= 1)
+    within = score.scores["auroc_within_class"]
+    assert score.sentence.endswith(f" Among images of one predicted class it is {within:.3f}.")
+
+
+def test_the_area_within_classes_counts_pairs_of_one_class() -> None:
+    clean, clean_classes = np.array([1.0, 2.0, 3.0, 9.0], dtype=np.float32), np.array([0, 0, 1, 2])
+    triggered, classes = np.array([1.5, 5.0, 2.5, 4.0, 0.0], dtype=np.float32), np.array([0, 0, 1, 1, 3])
+    # Class 0: 3 of 4 pairs; class 1: 1 of 2; two triggered images each. The others have no pair.
+    assert area_within_classes(clean, clean_classes, triggered, classes) == pytest.approx((0.75 + 0.5) / 2)
+    assert area_within_classes(clean[:1], clean_classes[:1], triggered[2:], classes[2:]) is None
+
+
+def test_the_map_before_the_last_is_read_where_it_is_known() -> None:
+    torch.manual_seed(0)
+    clean = CleanData(torch.randint(0, 256, (40, 1, 28, 28), dtype=torch.uint8), torch.arange(40) % 4)
+    for classifier, earlier in (
+        (MnistCnn(4, hidden_units=16), "first_pool"),
+        (PreActResNet18(4, channels=1, width=0.1), "groups.2"),
+    ):
+        found = Suspect(classifier.eval(), (1, 28, 28), 4, last_convolution(classifier))
+        by_hand = Suspect(classifier, (1, 28, 28), 4, classifier.get_submodule(earlier))
+        one, other = (beatrix(map=kind).run(found, clean).scores["threshold"] for kind in ("earlier", "last"))
+        assert one == beatrix(map="last").run(by_hand, clean).scores["threshold"] != other
 
 
 def test_a_finding_says_which_classes_have_no_references() -> None:
@@ -353,6 +440,9 @@ def test_another_map_is_refused() -> None:
     with pytest.raises(ConfigError) as error:
         beatrix(features=other)
     assert str(error.value) == "beatrix.features: expected auto or raw; found 'map'"
+    with pytest.raises(ConfigError) as error:
+        beatrix(map=other)
+    assert str(error.value) == "beatrix.map: expected earlier or last; found 'map'"
 
 
 def examined(run: Run) -> tuple[Finding, Score]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from inputaware.attacks.base import Backdoor
 from inputaware.defenses.base import CleanData, Progress, Suspect, Trial
 from inputaware.defenses.detector import InputDetector, Measure, area_under_curve, rate_with_interval
-from inputaware.defenses.settings import DetectorSettings
+from inputaware.defenses.settings import DetectorSettings, Settings
 from inputaware.errors import ConfigError, DefenseError
+from inputaware.evaluation.words import short_number
 
 SHAPE = (1, 4, 4)
 CLASSES = 3
@@ -126,7 +128,9 @@ def test_a_finding_says_what_was_learned_and_where_the_threshold_is() -> None:
     assert (scores["measure"], scores["unit"], scores["refuses"]) == ("brightness", "", "above")
     assert scores["refuses_nothing"] is False
     assert finding.verdict == "no-verdict"
-    assert finding.sentence.startswith(f"Images with a brightness above {scores['threshold']:.3f} are refused: ")
+    assert finding.sentence.startswith(
+        f"Images with a brightness above {short_number(scores['threshold'])} are refused: "
+    )
 
 
 @pytest.mark.parametrize("kind", [Brightness, Dark])
@@ -155,7 +159,9 @@ def test_a_score_tells_triggered_from_clean_images(kind: type[Brightness]) -> No
     assert scores["mean_brightness_triggered"] == pytest.approx(high.mean() - offset, abs=1e-6)
     assert score.arrays["clean_histogram"].sum() == score.arrays["triggered_histogram"].sum() == 45
     assert ("lumen" in finding.sentence) is (kind is Dark)
-    assert score.sentence.endswith("(0.5: not at all).")
+    assert score.sentence.endswith(
+        "(0.5: not at all)." if above else "(below 0.5: with triggers they look less suspicious)."
+    )
     json.dumps(scores, allow_nan=False)
 
 
@@ -213,6 +219,199 @@ def test_a_threshold_that_none_can_be_beyond_is_said_to_refuse_nothing(kind: typ
     assert finding.scores["refuses_nothing"] is (beyond >= 0)
     words = f" No brightness is {kind.measure.refuses} 0.25, so that this threshold refuses nothing, whatever trigger"
     assert finding.sentence.endswith(f"{words} there is.") is (beyond >= 0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (
+            lambda pixels: pixels.sum((1, 2, 3)),
+            "expected measured to return a dictionary with 'brightnesses', the measure's plural; found Tensor",
+        ),
+        (
+            lambda pixels: {"brightness": pixels.sum((1, 2, 3))},
+            "expected measured to return a dictionary with 'brightnesses', the measure's plural; found "
+            "one with 'brightness'",
+        ),
+        (
+            lambda pixels: {"brightnesses": torch.ones(3)},
+            "expected measured to return tensors, an entry for each of 50 images, none of them indices "
+            "or histogram; found "
+            "shape (3,) as 'brightnesses'",
+        ),
+        (
+            lambda pixels: {"brightnesses": torch.ones(len(pixels)), "indices": torch.ones(len(pixels))},
+            "expected measured to return tensors, an entry for each of 50 images, none of them indices "
+            "or histogram; found "
+            "shape (50,) as 'indices'",
+        ),
+        (
+            lambda pixels: {"brightnesses": np.ones(len(pixels))},
+            "expected measured to return tensors, an entry for each of 50 images, none of them indices "
+            "or histogram; found "
+            "ndarray as 'brightnesses'",
+        ),
+        (
+            lambda pixels: {"brightnesses": torch.ones(len(pixels), 2)},
+            "expected brightnesses, a finite number for each image; found shape (50, 2)",
+        ),
+        (
+            lambda pixels: {"brightnesses": torch.full((len(pixels),), torch.nan)},
+            "expected brightnesses, a finite number for each image; found NaN or infinity",
+        ),
+    ],
+)
+def test_what_is_no_number_for_each_image_is_refused(returned: Callable[[Tensor], Any], message: str) -> None:
+    class Wrong(Brightness):
+        def measured(self, suspect: Suspect, learned: Any, pixels: Tensor, progress: Progress) -> Any:
+            return returned(pixels)
+
+    with pytest.raises(DefenseError) as error:
+        Wrong().run(suspect(), data())
+    assert str(error.value) == f"brightness: {message}"
+
+
+@pytest.mark.parametrize("values", [torch.arange(50), torch.arange(50) > 7, torch.arange(50.0, requires_grad=True)])
+def test_whole_numbers_and_truth_values_count_as_numbers(values: Tensor) -> None:
+    class Whole(Brightness):
+        def measured(self, suspect: Suspect, learned: Any, pixels: Tensor, progress: Progress) -> dict[str, Tensor]:
+            return {"brightnesses": values[: len(pixels)]}
+
+    assert Whole().run(suspect(), data()).arrays["held_out_brightnesses"].dtype == np.float32
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("learned", "message"),
+    [
+        (None, "expected learn to return a dictionary of tensors; found NoneType"),
+        (
+            {"mean": 0.5},
+            "expected learn to return tensors, with names that do not begin with threshold_, held_out_, "
+            "reference_indices; "
+            "found float as 'mean'",
+        ),
+        (
+            {"held_out_indices": torch.ones(1)},
+            "expected learn to return tensors, with names that do not begin with threshold_, held_out_, "
+            "reference_indices; "
+            "found Tensor as 'held_out_indices'",
+        ),
+    ],
+)
+def test_what_was_learned_has_names_of_its_own(learned: Any, message: str) -> None:
+    class Wrong(Brightness):
+        def learn(self, suspect: Suspect, clean: CleanData, progress: Progress) -> Any:
+            return learned
+
+    with pytest.raises(DefenseError) as error:
+        Wrong().run(suspect(), data())
+    assert str(error.value) == f"brightness: {message}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            lambda images: images - 3,
+            "brightness: expected references to leave at least 4 of 60 images, by which the threshold is set and "
+            "measured; found 3 left; ask for fewer",
+        ),
+        (
+            lambda images: -1,
+            "brightness: expected references to return how many images, a whole number from 0; found -1",
+        ),
+        (
+            lambda images: images / 2,
+            "brightness: expected references to return how many images, a whole number from 0; found 30.0",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_references_leave_enough(asked: Callable[[int], Any], message: str) -> None:
+    class Greedy(Brightness):
+        def references(self, images: int) -> Any:
+            return asked(images)
+
+    with pytest.raises(DefenseError) as error:
+        Greedy().run(suspect(), data())
+    assert str(error.value) == message
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_detector_has_a_measure_and_settings() -> None:
+    class Nothing(Brightness):
+        measure: Any = None
+
+    class Other(Brightness):
+        settings = Settings()  # type: ignore[assignment]
+
+    for kind, message in (
+        (Nothing, "expected measure of Measure, as all detectors have them; found none; give it to the class"),
+        (
+            Other,
+            "expected settings of DetectorSettings, as all detectors have them; found Settings; give it to the class",
+        ),
+    ):
+        with pytest.raises(DefenseError) as error:
+            kind().run(suspect(), data())
+        assert str(error.value) == f"brightness: {message}"
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("name", "plural", "refuses", "message"),
+    [
+        (
+            "",
+            "means",
+            "above",
+            "expected names in small letters, digits and underscores, a letter first, other than indices and "
+            "histogram; found ''",
+        ),
+        (
+            "mean",
+            "indices",
+            "above",
+            "expected names in small letters, digits and underscores, a letter first, other than "
+            "indices and histogram; found 'indices'",
+        ),
+        ("mean", "means", "higher", "expected refuses to be one of below, above; found 'higher'"),
+    ],
+)
+def test_a_measure_is_named_and_has_a_side(name: str, plural: str, refuses: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Measure(name, plural, refuses)
+    assert str(error.value) == f"measure: {message}"
+
+
+def test_bounds_of_a_histogram_are_in_order_and_what_is_outside_is_counted() -> None:
+    class Narrow(Brightness):
+        ends = (0.0, 0.001)
+
+        def bounds(self, suspect: Suspect, numbers: Tensor) -> tuple[float, float]:
+            return self.ends
+
+    class Reversed(Narrow):
+        ends = (1.0, 0.0)
+
+    finding = Narrow().run(suspect(), data())
+    score = Narrow().rate(finding, suspect(), Trial(data(45, seed=9), White()))
+    numbers = np.concatenate([score.arrays[f"{kind}_brightnesses"] for kind in ("clean", "triggered")])
+    assert score.scores["outside_histogram"] == np.sum((numbers < 0) | (numbers > 0.001)) > 0
+    with pytest.raises(DefenseError) as error:
+        Reversed().rate(finding, suspect(), Trial(data(45, seed=9), White()))
+    assert str(error.value) == ("brightness: expected bounds of the histograms, the lower one first; found 1.0 and 0.0")
+
+
+def test_triggers_that_look_less_suspicious_are_said_to() -> None:
+    class Inverted(Dark):
+        measure = Measure("brightness", "means", refuses="below")
+
+    score = Inverted().rate(Inverted().run(suspect(), data()), suspect(), Trial(data(45, seed=9), White()))
+    assert score.scores["auroc"] < 0.5
+    assert score.sentence.endswith(" (below 0.5: with triggers they look less suspicious).")
 
 
 def test_too_few_images_are_refused() -> None:

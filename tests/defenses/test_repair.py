@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from inputaware.attacks.base import Backdoor
 from inputaware.defenses.base import CleanData, Progress, Trial
+from inputaware.defenses.features import changed_output
 from inputaware.defenses.repair import (
-    changed_output,
     curve_arrays,
     divide,
     most_pruned,

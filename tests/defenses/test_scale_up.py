@@ -220,6 +220,13 @@ def test_a_score_tells_triggered_from_clean_images(normalize: bool) -> None:
     pairs = np.mean(high[:, None] > low[None]) + np.mean(high[:, None] == low[None]) / 2
     assert score.scores["data_free_auroc"] == pytest.approx(pairs)
     assert (score.scores["auroc"] == score.scores["data_free_auroc"]) is not normalize
+    words = f" Without normalisation it is {score.scores['data_free_auroc']:.3f}."
+    assert score.sentence.endswith(words) is normalize
+    highest = np.ones(CLASSES)
+    if normalize:
+        highest = (1 - finding.arrays["class_means"]) / finding.arrays["class_deviations"]
+    within = (highest > finding.scores["threshold"])[score.arrays["triggered_predictions"]]
+    assert score.scores["refusable_triggered"] == np.mean(within)
     assert (score.arrays["bin_edges"][[0, -1]].tolist() == [0.0, 1.0]) is not normalize
     json.dumps(score.scores, allow_nan=False)
 
@@ -284,8 +291,7 @@ def test_classes_whose_images_none_can_be_refused_are_counted(count: int, monkey
     assert finding.scores["refusable_classes"] == count
     assert finding.scores["refuses_nothing"] is False
     assert finding.sentence.endswith(
-        f" Only images that are taken for one of {count} of the 3 classes can be refused: of the others none can be "
-        "above it."
+        f" Only images that are taken for {count} of the 3 classes can be refused: of the others none can be above it."
     )
 
 

@@ -4,7 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from inputaware.evaluation.words import RATES, TESTS, duration, in_percent, percent, reuse_in_words, success_in_words
+from inputaware.evaluation.words import (
+    RATES,
+    TESTS,
+    duration,
+    in_percent,
+    percent,
+    reuse_in_words,
+    short_number,
+    success_in_words,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.0, "0.000"),
+        (2.23456, "2.235"),
+        (-0.5, "-0.500"),
+        (0.0091234, "0.00912"),
+        (-1e-7, "-1e-07"),
+        (11635.93, "11636"),
+    ],
+)
+def test_a_small_number_keeps_its_digits_and_a_large_one_needs_none(value: float, words: str) -> None:
+    assert short_number(value) == words
 
 
 def test_the_papers_tests_are_among_all() -> None:

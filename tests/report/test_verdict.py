@@ -137,6 +137,12 @@ def test_what_a_defense_could_not_have_seen_is_said(whole_runs: dict[str, Path])
         any_detector = strip | {"scores": {"threshold": -0.1, **said}}
         found = verdict(dataclasses.replace(run, defenses={"scale-up": Defended(any_detector, {})}))
         assert f"SCALE-UP lets 100.0 % of the triggers pass{words}" in found
+    reached = {"false_acceptance_rate": 0.9, "refusable_triggered": 0.25}
+    partly = {"verdict": "no-verdict", "scores": {"refuses_nothing": False}, "scoring": {"scores": reached}}
+    assert (
+        "SCALE-UP lets 90.0 % of the triggers pass, and could refuse 25.0 % at most, by the classes that they are"
+        in (verdict(dataclasses.replace(run, defenses={"scale-up": Defended(partly, {})})))
+    )
 
 
 def repaired(attack: float | None) -> dict[str, Defended]:

@@ -36,6 +36,10 @@ __all__ = ["AdversarialNeuronPruning", "Neurons", "worst_perturbation"]
 _MOMENTUM = 0.9
 _LOOK = 100
 """Iterations after which the masks are looked at, which a GPU would have to be waited for."""
+_NO_NEURONS = (
+    "suspect: expected a classifier with batch-norm, or with convolutions or linear layers before its last one; found "
+    "none; leave adversarial-neuron-pruning out"
+)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LAYERS = (nn.Conv2d, nn.Linear)
 
@@ -45,7 +49,7 @@ class Neurons:
 
     Where it has batch-norm, its neurons are the channels of batch-norm, with their scale for weights and their shift
     for a bias; elsewhere the output channels of its convolutions and the units of its linear layers, but for the
-    layer that runs last, whose units are the classes.
+    layer whose output is the logits, or that runs last.
 
     Args:
         suspect: the classifier.
@@ -57,19 +61,18 @@ class Neurons:
 
     def __init__(self, suspect: Suspect, images: Float[Tensor, "batch channel height width"]) -> None:
         self.classifier = suspect.classifier.eval()
-        ran: dict[nn.Module, None] = {}
+        ran: dict[nn.Module, Tensor] = {}
         with ExitStack() as stack:
             for layer in self.classifier.modules():
                 if isinstance(layer, _NORMS + _LAYERS):
                     stack.enter_context(changed_output(layer, partial(_note, ran, layer)))
-            suspect.logits(images)
-        norms = [layer for layer in ran if isinstance(layer, _NORMS)]
-        chosen = norms or list(ran)[:-1]
+            logits = suspect.logits(images)
+        # Where no layer's output is the logits, something scales them: then the layer that runs last has the classes.
+        inner = [layer for layer, output in ran.items() if not torch.equal(output, logits)]
+        inner = inner if len(inner) < len(ran) else inner[:-1]
+        chosen = [layer for layer in inner if isinstance(layer, _NORMS)] or inner
         if not chosen:
-            raise DefenseError(
-                "suspect: expected a classifier with batch-norm, or with convolutions or linear layers before its "
-                "last one; found none; leave adversarial-neuron-pruning out"
-            )
+            raise DefenseError(_NO_NEURONS)
         names = {layer: name for name, layer in self.classifier.named_modules()}
         self.layers = {names[layer]: layer for layer in chosen}
         self.counts = [_neurons(layer) for layer in chosen]
@@ -202,6 +205,17 @@ class AdversarialNeuronPruning(Defense):
     minimum_images = 4
     settings: AdversarialNeuronPruningSettings
 
+    def check(self, suspect: Suspect, clean: CleanData) -> None:
+        """Check the data, and that the classifier has layers with neurons.
+
+        Raises:
+            DefenseError: the data are such as no defense takes, or it has none.
+        """
+        super().check(suspect, clean)
+        layers = [layer for layer in suspect.classifier.modules() if isinstance(layer, _NORMS + _LAYERS)]
+        if len(layers) < 2:
+            raise DefenseError(_NO_NEURONS)
+
     def examine(self, suspect: Suspect, clean: CleanData, seed: int, progress: Progress) -> Examination:
         """Learn the masks, and prune by them; no verdict, for it judges no model.
 
@@ -328,10 +342,10 @@ class AdversarialNeuronPruning(Defense):
         return masks.detach()
 
 
-def _note(ran: dict[nn.Module, None], layer: nn.Module, output: Tensor) -> Tensor:
-    """Note that a layer has run, as the last one so far."""
+def _note(ran: dict[nn.Module, Tensor], layer: nn.Module, output: Tensor) -> Tensor:
+    """Note what a layer returned, as the last one so far."""
     ran.pop(layer, None)
-    ran[layer] = None
+    ran[layer] = output.clone()  # an activation that comes next may work in place
     return output
 
 

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from inputaware.data.loader import in_chunks, to_pixels
-from inputaware.defenses.base import CleanData, Examination, Progress, Suspect
-from inputaware.defenses.detector import InputDetector, Measure
+from inputaware.defenses.base import CleanData, Examination, Finding, Progress, Score, Suspect, Trial
+from inputaware.defenses.detector import InputDetector, Measure, area_under_curve, rate_with_interval
 from inputaware.defenses.features import ignores_negative, known_layer, run_with_features
 from inputaware.defenses.settings import BeatrixSettings
+from inputaware.models.registry import map_before_last
 
-__all__ = ["Beatrix", "deviations", "entry_bounds", "gram_entries", "relative_excess"]
+__all__ = [
+    "Beatrix",
+    "area_within_classes",
+    "class_thresholds",
+    "deviations",
+    "entry_bounds",
+    "gram_entries",
+    "left_out_deviations",
+    "relative_excess",
+]
 
 _FEWEST = 2
 """References of a class below which those of all classes stand in: of one alone nothing can be said of their spread."""
+_FOLDS = 5
+"""Parts of a class's references that are left out in turn, as in the authors' release."""
+_LEAST_THRESHOLD = 0.01
+"""A class's threshold is at least this share of the median of all: of few references none may deviate at all."""
 _AT_A_TIME = 2**22
 """Entries of Gram matrices that are held at a time, 32 MiB of them."""
 _ADDED = 1e-6
@@ -108,12 +124,92 @@ def deviations(
     return found / (orders * count * (count + 1) / 2)
 
 
+def left_out_deviations(
+    references: Float64[Tensor, "references features positions"], *, orders: int, bound: float
+) -> Float64[Tensor, " references"]:
+    """Return the :func:`deviations` of a class's references from the bounds of the others, a fifth of them at a time.
+
+    Args:
+        references: maps of three clean images or more.
+        orders: P.
+        bound: k.
+    """
+    parts = torch.arange(len(references), device=references.device) % min(_FOLDS, len(references))
+    found = torch.zeros(len(references), dtype=references.dtype, device=references.device)
+    for part in range(min(_FOLDS, len(references))):
+        out = parts == part
+        found[out] = deviations(references[out], references[~out], orders=orders, bound=bound)
+    return found
+
+
+def class_thresholds(
+    references: Float64[Tensor, "references features positions"],
+    predicted: Int64[Tensor, " references"],
+    classes: int,
+    *,
+    orders: int,
+    bound: float,
+    rate: float,
+) -> Float64[Tensor, " classes"]:
+    """Return for each class the deviation that a share of its own references exceed when they are left out.
+
+    Args:
+        references: maps of clean images.
+        predicted: as which classes they are predicted.
+        classes: how many there are. One with fewer than three references has the threshold of all of them.
+        orders: P.
+        bound: k.
+        rate: that share.
+
+    Returns:
+        Thresholds above 0, each at least a hundredth of the median one; 1 where no reference deviates.
+    """
+    found = []
+    for label in range(classes):
+        own = references[predicted == label]
+        own = own if len(own) > _FEWEST else references
+        left_out = left_out_deviations(own, orders=orders, bound=bound) if len(own) > _FEWEST else own.new_zeros(1)
+        found.append(left_out.quantile(1 - rate))
+    thresholds = torch.stack(found)
+    if not (thresholds > 0).any():
+        return torch.ones_like(thresholds)
+    return thresholds.clamp(min=_LEAST_THRESHOLD * float(thresholds[thresholds > 0].median()))
+
+
+def area_within_classes(
+    clean: NDArray[np.float32],
+    clean_classes: NDArray[np.int64],
+    triggered: NDArray[np.float32],
+    triggered_classes: NDArray[np.int64],
+) -> float | None:
+    """Return the area under the ROC curve among images of one predicted class, a mean over those that have both kinds.
+
+    The classes count by their triggered images. None where no class has both.
+
+    Args:
+        clean: numbers of clean images, higher for suspicious ones.
+        clean_classes: what they are predicted as.
+        triggered: numbers of triggered images.
+        triggered_classes: what they are predicted as.
+    """
+    areas, counts = [], []
+    for label in np.intersect1d(clean_classes, triggered_classes):
+        one, other = (
+            torch.from_numpy(-values[own == label])
+            for values, own in ((clean, clean_classes), (triggered, triggered_classes))
+        )
+        areas.append(area_under_curve(one, other))
+        counts.append(len(other))
+    return float(np.average(areas, weights=counts)) if areas else None
+
+
 class Beatrix(InputDetector):
     """Refuses an image whose channels are active together as in no clean image of the class that it is predicted as.
 
     Ma, Wang, Sun, Xue, Wen & Xiang 2023, *The "Beatrix" Resurrections: Robust Backdoor Detection via Gram Matrices*,
-    NDSS. Of the last map of features :func:`gram_entries` are taken; :func:`entry_bounds` of each class come from clean
-    images that are predicted as it; an image's number is :func:`deviations` from the bounds of its predicted class.
+    NDSS. Of a map of features :func:`gram_entries` are taken; :func:`entry_bounds` of each class come from clean images
+    that are predicted as it; an image's number is :func:`deviations` from the bounds of its predicted class, as a
+    multiple of this class's own threshold (:func:`class_thresholds`).
 
     Half of the defender's images are references. Of each class, as it is predicted, the first 30 of them are kept. They
     stand among what is learned, not the bounds, which of a wide network take many times the space.
@@ -121,16 +217,14 @@ class Beatrix(InputDetector):
     Deviation: the paper goes on to find the attacker's class, by a kernel's distance between the refused and the other
     images of each class. That needs a stream of images in which some carry triggers. A defender here has clean ones.
 
-    Deviation: the authors' release reads the map before the last group of blocks of PreActResNet-18. Here it is the
-    last map of features, which Fine-Pruning reads too.
-
     Deviation: where the rest of the network ignores negative values, since ReLU comes next, they count as zero (setting
     ``features``). The paper speaks of activations; in the release's network no ReLU follows the map that is read.
 
     Deviation: where a class has fewer than two references, those of all classes stand in.
 
-    Deviation: one threshold stands for all classes, on images that no bounds were taken from. The paper sets one for
-    each class by leaving out a part of its references in turn; of the few images here there would be none.
+    Deviation: the paper refuses what is beyond its class's threshold. Here one more threshold stands before that, on
+    images that no bounds were taken from, in multiples of it, so that as many clean images are refused as are asked
+    for; the paper's rule stands beside it (``by_class_...`` in the scores).
 
     Deviation: the paper divides by the bound itself, which is zero where a channel is silent in clean images. The
     release adds 1e-6, and so does this. What a silent channel does then outweighs everything else.
@@ -140,8 +234,13 @@ class Beatrix(InputDetector):
     """
 
     name = "beatrix"
-    measure = Measure("deviation", "deviations", "above")
     settings: BeatrixSettings
+
+    @property
+    def measure(self) -> Measure:  # type: ignore[override]
+        """What is measured: a deviation, or how many times it is the threshold of its class."""
+        unit = "times its class's threshold" if self.settings.per_class else ""
+        return Measure("deviation", "deviations", "above", unit)
 
     def check(self, suspect: Suspect, clean: CleanData) -> None:
         """Check the data, and that the feature layer is known.
@@ -150,24 +249,40 @@ class Beatrix(InputDetector):
             DefenseError: they do not suffice, or it is not.
         """
         super().check(suspect, clean)
-        known_layer(suspect, self.name)
+        self._read(suspect)
 
     def references(self, images: int) -> int:
         """Return how many clean images are looked at for references: half, so that most classes have enough."""
         return images // 2
 
     def learn(self, suspect: Suspect, clean: CleanData, progress: Progress) -> dict[str, Tensor]:
-        """Return the references that are kept, 8-bit, their predicted classes, and whether maps are rectified."""
+        """Return the references that are kept, 8-bit, their predicted classes, and whether maps are rectified.
+
+        Beside them stand the thresholds of the classes, where they are asked for.
+        """
+        settings, suspect = self.settings, self._read(suspect)
         classes = suspect.logits(clean.pixels).argmax(1)
-        progress(1.0)
         kept = [(classes == label).nonzero()[: self.settings.references, 0] for label in range(suspect.classes)]
         chosen = torch.cat(kept)
-        rectified = self.settings.features == "auto" and ignores_negative(suspect, in_chunks(clean.pixels)[0])
-        return {
+        rectified = settings.features == "auto" and ignores_negative(suspect, in_chunks(clean.pixels)[0])
+        learned = {
             "references": clean.images[chosen],
             "reference_predictions": classes[chosen],
             "rectified": torch.tensor([rectified]),
         }
+        if settings.per_class:
+            maps, predicted = _maps_and_classes(suspect, clean.pixels[chosen], rectified)
+            thresholds = class_thresholds(
+                maps,
+                predicted.to(maps.device),
+                suspect.classes,
+                orders=settings.orders,
+                bound=settings.bound,
+                rate=settings.false_rejection_rate,
+            )
+            learned["class_thresholds"] = thresholds.float().to(clean.images.device)
+        progress(1.0)
+        return learned
 
     def measured(
         self,
@@ -177,7 +292,7 @@ class Beatrix(InputDetector):
         progress: Progress,
     ) -> dict[str, Tensor]:
         """Return the images' deviations from the bounds of their predicted classes, and these classes."""
-        rectified = bool(learned["rectified"])
+        rectified, suspect = bool(learned["rectified"]), self._read(suspect)
         maps, classes = _maps_and_classes(suspect, pixels, rectified)
         references, _ = _maps_and_classes(suspect, to_pixels(learned["references"]), rectified)
         progress(0.2)
@@ -193,6 +308,8 @@ class Beatrix(InputDetector):
             found[tested] = deviations(
                 maps[tested], references[own], orders=self.settings.orders, bound=self.settings.bound
             )
+            if self.settings.per_class:
+                found[tested] /= float(learned["class_thresholds"][label])
             done += int(tested.sum())
             progress(0.2 + 0.8 * done / len(pixels))
         return {"deviations": found.float().to(pixels.device), "predictions": classes}
@@ -218,7 +335,51 @@ class Beatrix(InputDetector):
             "classes_without_references": pooled,
             "rectified": bool(found.arrays["rectified"][0]),
         }
+        if self.settings.per_class:
+            scores["class_thresholds"] = found.arrays["class_thresholds"].tolist()
+            rate, *interval = rate_with_interval(torch.from_numpy(found.arrays["held_out_deviations"]) > 1)
+            scores["by_class_held_out_false_rejection_rate"] = rate
+            scores["by_class_held_out_false_rejection_interval"] = interval
         return Examination(found.verdict, words, scores, found.arrays)
+
+    def score(
+        self, finding: Finding, suspect: Suspect, trial: Trial, *, progress: Progress = lambda share: None
+    ) -> Score:
+        """Return how many clean and triggered test images are refused, and how well deviations tell them apart.
+
+        Beside that stand the rates by the paper's rule, each class by its own threshold, and the area under the curve
+        among images of one predicted class.
+        """
+        found = super().score(finding, suspect, trial, progress=progress)
+        scores, arrays, words = found.scores, found.arrays, found.sentence
+        if self.settings.per_class:
+            scores["by_class_false_rejection_rate"] = float(np.mean(arrays["clean_deviations"] > 1))
+            scores["by_class_false_acceptance_rate"] = None
+        scores["auroc_within_class"] = None
+        if trial.poisoned is not None:
+            if self.settings.per_class:
+                scores["by_class_false_acceptance_rate"] = float(np.mean(arrays["triggered_deviations"] <= 1))
+            within = area_within_classes(
+                arrays["clean_deviations"],
+                arrays["clean_predictions"],
+                arrays["triggered_deviations"],
+                arrays["triggered_predictions"],
+            )
+            scores["auroc_within_class"] = within
+            if within is not None:
+                words += f" Among images of one predicted class it is {within:.3f}."
+        return Score(words, scores, arrays)
+
+    def _read(self, suspect: Suspect) -> Suspect:
+        """Return the suspect with the layer whose map is read for its feature layer.
+
+        Raises:
+            DefenseError: none is known.
+        """
+        earlier = map_before_last(suspect.classifier) if self.settings.map == "earlier" else None
+        return (
+            suspect if earlier is None and known_layer(suspect, self.name) else replace(suspect, feature_layer=earlier)
+        )
 
 
 def _maps_and_classes(

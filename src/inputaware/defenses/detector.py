@@ -6,11 +6,12 @@ on test images with and without triggers, so that their numbers can be compared.
 
 from __future__ import annotations
 
-import itertools
+import math
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,13 +21,21 @@ from torch import Tensor
 
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Progress, Score, Suspect, Trial
 from inputaware.defenses.settings import DetectorSettings
-from inputaware.errors import DefenseError
+from inputaware.errors import ConfigError, DefenseError
 from inputaware.evaluation.metrics import mean_over
-from inputaware.evaluation.words import in_percent, percent
+from inputaware.evaluation.words import in_percent, percent, short_number
 
-__all__ = ["InputDetector", "Measure", "area_under_curve", "rate_with_interval"]
+__all__ = ["InputDetector", "Measure", "Side", "area_under_curve", "rate_with_interval"]
 
 _BINS = 50
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_TAKEN = ("indices", "histogram")
+"""What arrays of numbers cannot be called, since others are: ``threshold_indices``, ``clean_histogram``."""
+_OTHERS = ("threshold_", "held_out_", "reference_indices")
+"""How the names of arrays begin that are not what was learned."""
+
+
+Side = Literal["below", "above"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,26 @@ class Measure:
         plural: several, as arrays are named by it: ``clean_entropies``.
         refuses: which images are refused, those with numbers below the threshold or above it.
         unit: of the numbers; empty where they have none.
+
+    Raises:
+        ConfigError: a name is no word, or taken, or images are refused on another side.
     """
 
     name: str
     plural: str
-    refuses: Literal["below", "above"]
+    refuses: Side
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what neither arrays nor sentences can be made of."""
+        for words in (self.name, self.plural):
+            if not isinstance(words, str) or not _NAME.fullmatch(words) or words in _TAKEN:
+                raise ConfigError(
+                    "measure: expected names in small letters, digits and underscores, a letter first, other than "
+                    f"{' and '.join(_TAKEN)}; found {words!r}"
+                )
+        if self.refuses not in (sides := get_args(Side)):
+            raise ConfigError(f"measure: expected refuses to be one of {', '.join(sides)}; found {self.refuses!r}")
 
     @property
     def with_article(self) -> str:
@@ -52,7 +75,7 @@ class Measure:
 
     def in_words(self, value: float) -> str:
         """Return a number with its unit."""
-        return f"{value:.3f} {self.unit}".rstrip()
+        return f"{short_number(value)} {self.unit}".rstrip()
 
 
 def area_under_curve(clean: Float[Tensor, " clean"], triggered: Float[Tensor, " triggered"]) -> float:
@@ -80,7 +103,7 @@ class InputDetector(Defense):
         settings: how many images, and the rate that the threshold is set at.
     """
 
-    measure: ClassVar[Measure]
+    measure: Measure
     fewest_judged: ClassVar[int] = 4
     """Fewer clean images than this, beside the references, have no two halves with a standard deviation."""
     settings: DetectorSettings
@@ -165,10 +188,29 @@ class InputDetector(Defense):
             DefenseError: they do not.
         """
         super().check(suspect, clean)
-        needed = next(images for images in itertools.count() if images - self.references(images) >= self.fewest_judged)
-        if len(clean.images) < needed:
+        images = len(clean.images)
+        for name, kind in (("measure", Measure), ("settings", DetectorSettings)):
+            if not isinstance(found := getattr(self, name, None), kind):
+                raise DefenseError(
+                    f"{self.name}: expected {name} of {kind.__name__}, as all detectors have them; found "
+                    f"{'none' if found is None else type(found).__name__}; give it to the class"
+                )
+        count = self.references(images)
+        if not isinstance(count, int) or count < 0:
             raise DefenseError(
-                f"clean data: expected at least {needed} images for {self.name}; found {len(clean.images)}; give more"
+                f"{self.name}: expected references to return how many images, a whole number from 0; found {count!r}"
+            )
+        if images - count < self.fewest_judged:
+            enough = (
+                more for more in range(images, 2 * images + 1000) if more - self.references(more) >= self.fewest_judged
+            )
+            if (needed := next(enough, None)) is None:
+                raise DefenseError(
+                    f"{self.name}: expected references to leave at least {self.fewest_judged} of {images} images, by "
+                    f"which the threshold is set and measured; found {images - count} left; ask for fewer"
+                )
+            raise DefenseError(
+                f"clean data: expected at least {needed} images for {self.name}; found {images}; give more"
             )
 
     def examine(self, suspect: Suspect, clean: CleanData, seed: int, progress: Progress) -> Examination:
@@ -180,18 +222,22 @@ class InputDetector(Defense):
         half = min(self.settings.images, len(rest) // 2)
         setting, held_out = rest[:half], rest[half : half + self.settings.images]
         chosen = references.to(device)
-        # Both go through the classifier: what is learned takes its part of the time by its number of images.
+        # Where learning tells of its progress, it takes its part of the time by its number of images.
         share = count / (count + half + len(held_out))
-        learned = self.learn(
-            suspect,
-            CleanData(clean.images[chosen], clean.labels[chosen], clean.split),
-            lambda done: progress(share * done),
-        )
-        found = self.measured(
+        before = 0.0
+
+        def learning(done: float) -> None:
+            nonlocal before
+            before = share * done
+            progress(before)
+
+        learned = self.learn(suspect, CleanData(clean.images[chosen], clean.labels[chosen], clean.split), learning)
+        self._check_learned(learned)
+        found = self._measured(
             suspect,
             learned,
             clean.pixels[torch.cat([setting, held_out]).to(device)],
-            lambda done: progress(share + (1 - share) * done),
+            lambda done: progress(before + (1 - before) * done),
         )
         numbers = found[self.measure.plural]
         threshold = self.set_threshold(numbers[:half])
@@ -199,7 +245,11 @@ class InputDetector(Defense):
         low, high = interval
         asked = in_percent(self.settings.false_rejection_rate, 1)
         limit = self.limit(suspect, learned)
-        nothing = limit is not None and not self.refused(numbers.new_tensor([limit]), threshold).item()
+        nothing = (
+            limit is not None
+            and math.isfinite(limit)
+            and not self.refused(numbers.new_tensor([limit]), threshold).item()
+        )
         caveat = (
             f" No {self.measure.name} is {self.measure.refuses} {limit:.3g}, so that this threshold refuses nothing, "
             "whatever trigger there is."
@@ -249,9 +299,9 @@ class InputDetector(Defense):
         threshold = finding.scores["threshold"]
         plural = self.measure.plural
         share = 1.0 if trial.backdoor is None else 0.5
-        found = {"clean": self.measured(suspect, learned, pixels[chosen], lambda done: progress(share * done))}
+        found = {"clean": self._measured(suspect, learned, pixels[chosen], lambda done: progress(share * done))}
         if trial.poisoned is not None:
-            found["triggered"] = self.measured(
+            found["triggered"] = self._measured(
                 suspect, learned, trial.poisoned.images[chosen], lambda done: progress(0.5 + done / 2)
             )
         clean = found["clean"][plural]
@@ -282,17 +332,75 @@ class InputDetector(Defense):
             scores["false_acceptance_rate_excluding_target"] = mean_over(accepted, others)
             scores["auroc"] = area_under_curve(sign * clean, sign * triggered)
             scores[f"mean_{self.measure.name}_triggered"] = float(triggered.mean())
+            meaning = (
+                "below 0.5: with triggers they look less suspicious" if scores["auroc"] < 0.5 else "0.5: not at all"
+            )
             words += (
                 f"; with their triggers {in_percent(missed, 1)} pass. {self.measure.name.capitalize()} tells the two "
-                f"apart with an area under the ROC curve of {scores['auroc']:.3f} (0.5: not at all)."
+                f"apart with an area under the ROC curve of {scores['auroc']:.3f} ({meaning})."
             )
-        low, high = self.bounds(suspect, torch.cat([numbers[plural] for numbers in found.values()]))
+        everything = torch.cat([numbers[plural] for numbers in found.values()])
+        low, high = self.bounds(suspect, everything)
+        if not -math.inf < low <= high < math.inf:
+            raise DefenseError(
+                f"{self.name}: expected bounds of the histograms, the lower one first; found {low!r} and {high!r}"
+            )
+        scores["outside_histogram"] = int(((everything < low) | (everything > high)).sum())
         edges = np.linspace(low, high, _BINS + 1)
         arrays = {"indices": chosen.cpu().numpy(), "bin_edges": edges}
         for kind, numbers in found.items():
             arrays |= {f"{kind}_{name}": values.cpu().numpy() for name, values in numbers.items()}
             arrays[f"{kind}_histogram"] = _histogram(numbers[plural], edges)
         return Score(words, scores, arrays)
+
+    def _check_learned(self, learned: object) -> None:
+        """Check what :meth:`learn` returned.
+
+        Raises:
+            DefenseError: it is no dictionary of tensors with names that no other array has.
+        """
+        if not isinstance(learned, dict):
+            raise DefenseError(
+                f"{self.name}: expected learn to return a dictionary of tensors; found {type(learned).__name__}"
+            )
+        for name, values in learned.items():
+            if not isinstance(values, Tensor) or str(name).startswith(_OTHERS):
+                raise DefenseError(
+                    f"{self.name}: expected learn to return tensors, with names that do not begin with "
+                    f"{', '.join(_OTHERS)}; found {type(values).__name__} as {name!r}"
+                )
+
+    def _measured(
+        self,
+        suspect: Suspect,
+        learned: Mapping[str, Tensor],
+        pixels: Float[Tensor, "batch channel height width"],
+        progress: Progress,
+    ) -> dict[str, Tensor]:
+        """Return what :meth:`measured` does, checked.
+
+        Raises:
+            DefenseError: it is not a finite number for each image, by the measure's plural.
+        """
+        found, plural = self.measured(suspect, learned, pixels, progress), self.measure.plural
+        if not isinstance(found, dict) or plural not in found:
+            what = f"one with {', '.join(map(repr, found))}" if isinstance(found, dict) else type(found).__name__
+            raise DefenseError(
+                f"{self.name}: expected measured to return a dictionary with {plural!r}, the measure's plural; found "
+                f"{what}"
+            )
+        for name, values in found.items():
+            if not isinstance(values, Tensor) or len(values.shape) < 1 or len(values) != len(pixels) or name in _TAKEN:
+                what = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+                raise DefenseError(
+                    f"{self.name}: expected measured to return tensors, an entry for each of {len(pixels)} images, "
+                    f"none of them {' or '.join(_TAKEN)}; found {what} as {name!r}"
+                )
+        numbers = found[plural].detach().float()
+        if numbers.ndim != 1 or not torch.isfinite(numbers).all():
+            what = f"shape {tuple(numbers.shape)}" if numbers.ndim != 1 else "NaN or infinity"
+            raise DefenseError(f"{self.name}: expected {plural}, a finite number for each image; found {what}")
+        return {**{name: values.detach() for name, values in found.items()}, plural: numbers}
 
 
 def rate_with_interval(hits: Tensor) -> tuple[float, float, float]:

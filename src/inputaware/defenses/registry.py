@@ -72,7 +72,7 @@ def check_defense(defense: Defense) -> None:
             f"{kind.__name__}.name: expected at most {_LONGEST_NAME} small letters, digits and hyphens, a letter "
             f"first, and no word of Python's, since files and options are called by it; found {name!r}"
         )
-    if kind is not _CLASSES.get(name, kind):
+    if name == "all" or kind is not _CLASSES.get(name, kind):
         raise ConfigError(
             f"{kind.__name__}.name: expected a name that no built-in defense has; found {name!r}; choose another"
         )

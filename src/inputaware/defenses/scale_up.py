@@ -135,8 +135,13 @@ class ScaleUp(InputDetector):
     """
 
     name = "scale-up"
-    measure = Measure("consistency", "consistencies", "above")
     settings: ScaleUpSettings
+
+    @property
+    def measure(self) -> Measure:  # type: ignore[override]
+        """What is measured: a share, or how many standard deviations it is above the mean of its class."""
+        unit = "standard deviations" if self.settings.normalize else ""
+        return Measure("consistency", "consistencies", "above", unit)
 
     def references(self, images: int) -> int:
         """Return how many clean images the consistency is compared with: as many as asked for, at most half."""
@@ -195,8 +200,8 @@ class ScaleUp(InputDetector):
             reachable = int(self.refused(highest, scores["threshold"]).sum())
             if reachable < suspect.classes:
                 words += (
-                    f" Only images that are taken for one of {reachable} of the {suspect.classes} classes can be "
-                    "refused: of the others none can be above it."
+                    f" Only images that are taken for {reachable} of the {suspect.classes} classes can be refused: "
+                    "of the others none can be above it."
                 )
         scores["refusable_classes"] = reachable
         return Examination(found.verdict, words, scores, found.arrays)
@@ -216,11 +221,19 @@ class ScaleUp(InputDetector):
         scores["fixed_false_rejection_rate"] = _share(self.refused(arrays["clean_consistencies"], fixed))
         scores["fully_consistent_clean"] = _share(arrays["clean_spc"] == 1)
         scores["fixed_false_acceptance_rate"] = scores["fully_consistent_triggered"] = scores["data_free_auroc"] = None
+        scores["refusable_triggered"] = None
+        words = found.sentence
         if trial.poisoned is not None:
             scores["fixed_false_acceptance_rate"] = _share(~self.refused(arrays["triggered_consistencies"], fixed))
             scores["fully_consistent_triggered"] = _share(arrays["triggered_spc"] == 1)
             scores["data_free_auroc"] = area_under_curve(-arrays["clean_spc"], -arrays["triggered_spc"])
-        return found
+            highest = torch.ones(suspect.classes)
+            if self.settings.normalize:
+                highest = _highest({name: torch.from_numpy(values) for name, values in finding.arrays.items()})
+                words += f" Without normalisation it is {scores['data_free_auroc']:.3f}."
+            within = self.refused(highest, finding.scores["threshold"])[arrays["triggered_predictions"]]
+            scores["refusable_triggered"] = _share(within)
+        return Score(words, scores, found.arrays)
 
 
 def _highest(learned: Mapping[str, Tensor]) -> Float[Tensor, " classes"]:

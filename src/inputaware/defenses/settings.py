@@ -179,6 +179,11 @@ class BeatrixSettings(DetectorSettings):
     """Median absolute deviations from the median within which an entry is not counted."""
     references: int = 30
     """Most clean images of each class, as it is predicted, that the bounds are taken from, out of half of all."""
+    map: Literal["earlier", "last"] = "earlier"
+    """Which map of features is read: the one before the last, as in the authors' release, of the networks of this
+    package, or the last one. Of others it is the feature layer in any case."""
+    per_class: bool = True
+    """Take deviations as multiples of their class's own threshold, which its references give when left out in turn."""
     features: Literal["auto", "raw"] = "auto"
     """auto: negative values of the map count as zero where the rest of the network ignores them, since ReLU comes next.
     raw: the map as its layer returns it."""
@@ -192,6 +197,8 @@ class BeatrixSettings(DetectorSettings):
         check_number("beatrix.orders", self.orders, 1, 16)
         check_number("beatrix.bound", self.bound, 0, open_low=True)
         check_number("beatrix.references", self.references, 2)
+        if self.map not in ("earlier", "last"):
+            raise ConfigError(f"beatrix.map: expected earlier or last; found {self.map!r}")
         if self.features not in ("auto", "raw"):
             raise ConfigError(f"beatrix.features: expected auto or raw; found {self.features!r}")
         super().check()

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["RATES", "TESTS", "Test", "duration", "in_percent", "percent", "reuse_in_words", "success_in_words"]
+__all__ = [
+    "RATES",
+    "TESTS",
+    "Test",
+    "duration",
+    "in_percent",
+    "percent",
+    "reuse_in_words",
+    "short_number",
+    "success_in_words",
+]
 
 
 class Test(NamedTuple):
@@ -46,6 +56,12 @@ def percent(rate: float | None, digits: int = 2) -> str:
 def in_percent(rate: float | None, digits: int = 2) -> str:
     """Return a rate in percent, with its unit for a sentence; a dash where the notion does not apply."""
     return "-" if rate is None else f"{percent(rate, digits)} %"
+
+
+def short_number(value: float) -> str:
+    """Return a number with three decimals, a small one with three digits, a large one without decimals."""
+    size = abs(value)
+    return f"{value:.3g}" if 0 < size < 0.1 else f"{value:.0f}" if size >= 1000 else f"{value:.3f}"
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inputaware.evaluation.filters import ORDERS
-from inputaware.evaluation.words import RATES
+from inputaware.evaluation.words import RATES, short_number
 from inputaware.figures.style import ATTACK, CLEAN, COLOURS, CROSS, style
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def score_histogram(
                 share = 100 * counts / max(1, counts.sum())
                 axis.stairs(share, edges, fill=True, color=colour, alpha=0.35, hatch=hatch)
                 axis.stairs(share, edges, color=colour, linewidth=1.6, label=label)
-        axis.axvline(threshold, color=COLOURS[3], linestyle=":", label=f"refused {refuses} {threshold:.2f}")
+        axis.axvline(threshold, color=COLOURS[3], linestyle=":", label=f"refused {refuses} {short_number(threshold)}")
         axis.set(xlabel=f"{measure}, {unit}" if unit else measure, ylabel="percent of the images")
         figure.legend(loc="outside upper left", ncols=3)
     return figure

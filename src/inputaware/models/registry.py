@@ -14,7 +14,7 @@ from inputaware.models.mnist_cnn import MnistCnn
 from inputaware.models.normalize import Normalize
 from inputaware.models.preact_resnet import PreActResNet18
 
-__all__ = ["architecture_name", "build_classifier", "head_after", "last_convolution", "last_map"]
+__all__ = ["architecture_name", "build_classifier", "head_after", "last_convolution", "last_map", "map_before_last"]
 
 
 def architecture_name(config: ModelConfig, spec: DatasetSpec) -> Literal["mnist-cnn", "preact-resnet18"]:
@@ -99,3 +99,17 @@ def last_map(classifier: nn.Module) -> nn.Module:
         TypeError: the network is of another kind.
     """
     return classifier.second_pool.relu if isinstance(classifier, MnistCnn) else last_convolution(classifier)
+
+
+def map_before_last(classifier: nn.Module) -> nn.Module | None:
+    """Return the module whose output is the map of features before the last one; none where it is not known.
+
+    Args:
+        classifier: any network; of this package's, for mnist-cnn the first pooling, for preact-resnet18 the last group
+            of blocks but one.
+    """
+    if isinstance(classifier, MnistCnn):
+        return classifier.first_pool
+    if isinstance(classifier, PreActResNet18):
+        return classifier.groups[-2]
+    return None

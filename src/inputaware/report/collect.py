@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from inputaware.config.fields import Config
 from inputaware.data.spec import DatasetSpec
-from inputaware.defenses.settings import DEFENSES, PAPER_DEFENSES
+from inputaware.defenses.settings import DEFENSES
 from inputaware.runs.description import read_description, resume_command
 from inputaware.runs.files import read_arrays, read_json
 from inputaware.runs.journal import Journal
@@ -109,7 +109,7 @@ def collect_run(path: str | os.PathLike[str]) -> CollectedRun:
         overwrite = " --overwrite" if (folder / "inspection").exists() else ""
         missing["inspection"] = f"{first}inputaware inspect {shown}{overwrite}"
     if config.hold_out:  # without, there are no images that a defender could be given
-        missing |= {name: f"{first}inputaware defend {shown} {name}" for name in PAPER_DEFENSES if name not in defenses}
+        missing |= {name: f"{first}inputaware defend {shown} {name}" for name in DEFENSES if name not in defenses}
     environment = folder / "environment.json"
     return CollectedRun(
         path=folder,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inputaware.evaluation.filters import FILTER_SETS, ORDERS
+from inputaware.evaluation.words import short_number
 from inputaware.figures.pictures import png, show_heat, show_pixels, show_residuals
 from inputaware.figures.plots import (
     anomaly_by_class,
@@ -268,7 +269,7 @@ def training_plot(run: CollectedRun) -> Plot | None:
 
 def defense_plot(name: str, defended: Defended) -> Plot | None:
     """Return the figure of a defense: 4, 5, 6, table 4 as bars, a histogram of any detector; none of others."""
-    record, arrays = defended.record, defended.arrays
+    record = defended.record
     scores, scoring = record["scores"], record["scoring"]["scores"]
     if name == "neural-cleanse":
         figure = anomaly_by_class(scores["anomaly_scores"], scores["threshold"], scoring["targets"])
@@ -281,7 +282,8 @@ def defense_plot(name: str, defended: Defended) -> Plot | None:
         return _pruning_plot(defended)
     if name == "image-regularization":
         return _plot(filter_bars(_filters(scoring)), "clean accuracy and attack under each filter, in both orders")
-    if "scoring_clean_histogram" in arrays:
+    # Results of STRIP from before there were other detectors do not say what they are of.
+    if "measure" in scores or name == "strip":
         return _detector_plot(defended)
     return None
 
@@ -302,7 +304,6 @@ def _pruning_plot(defended: Defended) -> Plot:
 def _detector_plot(defended: Defended) -> Plot:
     """Return how the numbers of a detector are distributed."""
     scores, scoring, arrays = defended.record["scores"], defended.record["scoring"]["scores"], defended.arrays
-    # Results of STRIP from before there were other detectors do not say what they are of.
     measure, unit = scores.get("measure", "entropy"), scores.get("unit", "bits")
     figure = score_histogram(
         arrays["scoring_bin_edges"],
@@ -314,11 +315,13 @@ def _detector_plot(defended: Defended) -> Plot:
         refuses=scores.get("refuses", "below"),
     )
     means = [
-        f"{words} {value:.2f} {unit}".rstrip()
+        f"{words} {short_number(value)} {unit}".rstrip()
         for kind, words in (("clean", "of clean images"), ("triggered", "with triggers"))
         if (value := scoring[f"mean_{measure}_{kind}"]) is not None
     ]
-    return _plot(figure, f"distribution of the images' {measure}: mean {', '.join(means)}")
+    outside = scoring.get("outside_histogram")
+    beyond = f"; {outside} numbers beyond the ends are counted in the outermost bins" if outside else ""
+    return _plot(figure, f"distribution of the images' {measure}: mean {', '.join(means)}{beyond}")
 
 
 def _filters(scoring: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:

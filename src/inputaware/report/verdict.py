@@ -93,7 +93,7 @@ def verdict(run: CollectedRun) -> str:
 
 
 def _judged(run: CollectedRun) -> str:
-    """Return what defenses say of the model, and of its images; of our own Neural Cleanse and STRIP do."""
+    """Return what defenses say of the model, and of its images, where they judge one of them."""
     words = {"flagged": "flags it", "not-flagged": "does not flag it", "no-verdict": "has no verdict"}
     judged = [
         f"{DEFENSE_TITLES.get(name, name)} {words[found.record['verdict']]}{_caveat(name, found.record)}."
@@ -106,7 +106,7 @@ def _judged(run: CollectedRun) -> str:
         if isinstance(passed, int | float):
             judged.append(f"{title} lets {in_percent(passed, 1)} of the triggers pass{_caveat(name, found.record)}.")
         elif isinstance(refused, int | float):
-            judged.append(f"{title} refuses {in_percent(refused, 1)} of the clean images.")
+            judged.append(f"{title} refuses {in_percent(refused, 1)} of the clean images{_caveat(name, found.record)}.")
     judged = judged or ["No defense that judges models or images has met it yet."]
     return " ".join([*judged, *_left(run)])
 
@@ -121,6 +121,9 @@ def _caveat(name: str, record: Mapping[str, Any]) -> str:
     # Results of STRIP from before there were other detectors do not say it.
     if known.get("refuses_nothing", name == "strip" and known.get("threshold", 1.0) <= 0):
         return ", for no image can be beyond its threshold, which refuses nothing"
+    reached = record.get("scoring", {}).get("scores", {}).get("refusable_triggered")
+    if reached is not None and reached < 1:
+        return f", and could refuse {in_percent(reached, 1)} at most, by the classes that they are taken for"
     return ""
 
 

@@ -52,6 +52,11 @@ def kept_finding(
             f"{path}: expected a result of this defense with its present code; found one {other}; "
             "replace it with --overwrite, in Python overwrite=True"
         )
+    if not own and "code" in record:
+        raise RunFolderError(
+            f"{path}: expected a result of the built-in defense; found one of somebody's own that has its name; "
+            f"{_REMEDY}"
+        )
     if not whole:
         return None
     # As a file holds them: lists for tuples.

@@ -1,0 +1,10 @@
+"""A built-in defense with other settings, beside itself: inputaware defend RUN beatrix examples/beatrix_last.py:last.
+
+Results are kept by the defense's name, so that this one needs another.
+"""
+
+from inputaware.defenses.beatrix import Beatrix
+from inputaware.defenses.settings import BeatrixSettings
+
+last = Beatrix(BeatrixSettings(map="last", per_class=False))
+last.name = "beatrix-last"
