@@ -370,7 +370,7 @@ def test_tables_that_have_a_place(
 ) -> None:
     (tmp_path / "scripts").mkdir()
     script = Path(shutil.copy(SCRIPT, tmp_path / "scripts"))
-    for folder in ("epochs", "fine-tuning", "mask-epochs", "reuse", "small"):
+    for folder in ("epochs", "fine-tuning", "later-defenses", "mask-epochs", "reuse", "small"):
         (tmp_path / "results" / folder).mkdir(parents=True)
     tables = (
         "results",
@@ -380,6 +380,8 @@ def test_tables_that_have_a_place(
         "seeds-defenses",
         "differences",
         "filters",
+        "detectors",
+        "repairs",
         "fine-tuning",
         "epochs",
         "reuse",
@@ -396,7 +398,7 @@ def test_tables_that_have_a_place(
     assert (found.returncode, found.stderr) == (0, "")
     lines = found.stdout.splitlines()
     assert all(line.startswith(start) for line, start in zip(lines, expected, strict=False))
-    assert len(lines) == (23 if not options else len(expected))
+    assert len(lines) == (25 if not options else len(expected))
     assert run_script(script, "--check").returncode == int(bool(options))
 
 
@@ -439,6 +441,31 @@ def test_table_of_filters(project: Project) -> None:
         "attack, filter then trigger | 100.00 | - | - | - | - | - |",
     ]
     assert "attack, trigger then filter | 100.00 | 10.00 | - | - | - | - |" in lines[5]
+
+
+def test_tables_of_detectors_and_repairs(project: Project) -> None:
+    def rates(name: str, *values: float) -> dict[str, Any]:
+        kinds = ("auroc", "false_acceptance_rate", "false_rejection_rate")
+        return {
+            f"defenses.{name}.scoring.{kind}": {"mean": value, "count": 1, "lowest": value, "highest": value}
+            for kind, value in zip(kinds, values, strict=False)
+        }
+
+    pruned = "defenses.adversarial-neuron-pruning.scoring.pruned"
+    left = {
+        f"{pruned}.{name}": {"mean": value, "count": 1, "lowest": value, "highest": value}
+        for name, value in (("attack.attack_success_rate", 0.25), ("clean_accuracy", 0.98))
+    }
+    measures = rates("mine", 0.75, 0.5, 0.02) | rates("beatrix", 0.9, 0.1, 0.01) | rates("strip", 0.6, 0.9, 0.0) | left
+    setting = {"dataset": "mnist", "attack": "badnets", "target": "all-to-one", "target_class": 0, "preset": "fast"}
+    row = {**setting, "changes": {}, "seeds": [0], "measures": measures}
+    project.publish("a", {"configurations": [row], "comparisons": []})
+    assert [line.split(" | ", 2)[2] for line in project.table("detectors")[3:6]] == [
+        "STRIP | 0.600 | 90.00 | 0.00 |",
+        "Beatrix | 0.900 | 10.00 | 1.00 |",
+        "`mine` | 0.750 | 50.00 | 2.00 |",
+    ]
+    assert project.table("repairs")[3].endswith(" | 1 | not run | not run | 25.00 / 98.00 |")
 
 
 def test_table_of_epochs(project: Project) -> None:
