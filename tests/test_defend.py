@@ -323,7 +323,7 @@ def test_a_name_that_is_taken_is_refused(run: Run, name: str) -> None:
     with pytest.raises(ConfigError) as error:
         run.defend(type("Mine", (Own,), {"name": name})())
     assert str(error.value) == (
-        f"Mine.name: expected a name that no built-in defense has; found {name!r}; choose another"
+        f"Mine.name: expected a name that no built-in defense has, and not all; found {name!r}; choose another"
     )
     strip = build_defense("strip")
     for twice, name in (([Own(), Own()], "own"), (["strip", strip], "strip"), ([strip, "strip"], "strip")):

@@ -422,6 +422,20 @@ def test_the_layer_whose_output_is_the_logits_has_no_neurons(last: bool, scale: 
     assert list(Neurons(found, data().pixels[:2]).layers) == layers
 
 
+def test_batch_norm_that_runs_last_has_neurons() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.weight = nn.BatchNorm2d(1), nn.Parameter(torch.randn(CLASSES, 16))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return F.linear(self.norm(images).relu().flatten(1), self.weight)
+
+    found = Suspect(Functional().eval(), SHAPE, CLASSES)
+    anp().check(found, data())
+    assert list(Neurons(found, data().pixels[:2]).layers) == ["norm"]
+
+
 def test_a_classifier_without_neurons_is_refused_before_any_work() -> None:
     found = Suspect(nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES)), SHAPE, CLASSES)
     with pytest.raises(DefenseError, match=r"^suspect: expected a classifier with batch-norm, or with convolutions"):

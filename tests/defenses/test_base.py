@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from inputaware.defenses.base import CleanData, Defense, Examination, Finding, Score, Suspect, Trial
-from inputaware.defenses.settings import Settings, StripSettings
+from inputaware.defenses.settings import FinePruningSettings, Settings, StripSettings
+from inputaware.defenses.strip import Strip
 from inputaware.errors import ConfigError, DefenseError
 
 CLASSES = 3
@@ -545,3 +546,13 @@ def test_a_score_of_the_model_is_a_number(monkeypatch: pytest.MonkeyPatch) -> No
             "watcher: expected model_score to be a number, higher for a model that looks backdoored, or None; "
             f"found {score!r}; give other scores another name"
         )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_settings_of_another_kind_are_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        Strip(FinePruningSettings())
+    assert str(error.value) == (
+        f"Strip: expected its settings, an object of StripSettings; found {FinePruningSettings()!r}; "
+        "give StripSettings(...)"
+    )

@@ -261,7 +261,7 @@ def test_a_name_that_is_taken_is_refused_where_the_code_is(file: Path) -> None:
     with pytest.raises(ConfigError) as error:
         import_defense(f"{file}:Taken")
     assert str(error.value) == (
-        "Taken.name: expected a name that no built-in defense has; found 'strip'; choose another"
+        "Taken.name: expected a name that no built-in defense has, and not all; found 'strip'; choose another"
     )
 
 

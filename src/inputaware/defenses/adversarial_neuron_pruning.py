@@ -67,9 +67,11 @@ class Neurons:
                 if isinstance(layer, _NORMS + _LAYERS):
                     stack.enter_context(changed_output(layer, partial(_note, ran, layer)))
             logits = suspect.logits(images)
-        # Where no layer's output is the logits, something scales them: then the layer that runs last has the classes.
+        # Where no layer's output is the logits, something scales them: then the layer that runs last has the classes,
+        # unless it is batch-norm, behind which something else makes them.
         inner = [layer for layer, output in ran.items() if not torch.equal(output, logits)]
-        inner = inner if len(inner) < len(ran) else inner[:-1]
+        if len(inner) == len(ran) and inner and not isinstance(inner[-1], _NORMS):
+            inner = inner[:-1]
         chosen = [layer for layer in inner if isinstance(layer, _NORMS)] or inner
         if not chosen:
             raise DefenseError(_NO_NEURONS)
@@ -194,8 +196,11 @@ class AdversarialNeuronPruning(Defense):
     Deviation: the classifier stays in evaluation mode, so that batch-norm has its stored statistics. The release learns
     masks with those of each batch, and prunes a network with the stored ones. Here what is optimised is what is pruned.
 
-    Deviation: images are taken as they are, unless shifts and mirroring are asked for. The release has both, for
+    Deviation: images are taken as they are, unless shifts and mirroring are asked for. Paper and release have both, for
     CIFAR-10, but digits and signs must not be mirrored.
+
+    The perturbation is kept within its bound, as the paper states it, unless ``clip`` is off: the release does not keep
+    it there.
 
     Beside the paper's threshold stands the highest that costs at most ``tolerance`` of accuracy on held-out images
     (``chosen`` in the scores), as Fine-Pruning chooses: masks of another network need not be spread as theirs are.
@@ -213,7 +218,7 @@ class AdversarialNeuronPruning(Defense):
         """
         super().check(suspect, clean)
         layers = [layer for layer in suspect.classifier.modules() if isinstance(layer, _NORMS + _LAYERS)]
-        if len(layers) < 2:
+        if len(layers) < 2 and not any(isinstance(layer, _NORMS) for layer in layers):
             raise DefenseError(_NO_NEURONS)
 
     def examine(self, suspect: Suspect, clean: CleanData, seed: int, progress: Progress) -> Examination:

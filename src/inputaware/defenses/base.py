@@ -13,7 +13,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from types import SimpleNamespace
@@ -54,7 +54,7 @@ class Suspect:
         shape: channels, height and width of its images.
         classes: how many classes it has.
         feature_layer: the module whose output is its last map of features; none where the defender does not
-            know it. Fine-Pruning and Beatrix need it.
+            know it. Fine-Pruning needs it, and Beatrix in networks of other packages.
 
     Raises:
         DefenseError: classifier or feature layer are no modules, or there are fewer than two classes.
@@ -493,7 +493,15 @@ class Defense(ABC):
                 f"{type(self).__name__}: expected settings derived from inputaware.defenses.settings.Settings; "
                 f"found {settings!r}"
             )
-        kind = type(settings)
+        kind, wrong = type(settings), None
+        with suppress(ConfigError):  # annotated with what cannot be found, so that nothing is known of them
+            if not issubclass(kind, expected := _annotated_settings(type(self))):
+                wrong = expected
+        if wrong is not None:
+            raise ConfigError(
+                f"{type(self).__name__}: expected its settings, an object of {wrong.__name__}; found {settings!r}; "
+                f"give {wrong.__name__}(...)"
+            )
         if "__dataclass_fields__" not in vars(kind):
             raise ConfigError(
                 f"{type(self).__name__}: expected settings that are a dataclass, or none would be recorded; "

@@ -29,8 +29,8 @@ __all__ = [
     "relative_excess",
 ]
 
-_FEWEST = 2
-"""References of a class below which those of all classes stand in: of one alone nothing can be said of their spread."""
+_FEWEST = 3
+"""References of a class below which those of all classes stand in: one is left out, and two have a spread."""
 _FOLDS = 5
 """Parts of a class's references that are left out in turn, as in the authors' release."""
 _LEAST_THRESHOLD = 0.01
@@ -164,13 +164,14 @@ def class_thresholds(
     Returns:
         Thresholds above 0, each at least a hundredth of the median one; 1 where no reference deviates.
     """
-    found = []
-    for label in range(classes):
-        own = references[predicted == label]
-        own = own if len(own) > _FEWEST else references
-        left_out = left_out_deviations(own, orders=orders, bound=bound) if len(own) > _FEWEST else own.new_zeros(1)
-        found.append(left_out.quantile(1 - rate))
-    thresholds = torch.stack(found)
+
+    def at_rate(own: Tensor) -> Tensor:
+        few = len(own) < _FEWEST
+        return own.new_zeros(()) if few else left_out_deviations(own, orders=orders, bound=bound).quantile(1 - rate)
+
+    parts = [references[predicted == label] for label in range(classes)]
+    together = at_rate(references) if any(len(own) < _FEWEST for own in parts) else references.new_zeros(())
+    thresholds = torch.stack([together if len(own) < _FEWEST else at_rate(own) for own in parts])
     if not (thresholds > 0).any():
         return torch.ones_like(thresholds)
     return thresholds.clamp(min=_LEAST_THRESHOLD * float(thresholds[thresholds > 0].median()))
@@ -220,7 +221,7 @@ class Beatrix(InputDetector):
     Deviation: where the rest of the network ignores negative values, since ReLU comes next, they count as zero (setting
     ``features``). The paper speaks of activations; in the release's network no ReLU follows the map that is read.
 
-    Deviation: where a class has fewer than two references, those of all classes stand in.
+    Deviation: where a class has fewer than three references, those of all classes stand in.
 
     Deviation: the paper refuses what is beyond its class's threshold. Here one more threshold stands before that, on
     images that no bounds were taken from, in multiples of it, so that as many clean images are refused as are asked
@@ -239,7 +240,7 @@ class Beatrix(InputDetector):
     @property
     def measure(self) -> Measure:  # type: ignore[override]
         """What is measured: a deviation, or how many times it is the threshold of its class."""
-        unit = "times its class's threshold" if self.settings.per_class else ""
+        unit = "times the threshold of their class" if self.settings.per_class else ""
         return Measure("deviation", "deviations", "above", unit)
 
     def check(self, suspect: Suspect, clean: CleanData) -> None:
@@ -262,7 +263,7 @@ class Beatrix(InputDetector):
         """
         settings, suspect = self.settings, self._read(suspect)
         classes = suspect.logits(clean.pixels).argmax(1)
-        kept = [(classes == label).nonzero()[: self.settings.references, 0] for label in range(suspect.classes)]
+        kept = [(classes == label).nonzero()[: settings.references, 0] for label in range(suspect.classes)]
         chosen = torch.cat(kept)
         rectified = settings.features == "auto" and ignores_negative(suspect, in_chunks(clean.pixels)[0])
         learned = {
@@ -271,10 +272,10 @@ class Beatrix(InputDetector):
             "rectified": torch.tensor([rectified]),
         }
         if settings.per_class:
-            maps, predicted = _maps_and_classes(suspect, clean.pixels[chosen], rectified)
+            maps, _ = _maps_and_classes(suspect, clean.pixels[chosen], rectified)
             thresholds = class_thresholds(
                 maps,
-                predicted.to(maps.device),
+                classes[chosen].to(maps.device),
                 suspect.classes,
                 orders=settings.orders,
                 bound=settings.bound,
@@ -377,9 +378,10 @@ class Beatrix(InputDetector):
             DefenseError: none is known.
         """
         earlier = map_before_last(suspect.classifier) if self.settings.map == "earlier" else None
-        return (
-            suspect if earlier is None and known_layer(suspect, self.name) else replace(suspect, feature_layer=earlier)
-        )
+        if earlier is None:
+            known_layer(suspect, self.name)
+            return suspect
+        return replace(suspect, feature_layer=earlier)
 
 
 def _maps_and_classes(

@@ -189,7 +189,7 @@ class InputDetector(Defense):
         """
         super().check(suspect, clean)
         images = len(clean.images)
-        for name, kind in (("measure", Measure), ("settings", DetectorSettings)):
+        for name, kind in (("settings", DetectorSettings), ("measure", Measure)):
             if not isinstance(found := getattr(self, name, None), kind):
                 raise DefenseError(
                     f"{self.name}: expected {name} of {kind.__name__}, as all detectors have them; found "

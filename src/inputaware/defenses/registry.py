@@ -74,7 +74,8 @@ def check_defense(defense: Defense) -> None:
         )
     if name == "all" or kind is not _CLASSES.get(name, kind):
         raise ConfigError(
-            f"{kind.__name__}.name: expected a name that no built-in defense has; found {name!r}; choose another"
+            f"{kind.__name__}.name: expected a name that no built-in defense has, and not all; found {name!r}; "
+            "choose another"
         )
     if not isinstance(getattr(defense, "settings", None), Settings):
         raise ConfigError(

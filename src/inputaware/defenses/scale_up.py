@@ -140,7 +140,7 @@ class ScaleUp(InputDetector):
     @property
     def measure(self) -> Measure:  # type: ignore[override]
         """What is measured: a share, or how many standard deviations it is above the mean of its class."""
-        unit = "standard deviations" if self.settings.normalize else ""
+        unit = "standard deviations from the mean of their class" if self.settings.normalize else ""
         return Measure("consistency", "consistencies", "above", unit)
 
     def references(self, images: int) -> int:

@@ -196,7 +196,7 @@ class BeatrixSettings(DetectorSettings):
         """
         check_number("beatrix.orders", self.orders, 1, 16)
         check_number("beatrix.bound", self.bound, 0, open_low=True)
-        check_number("beatrix.references", self.references, 2)
+        check_number("beatrix.references", self.references, 3)
         if self.map not in ("earlier", "last"):
             raise ConfigError(f"beatrix.map: expected earlier or last; found {self.map!r}")
         if self.features not in ("auto", "raw"):

@@ -283,7 +283,8 @@ def defense_plot(name: str, defended: Defended) -> Plot | None:
     if name == "image-regularization":
         return _plot(filter_bars(_filters(scoring)), "clean accuracy and attack under each filter, in both orders")
     # Results of STRIP from before there were other detectors do not say what they are of.
-    if "measure" in scores or name == "strip":
+    kept = {"scoring_bin_edges", "scoring_clean_histogram"} <= defended.arrays.keys()
+    if kept and (name == "strip" or f"mean_{scores.get('measure')}_clean" in scoring):
         return _detector_plot(defended)
     return None
 

@@ -55,7 +55,7 @@ def kept_finding(
     if not own and "code" in record:
         raise RunFolderError(
             f"{path}: expected a result of the built-in defense; found one of somebody's own that has its name; "
-            f"{_REMEDY}"
+            "replace it with --overwrite, in Python overwrite=True"
         )
     if not whole:
         return None
