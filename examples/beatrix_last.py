@@ -6,5 +6,11 @@ Results are kept by the defense's name, so that this one needs another.
 from inputaware.defenses.beatrix import Beatrix
 from inputaware.defenses.settings import BeatrixSettings
 
-last = Beatrix(BeatrixSettings(map="last", per_class=False))
-last.name = "beatrix-last"
+
+class LastMap(Beatrix):
+    """Beatrix on the last map of features, with one threshold for all classes."""
+
+    name = "beatrix-last"
+
+
+last = LastMap(BeatrixSettings(map="last", per_class=False))

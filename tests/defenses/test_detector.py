@@ -345,7 +345,7 @@ def test_a_detector_has_a_measure_and_settings() -> None:
         measure: Any = None
 
     class Other(Brightness):
-        settings = Settings()  # type: ignore[assignment]
+        settings: Settings  # type: ignore[assignment]
 
     for kind, message in (
         (Nothing, "expected measure of Measure, as all detectors have them; found none; give it to the class"),

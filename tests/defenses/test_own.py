@@ -460,3 +460,10 @@ def test_all_stands_for_every_built_in_defense() -> None:
         "strip",
         *(name for name in DEFENSES if name != "strip"),
     ]
+
+
+def test_a_built_in_defense_stands_beside_itself_with_other_settings() -> None:
+    place = f"{Path(__file__).parents[2] / 'examples/beatrix_last.py'}:last"
+    one, other = choose_defenses(["beatrix", place])
+    assert (one.name, other.name) == ("beatrix", "beatrix-last")
+    assert (other.settings.map, other.settings.per_class) == ("last", False)
