@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from defenses.white_pixel import WhitePixel
 from torch import Tensor, nn
 
 from inputaware.api import Run
-from inputaware.attacks.base import Backdoor
 from inputaware.defenses.base import CleanData, Finding, Score, Suspect, Trial
 from inputaware.defenses.beatrix import (
     Beatrix,
@@ -61,20 +61,6 @@ class Small(nn.Module):
         features = self.activation(self.features(images))
         logits: Tensor = self.output(features[:, :1].mean((2, 3)) + 1e-3 * features.sum((1, 2, 3))[:, None])
         return logits
-
-
-class Corner(Backdoor):
-    """A white first pixel, for class 0."""
-
-    universal = True
-
-    def __init__(self) -> None:
-        super().__init__(shape=SHAPE, classes=CLASSES, target="all-to-one", target_class=0)
-
-    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        mask = torch.zeros(len(images), 1, 6, 6)
-        mask[:, :, 0, 0] = 1
-        return mask, torch.ones_like(images)
 
 
 def suspect(*, activated: bool = True) -> Suspect:
@@ -297,7 +283,7 @@ def test_deviations_are_multiples_of_the_threshold_of_the_predicted_class() -> N
     assert other.scores["by_class_held_out_false_rejection_rate"] == np.mean(other.arrays["held_out_deviations"] > 1)
     assert "times the threshold of their class are refused" in other.sentence
     assert "by_class_held_out_false_rejection_rate" not in one.scores
-    score = own.rate(other, found, Trial(data(45, seed=9), Corner()))
+    score = own.rate(other, found, Trial(data(45, seed=9), WhitePixel(SHAPE)))
     clean, triggered = (score.arrays[f"{kind}_deviations"] for kind in ("clean", "triggered"))
     assert score.scores["by_class_false_rejection_rate"] == np.mean(clean > 1)
     assert score.scores["by_class_false_acceptance_rate"] == np.mean(triggered <= 1)
@@ -341,7 +327,7 @@ def test_a_finding_says_which_classes_have_no_references() -> None:
 def test_a_channel_that_only_triggers_wake_gives_them_away() -> None:
     defense = beatrix(false_rejection_rate=0.2)
     finding = defense.run(suspect(), data())
-    score = defense.rate(finding, suspect(), Trial(data(45, seed=9), Corner()))
+    score = defense.rate(finding, suspect(), Trial(data(45, seed=9), WhitePixel(SHAPE)))
     assert score.scores["auroc"] == 1.0
     assert score.scores["false_acceptance_rate"] == 0.0
     assert score.arrays["clean_histogram"].sum() == score.arrays["triggered_histogram"].sum() == 45
@@ -358,7 +344,7 @@ def test_a_network_whose_features_are_all_the_same_gets_a_record() -> None:
     nn.init.zeros_(found.classifier.features.weight)
     defense = beatrix()
     finding = defense.run(found, data())
-    score = defense.rate(finding, found, Trial(data(45, seed=9), Corner()))
+    score = defense.rate(finding, found, Trial(data(45, seed=9), WhitePixel(SHAPE)))
     assert finding.scores["threshold"] == 0.0
     assert score.scores["false_rejection_rate"] == 0.0
     assert score.scores["auroc"] == 0.5
@@ -374,7 +360,7 @@ def test_the_same_seed_gives_the_same_record_and_progress_rises_to_one() -> None
     assert heard == sorted(heard)
     assert heard[-1] == 1.0
     told: list[float] = []
-    beatrix().rate(one, suspect(), Trial(data(45, seed=9), Corner()), progress=told.append)
+    beatrix().rate(one, suspect(), Trial(data(45, seed=9), WhitePixel(SHAPE)), progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
 

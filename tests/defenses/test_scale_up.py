@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from defenses.white_pixel import WhitePixel
 from scipy import stats
 from torch import Tensor, nn
 
 from inputaware.api import Run
-from inputaware.attacks.base import Backdoor
 from inputaware.defenses.base import CleanData, Finding, Score, Suspect, Trial
 from inputaware.defenses.registry import build_defense
 from inputaware.defenses.scale_up import (
@@ -51,20 +51,6 @@ class Same(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.tensor([[0.0, 2.0, -1.0]]).expand(len(images), -1)
-
-
-class White(Backdoor):
-    """A white first pixel, for class 0."""
-
-    universal = True
-
-    def __init__(self) -> None:
-        super().__init__(shape=SHAPE, classes=CLASSES, target="all-to-one", target_class=0)
-
-    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        mask = torch.zeros(len(images), 1, 4, 4)
-        mask[:, :, 0, 0] = 1
-        return mask, torch.ones_like(images)
 
 
 def suspect(classifier: nn.Module | None = None) -> Suspect:
@@ -197,7 +183,7 @@ def test_a_finding_holds_both_thresholds_and_their_rates() -> None:
 def test_a_score_tells_triggered_from_clean_images(normalize: bool) -> None:
     defense, test = scale_up(normalize=normalize, threshold=0.4, false_rejection_rate=0.3), data(45, seed=9)
     finding = defense.run(suspect(), data())
-    score = defense.rate(finding, suspect(), Trial(test, White()))
+    score = defense.rate(finding, suspect(), Trial(test, WhitePixel(SHAPE)))
     stamped = test.pixels.numpy().copy()
     stamped[:, 0, 0, 0] = 1
     chosen = score.arrays["indices"]
@@ -248,7 +234,7 @@ def test_the_same_seed_gives_the_same_record_and_progress_rises_to_one() -> None
     assert heard == sorted(heard)
     assert heard[-1] == 1.0
     told: list[float] = []
-    scale_up().score(one, suspect(), Trial(data(45, seed=9), White()), progress=told.append)
+    scale_up().score(one, suspect(), Trial(data(45, seed=9), WhitePixel(SHAPE)), progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
 

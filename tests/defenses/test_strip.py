@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from defenses.white_pixel import WhitePixel
 from scipy import stats
 from torch import Tensor, nn
 
@@ -43,20 +44,6 @@ class Scores(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.layer(images.flatten(1))
         return logits
-
-
-class Bright(Backdoor):
-    """A white first pixel, for class 0."""
-
-    universal = True
-
-    def __init__(self) -> None:
-        super().__init__(shape=SHAPE, classes=CLASSES, target="all-to-one", target_class=0)
-
-    def make_trigger(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        mask = torch.zeros(len(images), 1, 4, 4)
-        mask[:, :, 0, 0] = 1
-        return mask, torch.ones_like(images)
 
 
 def suspect() -> Suspect:
@@ -171,7 +158,7 @@ def scored(backdoor: Backdoor | None, **changes: object) -> tuple[Finding, Score
 
 
 def test_a_score_tells_triggered_from_clean_images() -> None:
-    finding, score, test = scored(Bright())
+    finding, score, test = scored(WhitePixel(SHAPE))
     overlays = finding.arrays["overlays"] / 255
     clean = test.pixels.numpy().astype(float)
     stamped = clean.copy()
@@ -197,7 +184,7 @@ def test_a_score_tells_triggered_from_clean_images() -> None:
 
 
 def test_a_score_takes_the_same_images_with_and_without_triggers() -> None:
-    _, score, _ = scored(Bright(), images=20)
+    _, score, _ = scored(WhitePixel(SHAPE), images=20)
     assert score.scores["images"] == 20
     assert len(score.arrays["clean_entropies"]) == len(score.arrays["triggered_entropies"]) == 20
     assert len(set(score.arrays["indices"].tolist())) == 20
@@ -214,7 +201,7 @@ def test_a_clean_model_has_nothing_to_catch() -> None:
 
 
 def test_the_releases_rule_takes_the_smallest_of_all() -> None:
-    finding, score, test = scored(Bright())
+    finding, score, test = scored(WhitePixel(SHAPE))
     stamped = test.pixels.clone()
     stamped[:, 0, 0, 0] = 1
     overlays = torch.from_numpy(finding.arrays["overlays"] / 255).float()
@@ -232,7 +219,7 @@ def test_the_same_seed_gives_the_same_record_and_progress_ends_at_one() -> None:
     assert heard == sorted(heard)
     assert heard[-1] == 1.0
     told: list[float] = []
-    strip().score(one, suspect(), Trial(data(45, seed=9), Bright()), progress=told.append)
+    strip().score(one, suspect(), Trial(data(45, seed=9), WhitePixel(SHAPE)), progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
 
